@@ -1,0 +1,39 @@
+# make demo: sets everything up and renders a dozen pictures with the embedded classifier.
+# make test: sets everything up and passes the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+UV_VERSION := 0.13.9
+DEMO_RUN ?= demo-run
+
+.PHONY: demo test lint setup lock clean
+
+setup: .venv/.installed
+
+.venv/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "dgn: $(PYTHON) is $$($(PYTHON) --version), expected Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup
+	$(BIN)/dgn render $(DEMO_RUN) --config jobs/demo.yaml
+	$(BIN)/dgn sheet $(DEMO_RUN) $(DEMO_RUN)/sheet.png --columns 4
+	$(BIN)/dgn query $(DEMO_RUN) --top 5
+
+test: setup
+	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=90
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock:
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-emit-index-url --no-annotate --output-file requirements.lock
+
+clean:
+	rm -rf .venv $(DEMO_RUN)

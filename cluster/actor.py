@@ -1,0 +1,139 @@
+"""RenderActor: one device, one frozen replica of D, loaded once; renders shards and commits them."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cluster.plan import Plan
+from cluster.run import Run, image_key, sha256
+from cluster.storage import open_store
+from dgn import picture
+from dgn.discriminator import Discriminator, FrozenWeights
+from dgn.generator import Mode
+from dgn.render import DTYPES, RenderConfig, RenderResult, render_targets
+
+AUTO_BATCH_CPU = 4
+MEMORY_SHARE = 0.8  # of a GPU's free memory that `--batch-size auto` plans with
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What every actor of a run is given once, small enough to be pickled to each."""
+
+    url: str
+    run_id: str
+    plan: Plan
+    render: RenderConfig
+    fingerprint: dict[str, Any]
+    batch_size: int | None  # None: chosen from the device's memory
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What an actor tells the driver about a shard that it finished. `won`: this attempt is the one committed."""
+
+    shard: int
+    num_pictures: int
+    statuses: dict[str, int]
+    seconds: float
+    won: bool
+
+
+class RenderActor:
+    """Lives on one device. The driver wraps it with `ray.remote`, tests call it as it is."""
+
+    def __init__(self, context: RunContext, weights: FrozenWeights, decoder: dict[str, Tensor] | None):
+        self.context, self.decoder = context, decoder
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.discriminator = Discriminator(weights, self.device, DTYPES[context.render.precision])
+        is_exact = context.render.precision == "float32"
+        self.judge = self.discriminator if is_exact else Discriminator(weights, self.device)
+        self.run = Run(open_store(context.url))
+
+    def ready(self) -> str:
+        """Answers once the replica is loaded. Returns: the device's name."""
+        return self.device_name
+
+    @property
+    def device_name(self) -> str:
+        return torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
+
+    def render(self, index: int, attempt: str) -> ShardReport:
+        """Renders a shard, saves its pictures under the attempt, and commits its rows in one step."""
+        start = time.monotonic()
+        shard = self.context.plan.shard(index)
+        batch_size = self.context.batch_size or self._auto_batch(shard.block.mode)
+        rows: list[dict[str, Any]] = []
+        for result in render_targets(shard.targets, self.context.render, self.discriminator, self.decoder, batch_size):
+            rows.append(self._save(result, index, attempt))
+        won = self.run.commit(index, attempt, rows, {"run_id": self.context.run_id, **self.context.fingerprint})
+        statuses: dict[str, int] = {}
+        for row in rows:
+            statuses[row["status"]] = statuses.get(row["status"], 0) + 1
+        return ShardReport(index, len(rows), statuses, time.monotonic() - start, won)
+
+    def _save(self, result: RenderResult, shard: int, attempt: str) -> dict[str, Any]:
+        """Writes one target's PNG and returns its row, scored from those very bytes."""
+        target, scores, png = result.target, None, None
+        if result.is_finite:
+            png = picture.encode_png(result.picture_3HW)
+            scores = picture.rescore([png], [target], self.judge)[0]
+        layout = self.discriminator.layout
+        status, reason = picture.judge(result, scores, layout.class_layer)
+        row: dict[str, Any] = {
+            "run_id": self.context.run_id,
+            "target_id": target.target_id,
+            "shard": shard,
+            "attempt": attempt,
+            "layer": target.layer,
+            "unit": target.unit,
+            "units": [{"layer": u.layer, "unit": u.unit, "weight": u.weight} for u in target.units],
+            "label": layout.label(target),
+            "mode": target.mode,
+            "seed": target.seed,
+            "discriminator": layout.network,
+            "status": status,
+            "reason": reason,
+            "optimised_activation": result.optimised_activation,
+            "activation_curve": list(result.activation_curve),
+            "updates": result.num_updates,
+            "file_name": None,
+            "seconds": result.seconds,
+            "device": self.device_name,
+            "host": platform.node(),
+            "rendered_at": datetime.now(UTC),
+        }
+        if png is not None and scores is not None:
+            key = image_key(shard, attempt, target.target_id)
+            self.run.store.write(key, png)
+            row |= {
+                "activation": scores.activation,
+                "rank": scores.rank,
+                "probability": scores.probability,
+                "top5": [top.__dict__ for top in scores.top5],
+                "others_sum": scores.others_sum,
+                "file_name": key,
+                "sha256": sha256(png),
+                "bytes": len(png),
+                "width": result.picture_3HW.shape[2],
+                "height": result.picture_3HW.shape[1],
+                "thumbnail": picture.encode_thumbnail(png),
+            }
+        return row
+
+    def _auto_batch(self, mode: Mode) -> int:
+        """As many targets as fit on a GPU by the counted state; on a CPU more than a few bring nothing (measured)."""
+        if self.device.type == "cpu":
+            return AUTO_BATCH_CPU
+        from dgn.info import bytes_per_target
+
+        free, _ = torch.cuda.mem_get_info(self.device)
+        per_target = bytes_per_target(self.context.render, mode)
+        return max(1, int(free * MEMORY_SHARE) // per_target)

@@ -1,0 +1,129 @@
+"""A run's plan: configuration -> targets -> shards, the same on every machine and at every start.
+
+Nothing here grows with the number of targets: blocks describe them, a shard's targets are made when it is rendered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+import dgn
+from dgn.render import RenderConfig
+from dgn.targets import Layout, Target, TargetBlock, parse_targets
+
+SCHEMA_VERSION = 1  # of run.json and of the rows; a change that old readers cannot take raises it
+
+
+class RunConfig(BaseModel):
+    """What a person can set for a run, by flags or in one YAML file. Paths stay as given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    targets: tuple[str, ...] = ("all",)
+    modes: tuple[str, ...] | None = None
+    preset: str = "standard"
+    discriminator: str = "vgg16"
+    weights: str | None = None
+    decoder: str | None = None
+    seed: int = Field(default=0, ge=0)
+    seeds: int = Field(default=1, ge=1)
+    updates: int | None = Field(default=None, ge=1)  # None: the preset's
+    views: int | None = Field(default=None, ge=1)
+    tone_mapping: Literal["none", "notebook"] = "none"
+    width: float = Field(default=1.0, gt=0, le=4)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    shard_size: int = Field(default=32, ge=1, le=4096)
+    batch_size: Literal["auto"] | int = "auto"
+    workers: int | None = Field(default=None, ge=1)  # None: one per GPU, or one on a machine without
+    gpus_per_worker: float | None = Field(default=None, ge=0)  # None: 1 where the cluster has GPUs
+
+    def render_config(self, precision: Literal["float32", "bfloat16"]) -> RenderConfig:
+        """The preset with this run's own settings."""
+        from dataclasses import replace
+
+        config = RenderConfig.from_preset(self.preset, self.width, precision)
+        changes: dict[str, Any] = {"tone_mapping": self.tone_mapping}
+        if self.updates is not None:
+            changes["num_updates"] = self.updates
+        if self.views is not None:
+            changes["num_views"] = self.views
+        return replace(
+            config, untrained=replace(config.untrained, **changes), pretrained=replace(config.pretrained, **changes)
+        )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The unit of scheduling, retry and storage: targets of one layer and mode."""
+
+    index: int
+    block: TargetBlock
+    start: int
+    stop: int
+
+    @property
+    def targets(self) -> list[Target]:
+        return [self.block.target(i) for i in range(self.start, self.stop)]
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+class Plan:
+    """Blocks cut into shards. Shards are numbered through; each is computed from its number."""
+
+    def __init__(self, blocks: Sequence[TargetBlock], shard_size: int):
+        self.blocks = tuple(blocks)
+        self.shard_size = shard_size
+        self._first_shard = [0]
+        for block in self.blocks:
+            self._first_shard.append(self._first_shard[-1] + -(-len(block) // shard_size))
+
+    @property
+    def num_shards(self) -> int:
+        return self._first_shard[-1]
+
+    @property
+    def num_targets(self) -> int:
+        return sum(len(block) for block in self.blocks)
+
+    def shard(self, index: int) -> Shard:
+        if not 0 <= index < self.num_shards:
+            raise IndexError(f"shard {index} of {self.num_shards}")
+        which = bisect_right(self._first_shard, index) - 1
+        start = (index - self._first_shard[which]) * self.shard_size
+        block = self.blocks[which]
+        return Shard(index, block, start, min(start + self.shard_size, len(block)))
+
+    def targets_sha256(self) -> str:
+        """Hash of the target list: of its blocks, which determine every target and its shard."""
+        lines = [json.dumps(asdict(block), sort_keys=True) for block in self.blocks]
+        return hashlib.sha256("\n".join([*lines, str(self.shard_size)]).encode()).hexdigest()
+
+
+def make_plan(config: RunConfig, layout: Layout) -> Plan:
+    """Raises: TargetError for targets that the network does not have."""
+    blocks = parse_targets(config.targets, layout, config.modes, config.seed, config.seeds)
+    return Plan(blocks, config.shard_size)
+
+
+def fingerprint(
+    plan: Plan, render: RenderConfig, discriminator: str, weights_sha256: str, decoder_sha256: str | None
+) -> dict[str, Any]:
+    """Everything that decides a run's pictures. Two runs with the same one make the same targets alike."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "dgn_version": dgn.__version__,
+        "discriminator": discriminator,
+        "weights_sha256": weights_sha256,
+        "decoder_sha256": decoder_sha256,
+        "render": json.loads(json.dumps(asdict(render))),
+        "targets_sha256": plan.targets_sha256(),
+    }

@@ -1,0 +1,65 @@
+"""One row per picture: the Parquet schema, a contract with everybody who queries a run (documented in the README)."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.plan import SCHEMA_VERSION
+
+SCHEMA = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("target_id", pa.string()),
+        ("shard", pa.int32()),
+        ("attempt", pa.string()),
+        ("layer", pa.string()),
+        ("unit", pa.int32()),  # null for a weighted group
+        (
+            "units",
+            pa.list_(pa.struct([("layer", pa.string()), ("unit", pa.int32()), ("weight", pa.float32())])),
+        ),
+        ("label", pa.string()),  # null outside the class layer
+        ("mode", pa.string()),
+        ("seed", pa.int64()),
+        ("discriminator", pa.string()),
+        ("status", pa.string()),  # ok, not_converged, dead, nonfinite
+        ("reason", pa.string()),  # null where ok
+        ("activation", pa.float32()),  # from the saved PNG; this and all scores are null where nonfinite
+        ("optimised_activation", pa.float32()),  # at the last update
+        ("rank", pa.int32()),  # from the saved PNG, 1 is first
+        ("probability", pa.float32()),  # null outside the class layer
+        ("top5", pa.list_(pa.struct([("unit", pa.int32()), ("label", pa.string()), ("activation", pa.float32())]))),
+        ("others_sum", pa.float32()),
+        ("activation_curve", pa.list_(pa.float32())),  # at most 64 points
+        ("updates", pa.int32()),
+        ("file_name", pa.string()),  # relative to the run; null where nonfinite
+        ("sha256", pa.string()),
+        ("bytes", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("thumbnail", pa.binary()),  # WebP, 96 px
+        ("seconds", pa.float32()),
+        ("device", pa.string()),
+        ("host", pa.string()),
+        ("rendered_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+
+def serialise(rows: Sequence[dict[str, Any]], metadata: dict[str, Any]) -> bytes:
+    """A whole Parquet file in memory; `metadata` (configuration, hashes, versions) under the key `dgn`, as JSON."""
+    described = {"schema_version": SCHEMA_VERSION, **metadata}
+    schema = SCHEMA.with_metadata({"dgn": json.dumps(described, sort_keys=True)})
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer, compression="snappy")
+    return buffer.getvalue()
+
+
+def parse(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    return pq.read_table(io.BytesIO(data), columns=list(columns) if columns else None)

@@ -1,0 +1,195 @@
+"""The layout of a run and its commit protocol. A file under `metadata/` is the commit of its shard.
+
+run.json                                  create-once: fingerprint, configuration, counts
+images/<shard:06d>/<attempt>/<target>.png
+metadata/<shard:06d>.parquet              THE COMMIT: its presence means that the shard is whole
+failures/<shard:06d>/<attempt>.json       what went wrong, for people
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from cluster import rows as row_files
+from cluster.plan import SCHEMA_VERSION, RunConfig
+from cluster.storage import KeyExists, Store
+from dgn.errors import PlanMismatch, StoreError
+
+RUN_FILE = "run.json"
+
+
+def new_attempt() -> str:
+    """Eight hex digits that no other attempt at a shard has."""
+    return uuid.uuid4().hex[:8]
+
+
+def metadata_key(shard: int) -> str:
+    return f"metadata/{shard:06d}.parquet"
+
+
+def image_key(shard: int, attempt: str, target_id: str) -> str:
+    return f"images/{shard:06d}/{attempt}/{target_id}.png"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """run.json: what this run is. Written once, by the first driver."""
+
+    run_id: str
+    created_at: str
+    fingerprint: dict[str, Any]
+    config: dict[str, Any]
+    num_targets: int
+    num_shards: int
+
+    @property
+    def run_config(self) -> RunConfig:
+        return RunConfig.model_validate(self.config)
+
+
+class Committed:
+    """Which shards are whole, one bit each."""
+
+    def __init__(self, num_shards: int):
+        self._bits = bytearray((num_shards + 7) // 8)
+        self.num_shards = num_shards
+        self.count = 0
+
+    def add(self, shard: int) -> None:
+        if shard not in self:
+            self._bits[shard // 8] |= 1 << shard % 8
+            self.count += 1
+
+    def __contains__(self, shard: int) -> bool:
+        return bool(self._bits[shard // 8] >> shard % 8 & 1)
+
+    def missing(self) -> Iterator[int]:
+        return (shard for shard in range(self.num_shards) if shard not in self)
+
+
+class Run:
+    """A run in a store."""
+
+    def __init__(self, store: Store):
+        self.store = store
+
+    def info(self) -> RunInfo:
+        """Raises: StoreError where there is no run, or one of another schema version."""
+        try:
+            content = json.loads(self.store.read(RUN_FILE))
+        except FileNotFoundError as error:
+            raise StoreError(f"no run at {self.store.url}: it has no {RUN_FILE}; dgn render makes one") from error
+        except ValueError as error:
+            raise StoreError(f"{self.store.url}/{RUN_FILE} is no JSON: this is not a run of dgn") from error
+        version = content.get("fingerprint", {}).get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.store.url} has schema version {version}, this dgn reads {SCHEMA_VERSION}: "
+                "use the dgn that wrote it"
+            )
+        return RunInfo(**content)
+
+    def start(self, fingerprint: dict[str, Any], config: RunConfig, num_targets: int, num_shards: int) -> RunInfo:
+        """Creates run.json, or takes up the run that is there.
+
+        Raises: PlanMismatch where the run has another fingerprint.
+        """
+        now = datetime.now(UTC)
+        info = RunInfo(
+            run_id=f"{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}",
+            created_at=now.isoformat(timespec="seconds"),
+            fingerprint=fingerprint,
+            config=config.model_dump(mode="json"),
+            num_targets=num_targets,
+            num_shards=num_shards,
+        )
+        try:
+            self.store.create(RUN_FILE, json.dumps(info.__dict__, indent=2, sort_keys=True).encode())
+        except KeyExists:
+            self.check_same(fingerprint)
+            return self.info()
+        return info
+
+    def check_same(self, fingerprint: dict[str, Any]) -> None:
+        """Raises: PlanMismatch, naming the settings that differ. No error where there is no run yet."""
+        try:
+            known = self.info().fingerprint
+        except StoreError:
+            if any(True for _ in self.store.list("metadata")):
+                raise
+            return
+        differing = sorted(_differences(known, fingerprint))
+        if differing:
+            name, theirs, ours = differing[0]
+            more = f" and {len(differing) - 1} more settings" if len(differing) > 1 else ""
+            raise PlanMismatch(
+                f"{self.store.url} holds a run of another configuration: {name} is {theirs} there, {ours} here{more}; "
+                "give another folder, or the settings that it was begun with (dgn resume takes them from the run)"
+            )
+
+    def committed(self, num_shards: int) -> Committed:
+        """One uncached listing of the commits."""
+        committed = Committed(num_shards)
+        for key in self.store.list("metadata"):
+            name = PurePosixPath(key)
+            if name.suffix == ".parquet" and name.stem.isdigit() and int(name.stem) < num_shards:
+                committed.add(int(name.stem))
+        return committed
+
+    def commit(self, shard: int, attempt: str, rows: list[dict[str, Any]], metadata: dict[str, Any]) -> bool:
+        """Makes a shard whole, its pictures written before. Returns whether this attempt won.
+
+        A writer whose answer was lost reads its own attempt back and knows that it won; a loser deletes its pictures.
+        """
+        key = metadata_key(shard)
+        try:
+            self.store.create(key, row_files.serialise(rows, metadata))
+        except KeyExists:
+            winner = row_files.parse(self.store.read(key), ["attempt"])["attempt"][0].as_py()
+            if winner == attempt:
+                return True
+            for row in rows:
+                if row["file_name"]:
+                    self.store.delete(row["file_name"])
+            return False
+        return True
+
+    def note_failure(self, shard: int, attempt: str, error: str, details: dict[str, Any]) -> None:
+        content = {"shard": shard, "attempt": attempt, "error": error, **details}
+        content["failed_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+        self.store.write(f"failures/{shard:06d}/{attempt}.json", json.dumps(content, indent=2).encode())
+
+    def failures(self) -> Iterator[dict[str, Any]]:
+        for key in sorted(self.store.list("failures")):
+            yield json.loads(self.store.read(key))
+
+    def tables(self, committed: Iterable[int], columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Rows of whole shards, one table each."""
+        return (row_files.parse(self.store.read(metadata_key(shard)), columns) for shard in committed)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
+    """(setting, their value, our value) for all leaves in which two fingerprints differ."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in theirs.keys() | ours.keys():
+            yield from _differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
+    elif theirs != ours:
+        yield name, _short(theirs), _short(ours)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text[:12] + "..." if len(text) > 24 else text

@@ -1,0 +1,233 @@
+"""Where a run lives: bytes under keys, on a local disk or in an S3 bucket, through one interface.
+
+The only thing asked of a store beyond reading and writing is create-once: of several writers of one key, one wins and
+the others are told. Everything else (the commit protocol in `run.py`) stands on that.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from dgn.errors import StoreError
+
+HIDDEN = ".dgn-"  # names of temporary and probing keys start so; listings leave them out
+
+
+class KeyExists(Exception):
+    """Create-once: somebody else's bytes are under this key."""
+
+
+class Store(Protocol):
+    """Keys are relative, with slashes. `url` is what a person typed, made absolute."""
+
+    url: str
+    is_local: bool
+
+    def create(self, key: str, data: bytes) -> None:
+        """Writes a whole key that does not exist yet, in one step. Raises: KeyExists."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Writes a key, new or not."""
+
+    def read(self, key: str) -> bytes:
+        """Raises: FileNotFoundError."""
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Keys below a folder, uncached, hidden ones left out."""
+
+    def delete(self, key: str) -> None:
+        """No error where the key does not exist."""
+
+    def check(self, must_write: bool) -> None:
+        """Raises: StoreError where the folder or bucket cannot be used."""
+
+
+def open_store(url: str) -> Store:
+    """The store of a RUN as people write it: a folder, or `s3://bucket/prefix`."""
+    if url.startswith("s3://"):
+        return S3Store(url)
+    if "://" in url:
+        raise StoreError(f"unknown kind of run '{url}': expected a folder or s3://bucket/prefix")
+    return LocalStore(url)
+
+
+def check_create_once(store: Store) -> None:
+    """Raises: StoreError where the store lets a second writer overwrite the first. Leaves nothing behind."""
+    key = f"{HIDDEN}probe-{uuid.uuid4().hex}"
+    try:
+        store.create(key, b"first")
+        with suppress(KeyExists):
+            store.create(key, b"second")
+            raise StoreError(
+                f"{store.url} ignores create-once (If-None-Match): two workers could overwrite each other's results; "
+                "use a store that honours it (AWS S3, MinIO, Ceph) or a local folder"
+            )
+        if store.read(key) != b"first":
+            raise StoreError(f"{store.url} answered that a key exists and overwrote it all the same")
+    finally:
+        store.delete(key)
+
+
+class LocalStore:
+    """A folder on a disk, or one that all workers share."""
+
+    is_local = True
+
+    def __init__(self, folder: str):
+        self.root = Path(folder).expanduser().absolute()
+        self.url = str(self.root)
+
+    def _path(self, key: str) -> Path:
+        path = (self.root / key).resolve()
+        if not path.is_relative_to(self.root.resolve()):
+            raise StoreError(f"key '{key}' leaves the run {self.url}")
+        return path
+
+    def create(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        temporary = self._write_temporary(path, data)
+        try:
+            os.link(temporary, path)  # unlike a rename, fails where the name is taken
+        except FileExistsError as error:
+            raise KeyExists(key) from error
+        finally:
+            temporary.unlink()
+        self._sync_folder(path.parent)
+
+    def write(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        os.replace(self._write_temporary(path, data), path)
+
+    def _write_temporary(self, path: Path, data: bytes) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{HIDDEN}{uuid.uuid4().hex}")
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        return temporary
+
+    @staticmethod
+    def _sync_folder(folder: Path) -> None:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def read(self, key: str) -> bytes:
+        return self._path(key).read_bytes()
+
+    def list(self, prefix: str) -> Iterator[str]:
+        for folder, _, names in os.walk(self._path(prefix)):
+            relative = Path(folder).relative_to(self.root.resolve())
+            yield from ((relative / name).as_posix() for name in names if not name.startswith(HIDDEN))
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that still holds something stays
+            if path.parent != self.root:
+                path.parent.rmdir()
+
+    def check(self, must_write: bool) -> None:
+        if self.root.exists() and not self.root.is_dir():
+            raise StoreError(f"{self.url} is a file: expected a folder for the run")
+        if not must_write:
+            if not self.root.is_dir():
+                raise StoreError(f"no run at {self.url}: expected the folder of an earlier dgn render")
+            return
+        existing = next(parent for parent in (self.root, *self.root.parents) if parent.exists())
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise StoreError(f"cannot write to {existing}: no permission; give a folder that you may write to")
+        made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            check_create_once(self)
+        except OSError as error:
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+            raise StoreError(f"cannot write to {self.url}: {error.strerror or error}; give another folder") from error
+
+
+class S3Store:
+    """A prefix of an S3 bucket. Credentials, region and endpoint come from the usual AWS settings."""
+
+    is_local = False
+
+    def __init__(self, url: str):
+        import s3fs
+
+        self.url = url.rstrip("/")
+        self.bucket, _, self.prefix = self.url.removeprefix("s3://").partition("/")
+        if not self.bucket:
+            raise StoreError(f"no bucket in '{url}': expected s3://bucket/prefix")
+        retries = {"mode": "adaptive", "max_attempts": 8}
+        self.fs = s3fs.S3FileSystem(
+            config_kwargs={"retries": retries}, use_listings_cache=False, skip_instance_cache=True
+        )
+
+    def _path(self, key: str) -> str:
+        if ".." in key.split("/"):
+            raise StoreError(f"key '{key}' leaves the run {self.url}")
+        return "/".join(part for part in (self.bucket, self.prefix, key) if part)
+
+    def create(self, key: str, data: bytes) -> None:
+        try:
+            self.fs.pipe_file(self._path(key), data, mode="create")
+        except OSError as error:
+            if isinstance(error, FileExistsError) or _s3_code(error) in (
+                "PreconditionFailed",
+                "ConditionalRequestConflict",
+            ):
+                raise KeyExists(key) from error
+            raise
+
+    def write(self, key: str, data: bytes) -> None:
+        self.fs.pipe_file(self._path(key), data)
+
+    def read(self, key: str) -> bytes:
+        return self.fs.cat_file(self._path(key))
+
+    def list(self, prefix: str) -> Iterator[str]:
+        root = self._path("")
+        for folder, _, names in self.fs.walk(self._path(prefix), refresh=True):
+            relative = folder.removeprefix(root).strip("/")
+            for name in names:
+                if name and not name.startswith(HIDDEN):
+                    yield f"{relative}/{name}".lstrip("/")
+
+    def delete(self, key: str) -> None:
+        with suppress(FileNotFoundError):
+            self.fs.rm_file(self._path(key))
+
+    def check(self, must_write: bool) -> None:
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            self.fs.call_s3("head_bucket", Bucket=self.bucket)
+            if must_write:
+                check_create_once(self)
+        except FileNotFoundError as error:
+            raise StoreError(f"no bucket '{self.bucket}' for {self.url}: create it, or mend the name") from error
+        except PermissionError as error:
+            raise StoreError(f"no permission for {self.url}: {error}; the role or key needs read and write") from error
+        except (OSError, BotoCoreError) as error:
+            raise StoreError(
+                f"cannot use {self.url}: {error}; check endpoint and credentials (AWS_* settings)"
+            ) from error
+
+
+def _s3_code(error: BaseException) -> str | None:
+    response = getattr(error.__cause__, "response", None)
+    return response["Error"].get("Code") if response else None

@@ -1,0 +1,42 @@
+"""The small classifiers that ship with dgn: VGG-16's layers at an eighth of its width, trained on drawings.
+
+They stand in for VGG-16 where nothing can be downloaded. They know 24 kinds of drawn shapes and textures, nothing else.
+`vgg16-mini-b` is the second opinion: another seed, other drawings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from dgn.embedded.drawings import LABELS
+
+NETWORKS = ("vgg16-mini", "vgg16-mini-b")
+WIDTHS = (8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M")  # VGG-16's, divided by 8
+NUM_HIDDEN = 512  # 4096 / 8
+POOLED_PX = 3  # VGG-16 pools to 7 x 7; 3 x 3 keeps the file below 2 MB
+
+__all__ = ["LABELS", "NETWORKS", "build", "weights_path"]
+
+
+def build(batch_norm: bool = False) -> nn.Module:
+    """The network, (N, 3, 224, 224) normalised like torchvision's -> (N, classes) logits.
+
+    `batch_norm` is for training only; what ships has it folded into the convolutions.
+    """
+    from torchvision.models.vgg import VGG, make_layers
+
+    features = make_layers(list(WIDTHS), batch_norm=batch_norm)
+    model = VGG(features, num_classes=len(LABELS), init_weights=batch_norm)
+    model.avgpool = nn.AdaptiveAvgPool2d(POOLED_PX)
+    model.classifier = nn.Sequential(
+        nn.Linear(64 * POOLED_PX**2, NUM_HIDDEN), nn.ReLU(), nn.Dropout(),
+        nn.Linear(NUM_HIDDEN, NUM_HIDDEN), nn.ReLU(), nn.Dropout(),
+        nn.Linear(NUM_HIDDEN, len(LABELS)),
+    )  # fmt: skip
+    return model
+
+
+def weights_path(network: str) -> Path:
+    return Path(__file__).parent / f"{network}.safetensors"

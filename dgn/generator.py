@@ -1,0 +1,224 @@
+"""G, the generator: Table 2 of the paper as pure functions of one target's weights.
+
+Everything of a target is its own: weights, feature vector, normalisation statistics. So G is written for ONE target and
+mapped over the batch (`generate_batch`); that no target feels its neighbours holds by construction.
+
+Shapes: N targets, C channels, O output channels, H height, W width, K length of the feature vector.
+Weights of a target: `alpha` (K,), then per convolution i `conv{i}.weight` (O, C, k, k), `conv{i}.bias` (O,),
+`norm{i}.gamma` (O,), `norm{i}.beta` (O,).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Mode = Literal["untrained", "pretrained"]
+Weights = Mapping[str, Tensor]
+
+PICTURE_PX = 224  # VGG-16's input, Table 2's output
+FEATURE_PX = 5  # Table 2: the feature vector is reshaped to 128 x 5 x 5
+NORM_EPS = 1e-3  # Keras' BatchNormalization at the time of the notebooks
+# Table 2 prints 3x3 for stage 5; only 4x4 ends at 224 px and at Table 1's count of 5,240,841 variables.
+STAGES = ((512, 2), (256, 3), (256, 3), (128, 3), (128, 4))  # (channels, kernel), two convolutions each
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One convolution of G, followed by ReLU (or not) and per-picture normalisation, in that order."""
+
+    in_channels: int
+    out_channels: int
+    kernel_px: int
+    is_after_upsample: bool  # 'valid' on the nearest x2 upsampled map; otherwise 'same'
+    has_relu: bool = True
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """G's layers for one mode. `width` scales every channel count but the three of the picture (paper: 1)."""
+
+    mode: Mode
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.width <= 4:
+            raise ValueError(
+                f"generator width {self.width}: expected a factor above 0 and up to 4 (the paper's G is 1)"
+            )
+
+    def channels(self, full: int) -> int:
+        return max(1, round(full * self.width))
+
+    @property
+    def feature_channels(self) -> int:
+        return self.channels(128)
+
+    @property
+    def num_features(self) -> int:
+        """K, 3,200 at width 1."""
+        return self.feature_channels * FEATURE_PX**2
+
+    @property
+    def convs(self) -> tuple[Conv, ...]:
+        convs, incoming = [], self.feature_channels
+        for full, kernel_px in STAGES:
+            out = self.channels(full)
+            convs += [Conv(incoming, out, kernel_px, True), Conv(out, out, kernel_px, False)]
+            incoming = out
+        if self.mode == "untrained":
+            convs.append(Conv(incoming, 3, 3, True))
+        else:
+            c64 = self.channels(64)
+            convs += [Conv(incoming, c64, 3, True), Conv(c64, c64, 3, False), Conv(c64, 3, 3, False, has_relu=False)]
+        return tuple(convs)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every weight of G with its shape, `alpha` first."""
+        shapes: dict[str, tuple[int, ...]] = {"alpha": (self.num_features,)}
+        for i, conv in enumerate(self.convs):
+            o, c, k = conv.out_channels, conv.in_channels, conv.kernel_px
+            shapes |= {f"conv{i}.weight": (o, c, k, k), f"conv{i}.bias": (o,)}
+            shapes |= {f"norm{i}.gamma": (o,), f"norm{i}.beta": (o,)}
+        return shapes
+
+    @property
+    def trainable(self) -> tuple[str, ...]:
+        """Names of what is optimised per target: all of G untrained, `alpha` alone pretrained (paper, 4.1 and 4.2)."""
+        return tuple(self.shapes()) if self.mode == "untrained" else ("alpha",)
+
+    @property
+    def num_trainable(self) -> int:
+        """Trainable variables of one target (Table 1: 5,240,841 and 3,200)."""
+        shapes = self.shapes()
+        return sum(math.prod(shapes[name]) for name in self.trainable)
+
+    @property
+    def picture_gamma(self) -> str:
+        """Name of the scales of the three picture channels, Eq. 3's gamma."""
+        return f"norm{len(self.convs) - 1}.gamma"
+
+
+def initial_weights(architecture: Architecture, stream: torch.Generator) -> dict[str, Tensor]:
+    """A fresh random start for one target, float32 on the CPU, drawn from that target's own stream.
+
+    Glorot-uniform kernels, zero biases, gamma 1, beta 0: Keras' defaults, which the notebooks use. So is alpha's start:
+    Keras 1 took sqrt(K) for both fans of a locally connected kernel.
+    """
+    weights = {}
+    for name, shape in architecture.shapes().items():
+        if name == "alpha":
+            bound = math.sqrt(3 / math.sqrt(shape[0]))
+            weights[name] = torch.empty(shape).uniform_(-bound, bound, generator=stream)
+        elif name.endswith(".weight"):
+            out, incoming, k, _ = shape
+            bound = math.sqrt(6 / (k * k * (incoming + out)))
+            weights[name] = torch.empty(shape).uniform_(-bound, bound, generator=stream)
+        else:
+            weights[name] = torch.full(shape, 1.0 if name.endswith(".gamma") else 0.0)
+    return weights
+
+
+def generate(architecture: Architecture, weights: Weights, features_K: Tensor) -> Tensor:
+    """One target's picture as G leaves it: (3, 224, 224), unbounded, zero mean and unit variance before gamma and beta.
+
+    The features' dtype is the one that G computes in; the normalisation's statistics are this picture's own.
+    Paper: Table 2.
+    """
+    x = _as_channels_last(features_K, architecture.feature_channels)
+    for i, conv in enumerate(architecture.convs):
+        weight_OCkk, bias_O = weights[f"conv{i}.weight"].to(x.dtype), weights[f"conv{i}.bias"].to(x.dtype)
+        convolve = conv_after_upsample if conv.is_after_upsample else conv_same
+        x = convolve(x, weight_OCkk, bias_O)
+        if conv.has_relu:
+            x = F.relu(x)
+        x = F.batch_norm(
+            x, None, None, weights[f"norm{i}.gamma"], weights[f"norm{i}.beta"], training=True, eps=NORM_EPS
+        )
+    return x.squeeze(0)
+
+
+def generate_batch(architecture: Architecture, own: Weights, shared: Weights, features_NK: Tensor) -> Tensor:
+    """`generate` for N targets: (N, 3, 224, 224). `own` holds stacked weights (N, ...), `shared` the frozen ones.
+
+    On a GPU the map is `torch.vmap`, which turns per-target convolutions into grouped ones; on a CPU a loop, since
+    there a grouped convolution is no faster than its parts (measured) and one at a time keeps the caches warm.
+    """
+    if features_NK.is_cuda:
+        mapped = torch.vmap(lambda weights, f: generate(architecture, {**shared, **weights}, f))
+        return mapped(dict(own), features_NK)
+    unbound = {name: stacked.unbind() for name, stacked in own.items()}
+    pictures = [
+        generate(architecture, {**shared, **{name: parts[n] for name, parts in unbound.items()}}, features_K)
+        for n, features_K in enumerate(features_NK.unbind())
+    ]
+    return torch.stack(pictures)
+
+
+def conv_same(x: Tensor, weight_OCkk: Tensor, bias_O: Tensor) -> Tensor:
+    """'Same' convolution of (1, C, H, W) as TensorFlow pads it: even kernels get the odd row and column after."""
+    k = weight_OCkk.shape[-1]
+    if k % 2:
+        return F.conv2d(x, weight_OCkk, bias_O, padding=k // 2)
+    before, after = (k - 1) // 2, k // 2
+    return F.conv2d(F.pad(x, (before, after, before, after)), weight_OCkk, bias_O)
+
+
+def conv_after_upsample(x: Tensor, weight_OCkk: Tensor, bias_O: Tensor) -> Tensor:
+    """'Valid' convolution of the nearest x2 upsampled (1, C, H, W): (1, O, 2H-k+1, 2W-k+1), without upsampling.
+
+    Pixel p of the output sees source pixels (p + j) // 2, so even and odd rows are each a smaller convolution of the
+    source with summed taps: 2.25 (3x3) to 2.56 (4x4) times fewer operations, exactly.
+    """
+    k = weight_OCkk.shape[-1]
+    if k % 2 == 0:  # the last odd row and column read one row beyond the source; they are cropped again below
+        x = F.pad(x, (0, 1, 0, 1))
+    if k < 4:  # both phases have k // 2 + 1 taps (or fit them): one convolution with 4 x O outputs is fastest
+        taps = _phase_taps(k).to(weight_OCkk)
+        phases = torch.einsum("psj,qti,ocji->opqcst", taps, taps, weight_OCkk)
+        y = F.pixel_shuffle(F.conv2d(x, phases.flatten(0, 2), bias_O.repeat_interleave(4)), 2)
+    else:
+        y = _interleave_phases(x, weight_OCkk, bias_O)
+    return y if k % 2 else y[:, :, :-1, :-1]
+
+
+def _interleave_phases(x: Tensor, weight_OCkk: Tensor, bias_O: Tensor) -> Tensor:
+    """The 4x4 case: phases of 2 and 3 taps, so four convolutions (25 taps) beat one (36 taps)."""
+    k = weight_OCkk.shape[-1]
+    taps = _phase_taps(k).to(weight_OCkk)
+    out_px = x.shape[-1] - k // 2
+    rows = []
+    for p in range(2):
+        num_s = (p + k - 1) // 2 + 1
+        columns = []
+        for q in range(2):
+            num_t = (q + k - 1) // 2 + 1
+            weight = torch.einsum("sj,ti,ocji->ocst", taps[p, :num_s], taps[q, :num_t], weight_OCkk)
+            window = x[:, :, : out_px + num_s - 1, : out_px + num_t - 1]
+            columns.append(F.conv2d(window, weight, bias_O).permute(0, 2, 3, 1))
+        rows.append(torch.stack(columns, dim=3))
+    phases = torch.stack(rows, dim=2)  # (1, H, 2, W, 2, O)
+    return phases.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+@lru_cache
+def _phase_taps(kernel_px: int) -> Tensor:
+    """(2, taps, k) of 0 and 1: which of the k kernel rows fall on which source row, for even and odd output rows."""
+    taps = torch.zeros(2, kernel_px // 2 + 1, kernel_px)
+    for p in range(2):
+        for j in range(kernel_px):
+            taps[p, (p + j) // 2, j] = 1
+    return taps
+
+
+def _as_channels_last(features_K: Tensor, channels: int) -> Tensor:
+    """(K,) -> (1, C, 5, 5) laid out channels-last, 1.8 times faster on a CPU; convolutions keep the layout."""
+    pixels = features_K.reshape(channels, FEATURE_PX**2).T.contiguous()
+    return pixels.reshape(1, FEATURE_PX, FEATURE_PX, channels).permute(0, 3, 1, 2)

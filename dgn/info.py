@@ -1,0 +1,94 @@
+"""What a configuration costs, counted without running it: variables, operations, bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dgn import discriminator as discriminators
+from dgn.generator import PICTURE_PX, Mode, generate
+from dgn.render import DTYPES, RenderConfig
+
+COPIES = {"adamax": 4, "sgd": 3}  # weights, gradient, and the optimiser's moments, float32 each
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one target in one mode. Operations count a multiply-add as two, forward and backward, matrix products and
+    convolutions only, one view per update unless `num_views` says more."""
+
+    num_trainable: int
+    num_updates: int
+    num_views: int
+    generator_ops_per_update: int
+    discriminator_ops_per_view: int
+    state_bytes: int
+    activation_bytes: int
+
+    @property
+    def ops_per_update(self) -> int:
+        return self.generator_ops_per_update + self.num_views * self.discriminator_ops_per_view
+
+    @property
+    def bytes_per_target(self) -> int:
+        return self.state_bytes + self.activation_bytes
+
+
+def cost(config: RenderConfig, mode: Mode, network: str, layer: str | None = None) -> Cost:
+    """Counts one target's cost against a layer of a network (its classes' where none is given)."""
+    recipe, architecture = config.recipe(mode), config.architecture(mode)
+    return Cost(
+        num_trainable=architecture.num_trainable,
+        num_updates=recipe.num_updates,
+        num_views=recipe.num_views if recipe.moves else 1,
+        generator_ops_per_update=_generator_ops(config, mode),
+        discriminator_ops_per_view=_discriminator_ops(network, layer),
+        state_bytes=state_bytes(config, mode),
+        activation_bytes=activation_bytes(config, mode),
+    )
+
+
+def state_bytes(config: RenderConfig, mode: Mode) -> int:
+    """Weights, gradient and moments of one target (84 MB untrained at width 1)."""
+    return 4 * COPIES[config.recipe(mode).optimiser] * config.architecture(mode).num_trainable
+
+
+def activation_bytes(config: RenderConfig, mode: Mode) -> int:
+    """G's maps that one target's backward pass needs: each convolution's output three times (conv, ReLU, norm)."""
+    architecture, total, px = config.architecture(mode), 0, 5
+    for conv in architecture.convs:
+        px = 2 * px - conv.kernel_px + 1 if conv.is_after_upsample else px
+        total += 3 * conv.out_channels * px * px
+    return total * DTYPES[config.precision].itemsize
+
+
+def bytes_per_target(config: RenderConfig, mode: Mode) -> int:
+    return state_bytes(config, mode) + activation_bytes(config, mode)
+
+
+def _generator_ops(config: RenderConfig, mode: Mode) -> int:
+    architecture = config.architecture(mode)
+    with torch.device("meta"):
+        weights = {
+            name: torch.empty(shape, requires_grad=name in architecture.trainable)
+            for name, shape in architecture.shapes().items()
+        }
+        features = weights["alpha"] * torch.ones(architecture.num_features)
+        with FlopCounterMode(display=False) as counter:
+            generate(architecture, weights, features).sum().backward()
+    return int(counter.get_total_flops())
+
+
+def _discriminator_ops(network: str, layer: str | None) -> int:
+    layout = discriminators.layout(network)
+    layer = layer or layout.class_layer
+    with torch.device("meta"):
+        state = discriminators.build_network(network).state_dict()
+        frozen = discriminators.FrozenWeights(network, state, "", "meta")
+        model = discriminators.Discriminator(frozen, "meta")
+        picture = torch.empty(1, 3, PICTURE_PX, PICTURE_PX, requires_grad=True)
+        with FlopCounterMode(display=False) as counter:
+            model.responses(picture, [layer])[layer].sum().backward()
+    return int(counter.get_total_flops())

@@ -1,0 +1,144 @@
+"""From a rendered tensor to a saved picture, and back to numbers by another way.
+
+What counts is what a person and a second program can open: scores come from the decoded 8-bit PNG, through the whole
+network with a hook (`Discriminator.scores`), never from the tensors of the optimisation loop.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from dgn.discriminator import Discriminator
+from dgn.render import RenderResult
+from dgn.targets import Target
+
+THUMBNAIL_PX = 96
+NUM_TOP = 5
+
+
+def encode_png(picture_3HW: Tensor) -> bytes:
+    """RGB in [0, 1] -> PNG bytes, 8 bits a channel, rounded to nearest."""
+    rgb_HW3 = (picture_3HW.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(rgb_HW3).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """Picture file -> (H, W, 3) uint8 RGB."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def encode_thumbnail(png: bytes) -> bytes:
+    """WebP, 96 px, of a saved picture."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(decode(png)).resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    image.save(buffer, format="WEBP", quality=80)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class TopUnit:
+    unit: int
+    label: str | None
+    activation: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How D sees a saved picture.
+
+    activation: of the target, after the ReLU, averaged over space for a map. rank: 1 when no unit outside the target
+    is higher than the target's weakest wanted unit in its layer. probability: softmax of the network's own output for
+    the target's classes (summed), None for targets in other layers. others_sum: Eq. 2's, without lambda.
+    """
+
+    activation: float
+    rank: int
+    probability: float | None
+    top5: tuple[TopUnit, ...]
+    others_sum: float
+
+
+def rescore(pngs: Sequence[bytes], targets: Sequence[Target], discriminator: Discriminator) -> list[Scores]:
+    """Scores of saved pictures, each by its own target. D should be the float32 one."""
+    images = torch.from_numpy(np.stack([decode(png) for png in pngs])).permute(0, 3, 1, 2).float() / 255
+    layers = dict.fromkeys(layer for target in targets for layer in target.layers)
+    units: dict[str, NDArray[np.float32]] = {}
+    probabilities = np.empty(0)
+    for layer in layers:
+        response, logits = discriminator.scores(images, layer)
+        units[layer] = _mean_over_space(response.cpu().numpy())
+        shifted = np.exp(logits.cpu().double().numpy() - logits.cpu().double().numpy().max(1, keepdims=True))
+        probabilities = shifted / shifted.sum(1, keepdims=True)
+    return [
+        _score(target, {layer: units[layer][n] for layer in target.layers}, probabilities[n], discriminator)
+        for n, target in enumerate(targets)
+    ]
+
+
+def _mean_over_space(response: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Signed where a layer has no map, so that ranks tell silent units apart; after the ReLU where it has one."""
+    if response.ndim == 2:
+        return response
+    axes = (1,) if response.ndim == 3 else (2, 3)
+    return np.maximum(response, 0).mean(axis=axes, dtype=np.float64).astype(np.float32)
+
+
+def _score(
+    target: Target,
+    units: dict[str, NDArray[np.float32]],
+    probability: NDArray[np.float64],
+    discriminator: Discriminator,
+) -> Scores:
+    layout = discriminator.layout
+    activation, others, rank = 0.0, 0.0, 1
+    for layer, values in units.items():
+        own = {u.unit: u.weight for u in target.units if u.layer == layer}
+        positive = np.maximum(values, 0)
+        activation += sum(weight * float(positive[unit]) for unit, weight in own.items())
+        is_other = np.ones(len(values), dtype=bool)
+        is_other[list(own)] = False
+        others += float(positive[is_other].sum(dtype=np.float64))
+        wanted = [values[unit] for unit, weight in own.items() if weight > 0]
+        if wanted:
+            rank = max(rank, 1 + int((values[is_other] > min(wanted)).sum()))
+    first = units[target.layer]
+    is_class = target.layers == (layout.class_layer,)
+    top = np.argsort(-first, kind="stable")[:NUM_TOP]
+    return Scores(
+        activation=activation,
+        rank=rank,
+        probability=float(sum(probability[u.unit] for u in target.units)) if is_class else None,
+        top5=tuple(TopUnit(int(u), layout.labels[u] if is_class else None, float(first[u])) for u in top),
+        others_sum=others,
+    )
+
+
+def judge(result: RenderResult, scores: Scores | None, class_layer: str) -> tuple[str, str | None]:
+    """(status, reason) of a target: an outcome is a value, whatever happened, and never takes its batch down.
+
+    `nonfinite`: no picture. `dead`: the unit is silent on the saved picture. `not_converged`: a class that does not
+    rank first on the saved picture, or another unit that is not above where it started. `ok`: all others.
+    """
+    if scores is None:
+        return "nonfinite", "the picture has values that are not finite: try another seed or a lower learning rate"
+    if scores.activation <= 0:
+        return "dead", f"the activation is 0 on the saved picture after {result.num_updates} updates"
+    target = result.target
+    if class_layer in target.layers and scores.rank > 1:
+        best = scores.top5[0]
+        return "not_converged", f"rank {scores.rank} on the saved picture: {best.label or best.unit} is first"
+    start = result.activation_curve[0]
+    if scores.activation < start:
+        return "not_converged", f"the activation fell from {start:.4g} to {scores.activation:.4g}"
+    return "ok", None

@@ -1,0 +1,327 @@
+"""The optimisation loop: targets in, pictures out.
+
+`render_batch` optimises N independent targets in one pass. Weights and optimiser state are stacked (N, ...), statistics
+and random streams are per target, so what else is in the batch changes nothing but rounding.
+
+Shapes: N targets, V views per target and update, K features, H = W = 224.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dgn import objectives
+from dgn.discriminator import Discriminator
+from dgn.errors import DgnError
+from dgn.generator import Architecture, Mode, Weights, generate_batch, initial_weights
+from dgn.moves import Moves, move
+from dgn.targets import Target
+
+log = logging.getLogger(__name__)
+
+CURVE_POINTS = 64
+Precision = Literal["float32", "bfloat16", "float64"]
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one mode's pictures are optimised. The defaults are the paper's untrained mode (Table 1, Eq. 2 and 3)."""
+
+    num_updates: int = 500
+    optimiser: Literal["adamax", "sgd"] = "adamax"
+    learning_rate: float = 0.002
+    noise: Literal["additive", "multiplicative"] = "additive"
+    noise_sigma: float = 2.0
+    penalty_others: float = 0.01  # lambda; the notebooks' 10 / 1000 classes
+    num_views: int = 1
+    moves: Moves | None = None
+    is_displayable: bool = False  # G's output mapped into [0, 1] inside the loop; otherwise it is D's normalised input
+    wakes_silent_units: bool = False
+    num_snapshots: int = 1  # above 1: the picture is the per-pixel median of the last snapshots
+    updates_per_snapshot: int = 40
+    tone_mapping: Literal["none", "notebook"] = "none"  # the notebooks' stretch of each picture to its own range
+
+
+PAPER = {
+    "untrained": Recipe(),
+    "pretrained": Recipe(
+        num_updates=1200,
+        optimiser="sgd",
+        learning_rate=0.01,
+        noise="multiplicative",
+        noise_sigma=0.05,
+        num_snapshots=10,
+    ),
+}
+STANDARD = {
+    "untrained": Recipe(
+        num_updates=400, noise_sigma=0.7, penalty_others=0.005, num_views=4, moves=Moves(),
+        is_displayable=True, wakes_silent_units=True,
+    ),
+    "pretrained": Recipe(
+        num_updates=400, optimiser="adamax", learning_rate=0.02, noise="multiplicative", noise_sigma=0.05,
+        penalty_others=0.005, num_views=4, moves=Moves(), is_displayable=True, wakes_silent_units=True,
+    ),
+}  # fmt: skip
+DRAFT = {mode: replace(recipe, num_updates=120, num_views=2) for mode, recipe in STANDARD.items()}
+PRESETS = {"paper": PAPER, "standard": STANDARD, "draft": DRAFT}
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """Everything that decides a picture besides its target, D's weights and the decoder's weights."""
+
+    preset: str = "standard"
+    untrained: Recipe = field(default_factory=lambda: STANDARD["untrained"])
+    pretrained: Recipe = field(default_factory=lambda: STANDARD["pretrained"])
+    width: float = 1.0
+    precision: Precision = "float32"
+
+    @classmethod
+    def from_preset(cls, preset: str, width: float = 1.0, precision: Precision = "float32") -> RenderConfig:
+        """Raises: DgnError for an unknown preset."""
+        if preset not in PRESETS:
+            raise DgnError(f"unknown preset '{preset}': expected one of {', '.join(PRESETS)}")
+        recipes = PRESETS[preset]
+        return cls(preset, recipes["untrained"], recipes["pretrained"], width, precision)
+
+    def recipe(self, mode: Mode) -> Recipe:
+        return self.untrained if mode == "untrained" else self.pretrained
+
+    def architecture(self, mode: Mode) -> Architecture:
+        return Architecture(mode, self.width)
+
+
+@dataclass(frozen=True)
+class RenderResult:
+    """One target's outcome before it is saved and re-scored."""
+
+    target: Target
+    picture_3HW: Tensor  # float32 on the CPU, RGB in [0, 1]
+    optimised_activation: float  # at the last update, over its moved views
+    activation_curve: tuple[float, ...]  # at most 64 points, evenly spread over the updates
+    num_updates: int
+    seconds: float  # this target's share of its batch
+
+    @property
+    def is_finite(self) -> bool:
+        return bool(torch.isfinite(self.picture_3HW).all())
+
+
+class _Stream:
+    """A target's own random numbers, drawn on the CPU so that every device sees the same."""
+
+    def __init__(self, target: Target):
+        self.generator = torch.Generator().manual_seed(target.stream_seed)
+
+    def normal(self, length: int) -> Tensor:
+        return torch.randn(length, generator=self.generator)
+
+
+@dataclass
+class _Batch:
+    """The state of N targets while they are optimised."""
+
+    architecture: Architecture
+    recipe: Recipe
+    discriminator: Discriminator
+    own: dict[str, Tensor]  # stacked (N, ...), what is optimised
+    shared: Weights  # frozen, the decoder's
+    wanted: dict[str, Tensor]  # per layer (N, U)
+    streams: list[_Stream]
+    dtype: torch.dtype
+
+    @classmethod
+    def start(
+        cls, targets: Sequence[Target], config: RenderConfig, discriminator: Discriminator, decoder: Weights | None
+    ) -> _Batch:
+        mode = targets[0].mode
+        if any(target.mode != mode for target in targets):
+            raise ValueError("a batch holds targets of one mode: untrained and pretrained differ in what is optimised")
+        architecture, dtype, device = config.architecture(mode), DTYPES[config.precision], discriminator.device
+        master = torch.float64 if dtype == torch.float64 else torch.float32
+        streams = [_Stream(target) for target in targets]
+        shared: dict[str, Tensor] = {}
+        if mode == "untrained":
+            starts = [initial_weights(architecture, stream.generator) for stream in streams]
+            own = {name: torch.stack([start[name] for start in starts]) for name in architecture.trainable}
+        else:
+            if decoder is None:
+                raise DgnError("pretrained mode without a decoder: give --decoder FILE")
+            shared = {name: tensor.to(device, master) for name, tensor in decoder.items() if name != "alpha"}
+            own = {"alpha": torch.ones(len(targets), architecture.num_features)}
+        layers = tuple(dict.fromkeys(layer for target in targets for layer in target.layers))
+        groups = [target.units for target in targets]
+        units = discriminator.layout.units
+        wanted = {layer: objectives.layer_weights(groups, layer, units[layer]).to(device, master) for layer in layers}
+        return cls(
+            architecture=architecture,
+            recipe=config.recipe(mode),
+            discriminator=discriminator,
+            own={name: tensor.to(device, master).requires_grad_() for name, tensor in own.items()},
+            shared=shared,
+            wanted=wanted,
+            streams=streams,
+            dtype=dtype,
+        )
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        alpha = self.own["alpha"]
+        return tensor.to(alpha.device, alpha.dtype, non_blocking=True)
+
+    def features(self, noise_NK: Tensor | None) -> Tensor:
+        """f of Eq. 1, (N, K): alpha times the perturbed ones; pretrained, the notebook's ReLU follows."""
+        alpha_NK = self.own["alpha"]
+        # Additive noise on f = 1 and multiplicative noise around 1 are the same formula when f is all ones.
+        f_NK = alpha_NK if noise_NK is None else alpha_NK * (1 + self.recipe.noise_sigma * noise_NK)
+        return f_NK if self.architecture.mode == "untrained" else f_NK.relu()
+
+    def pictures(self, noise_NK: Tensor | None) -> Tensor:
+        """(N, 3, H, W) as D sees them: RGB where [0, 1] is the displayable range."""
+        features_NK = self.features(noise_NK).to(self.dtype)
+        raw_N3HW = generate_batch(self.architecture, self.own, self.shared, features_NK).to(self.own["alpha"].dtype)
+        if self.recipe.is_displayable:
+            return torch.sigmoid(raw_N3HW)
+        return raw_N3HW * self.discriminator.std_311 + self.discriminator.mean_311
+
+    def update(self, optimiser: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
+        """One step of all targets. Returns the activations and the losses before it, (N,) both."""
+        noise_NK = self._on_device(
+            torch.stack([stream.normal(self.architecture.num_features) for stream in self.streams])
+        )
+        views = self.pictures(noise_NK)
+        num_views = 1
+        if self.recipe.moves:
+            num_views = self.recipe.num_views
+            maps = torch.stack([self.recipe.moves.draw(num_views, stream.generator) for stream in self.streams])
+            views = move(views, self._on_device(maps))
+        responses = self.discriminator.responses(views, list(self.wanted))
+        values = {layer: _mean_over_views(objectives.unit_values(r), num_views) for layer, r in responses.items()}
+        objective_N = objectives.objectives(values, self.wanted, wakes_silent_units=self.recipe.wakes_silent_units)
+        others_N = objectives.others_sum(values, self.wanted)
+        if self.architecture.mode == "untrained":
+            regulariser_N = objectives.gamma_regulariser(self.own[self.architecture.picture_gamma])
+        else:
+            regulariser_N = objectives.alpha_regulariser(self.own["alpha"])
+        loss_N = objectives.loss(objective_N, others_N, self.recipe.penalty_others, regulariser_N)
+        optimiser.zero_grad()
+        loss_N.sum().backward()
+        optimiser.step()
+        return objectives.activations(values, self.wanted).detach(), loss_N.detach()
+
+    @torch.no_grad()
+    def snapshot(self) -> Tensor:
+        """The pictures without noise, drawn with their own statistics, RGB in [0, 1], float32: (N, 3, H, W)."""
+        pictures = self.pictures(None).float()
+        if self.recipe.tone_mapping == "notebook":
+            normalised = (pictures - self.discriminator.mean_311) / self.discriminator.std_311
+            pictures = stretch_tones(normalised, gamma=0.5 if self.architecture.mode == "untrained" else 1.0)
+        return pictures.clamp(0, 1)
+
+
+def stretch_tones(pictures_N3HW: Tensor, gamma: float) -> Tensor:
+    """The notebooks' tone mapping: each picture from its own minimum to its own maximum, to the power of gamma."""
+    shifted = pictures_N3HW - pictures_N3HW.amin((1, 2, 3), keepdim=True)
+    return (shifted / shifted.amax((1, 2, 3), keepdim=True).clamp_min(1e-12)) ** gamma
+
+
+def _mean_over_views(values: objectives.UnitValues, num_views: int) -> objectives.UnitValues:
+    """(N * V, U) -> (N, U), the mean of a target's views."""
+    return objectives.UnitValues(
+        values.before_relu.unflatten(0, (-1, num_views)).mean(1),
+        values.activation.unflatten(0, (-1, num_views)).mean(1),
+    )
+
+
+def make_optimiser(recipe: Recipe, own: dict[str, Tensor]) -> torch.optim.Optimizer:
+    """Table 1's optimisers over the stacked variables; both work element by element, so targets stay apart."""
+    if recipe.optimiser == "adamax":
+        return torch.optim.Adamax(own.values(), lr=recipe.learning_rate, betas=(0.9, 0.999), eps=1e-8)
+    return torch.optim.SGD(own.values(), lr=recipe.learning_rate, momentum=0.1, nesterov=True)
+
+
+def render_batch(
+    targets: Sequence[Target],
+    config: RenderConfig,
+    discriminator: Discriminator,
+    decoder: Weights | None = None,
+    on_update: Callable[[int, Tensor], None] | None = None,
+) -> list[RenderResult]:
+    """Optimises N independent targets of one mode in one pass and draws each once at the end.
+
+    Args:
+        decoder: the frozen weights of the pretrained G, needed in that mode only.
+        on_update: called after every update with its number and the losses (N,) before it.
+    """
+    start = time.perf_counter()
+    batch = _Batch.start(targets, config, discriminator, decoder)
+    recipe = batch.recipe
+    optimiser = make_optimiser(recipe, batch.own)
+    curve: list[Tensor] = []
+    curve_updates = set(_evenly(recipe.num_updates, CURVE_POINTS))
+    snapshots: list[Tensor] = []
+    for update in range(recipe.num_updates):
+        activation_N, loss_N = batch.update(optimiser)
+        if update in curve_updates:
+            curve.append(activation_N)
+        if on_update:
+            on_update(update, loss_N)
+        remaining = recipe.num_updates - 1 - update
+        snapshots_left, is_between = divmod(remaining, recipe.updates_per_snapshot)
+        if 1 < recipe.num_snapshots > snapshots_left and not is_between:
+            snapshots.append(batch.snapshot())
+    pictures = (torch.stack(snapshots).median(0).values if snapshots else batch.snapshot()).cpu()
+    curves = torch.stack(curve, 1).float().cpu()
+    seconds = (time.perf_counter() - start) / len(targets)
+    return [
+        RenderResult(target, picture, curve_T[-1].item(), tuple(curve_T.tolist()), recipe.num_updates, seconds)
+        for target, picture, curve_T in zip(targets, pictures, curves, strict=True)
+    ]
+
+
+def render_targets(
+    targets: Sequence[Target],
+    config: RenderConfig,
+    discriminator: Discriminator,
+    decoder: Weights | None = None,
+    batch_size: int = 8,
+) -> Iterator[RenderResult]:
+    """Renders any number of targets of one mode in batches. Out of memory halves the batch and goes on."""
+    pending = list(targets)
+    while pending:
+        batch = pending[:batch_size]
+        try:
+            results = render_batch(batch, config, discriminator, decoder)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or len(batch) == 1:
+                raise
+            batch_size = len(batch) // 2
+        else:
+            yield from results
+            del pending[: len(batch)]
+            continue
+        # Outside the handler, so that the traceback no longer holds the tensors of the failed batch.
+        gc.collect()
+        if discriminator.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning("out of memory with %d targets at once: going on with %d", len(batch), batch_size)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """A GPU's own error, or the CPU allocator's RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _evenly(count: int, at_most: int) -> list[int]:
+    """At most so many of range(count), evenly spread, the last one included."""
+    points = min(count, at_most)
+    return [round((i + 1) * count / points) - 1 for i in range(points)]

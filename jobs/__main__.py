@@ -1,0 +1,5 @@
+"""`python -m jobs`, the same as `dgn`."""
+
+from jobs.cli import main
+
+main()

@@ -1,0 +1,225 @@
+"""The command line `dgn`. Each command parses, builds a config, calls one function and prints.
+
+Nothing heavy is imported here, so that `--help` answers at once; commands import what they need.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dgn.errors import DgnError, ShardFailed
+
+app = typer.Typer(
+    name="dgn",
+    help="See what a convolutional network has learned, all of it, at once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A folder or s3://bucket/prefix.")]
+Discriminator = Annotated[
+    str | None, typer.Option(help="vgg16 (default), any torchvision classifier, vgg16-mini or vgg16-mini-b.")
+]
+WeightsFile = Annotated[str | None, typer.Option(metavar="FILE", help=".safetensors or .pth; default: torchvision's.")]
+
+
+class Format(StrEnum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+@app.command()
+def render(
+    run: RunArgument,
+    more_targets: Annotated[list[str] | None, typer.Argument(metavar="", hidden=True)] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SPEC...",
+            help="all, classes, classes:0-99, classes:mosque, filters, filters:conv5_1:0-31, mix:classes:9+30, "
+            "group:conv5_1:3*0.5+17; several after one another.",
+        ),
+    ] = None,
+    modes: Annotated[str | None, typer.Option(help="untrained, pretrained or both with a comma.")] = None,
+    preset: Annotated[str | None, typer.Option(help="paper, standard (default) or draft.")] = None,
+    discriminator: Discriminator = None,
+    weights: WeightsFile = None,
+    decoder: Annotated[str | None, typer.Option(metavar="FILE", help="Weights of G for the pretrained mode.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The first seed (0).")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Pictures per target, each from a seed of its own (1).")] = None,
+    updates: Annotated[int | None, typer.Option(help="Updates per picture, in place of the preset's.")] = None,
+    views: Annotated[int | None, typer.Option(help="Moved views per update, in place of the preset's.")] = None,
+    tone_mapping: Annotated[str | None, typer.Option(help="none (default) or notebook, with preset paper.")] = None,
+    width: Annotated[float | None, typer.Option(help="Factor on G's channels (1, the paper's).")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto (default: bfloat16 where the device has it), float32, bfloat16.")
+    ] = None,
+    shard_size: Annotated[int | None, typer.Option(help="Targets per shard (32).")] = None,
+    batch_size: Annotated[str | None, typer.Option(help="auto (default) or targets per pass.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Default: one per GPU, or one on a machine without.")] = None,
+    gpus_per_worker: Annotated[float | None, typer.Option(help="Default: 1 where there are GPUs.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="All of these in one file; flags win.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print plan, counts, memory and cost; write nothing.")
+    ] = False,
+) -> None:
+    """Render every target that RUN does not hold yet. The same line again goes on where it stopped."""
+    from jobs.render import load_config, render_command
+
+    if more_targets and not targets:
+        raise DgnError(
+            f"unexpected '{more_targets[0]}': targets stand behind --targets, RUN is one folder or s3:// prefix"
+        )
+    flags: dict[str, Any] = {
+        "targets": [spec for text in [*(targets or []), *(more_targets or [])] for spec in text.split()] or None,
+        "modes": [mode.strip() for mode in modes.split(",")] if modes else None,
+        "batch_size": int(batch_size) if batch_size and batch_size.isdigit() else batch_size,
+        "preset": preset, "discriminator": discriminator, "weights": weights, "decoder": decoder, "seed": seed,
+        "seeds": seeds, "updates": updates, "views": views, "tone_mapping": tone_mapping, "width": width,
+        "precision": precision, "shard_size": shard_size, "workers": workers, "gpus_per_worker": gpus_per_worker,
+    }  # fmt: skip
+    render_command(run, load_config(config, flags), dry_run)
+
+
+@app.command()
+def resume(run: RunArgument) -> None:
+    """Go on with RUN, with the settings that it was begun with."""
+    from jobs.render import resume_command
+
+    resume_command(run)
+
+
+@app.command()
+def status(
+    run: RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds, until the run is whole.")] = False,
+) -> None:
+    """How far RUN is: pictures and shards done, outcomes, failures."""
+    from jobs.status import status_command
+
+    status_command(run, as_json, watch)
+
+
+@app.command()
+def failed(run: RunArgument) -> None:
+    """Shards that are not whole and why their attempts failed, and pictures that are not ok."""
+    from jobs.status import failed_command
+
+    failed_command(run)
+
+
+@app.command()
+def query(
+    run: RunArgument,
+    mode: Annotated[str | None, typer.Option(help="untrained or pretrained.")] = None,
+    layer: Annotated[str | None, typer.Option(help="For instance fc8 or conv5_1.")] = None,
+    min_activation: Annotated[float | None, typer.Option(help="From the saved PNG.")] = None,
+    status_: Annotated[str | None, typer.Option("--status", help="ok, not_converged, dead or nonfinite.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="So many, highest activation first.")] = None,
+    format_: Annotated[Format, typer.Option("--format", help="table, json or csv.")] = Format.table,
+) -> None:
+    """Rows of RUN, highest activation first."""
+    from jobs.query import query_command
+
+    query_command(run, mode, layer, min_activation, status_, top, format_.value)
+
+
+@app.command()
+def verify(
+    run: RunArgument,
+    sample: Annotated[int, typer.Option(help="Pictures to score again.")] = 8,
+    weights: WeightsFile = None,
+) -> None:
+    """Check RUN: every target once, every file whole, a sample scored again."""
+    from jobs.verify import verify_command
+
+    verify_command(run, sample, weights)
+
+
+@app.command()
+def gc(
+    run: RunArgument,
+    uncommitted: Annotated[
+        bool, typer.Option("--uncommitted", help="Also pictures of unfinished shards; only when nothing renders RUN.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list them.")] = False,
+) -> None:
+    """Delete pictures that no row names: what killed attempts left behind."""
+    from jobs.gc import gc_command
+
+    gc_command(run, uncommitted, dry_run)
+
+
+@app.command()
+def sheet(
+    run: RunArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT.png")],
+    layer: Annotated[str | None, typer.Option(help="Only this layer.")] = None,
+    columns: Annotated[int, typer.Option(min=1, help="Pictures per row.")] = 6,
+    picture_px: Annotated[int, typer.Option(min=32, help="Side of a picture on the sheet.")] = 224,
+) -> None:
+    """A contact sheet of RUN: every picture with its label, activation and rank."""
+    from jobs.sheet import sheet_command
+
+    sheet_command(run, out, layer, columns, picture_px)
+
+
+@app.command()
+def info(
+    discriminator: Discriminator = None,
+    preset: Annotated[str, typer.Option(help="paper, standard or draft.")] = "standard",
+    width: Annotated[float, typer.Option(help="Factor on G's channels.")] = 1.0,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    layer: Annotated[str | None, typer.Option(help="Layer of the targets; default: the classes.")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Only list the layers.")] = False,
+    networks: Annotated[bool, typer.Option("--networks", help="Only list the discriminators.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Variables, operations and bytes per target, layers and unit counts, size of the target set."""
+    from jobs.info import info_command
+
+    info_command(discriminator or "vgg16", preset, width, precision, layer, layers, networks, as_json)
+
+
+@app.command()
+def doctor(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Also check this folder or bucket.")] = None,
+    discriminator: Discriminator = None,
+    weights: WeightsFile = None,
+) -> None:
+    """Check this machine: devices, weights, and whether the store keeps its create-once promise."""
+    from jobs.doctor import doctor_command
+
+    doctor_command(run, discriminator or "vgg16", weights)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 something is missing or broken in the run, 2 bad input."""
+    try:
+        app()
+    except DgnError as error:
+        sys.exit(_say(error, 2))
+    except ShardFailed as error:
+        sys.exit(_say(error, 1))
+
+
+def _say(error: Exception, code: int) -> int:
+    print(f"dgn: {error}", file=sys.stderr)
+    return code

@@ -1,0 +1,29 @@
+"""`dgn gc`: deletes pictures that no row names."""
+
+from __future__ import annotations
+
+from jobs.status import open_run
+
+
+def gc_command(url: str, uncommitted: bool, dry_run: bool) -> None:
+    """Of whole shards, every picture that its rows do not name: another attempt's. Of the others only when asked to,
+    since an attempt at them may be under way."""
+    run = open_run(url)
+    info = run.info()
+    committed = run.committed(info.num_shards)
+    named: dict[int, set[str]] = {}
+    num_deleted = num_kept = 0
+    for key in run.store.list("images"):
+        shard = int(key.split("/")[1])
+        if shard in committed and shard not in named:
+            named = {shard: set(next(run.tables([shard], ["file_name"]))["file_name"].to_pylist())}
+        is_left_over = key not in named[shard] if shard in committed else uncommitted
+        if not is_left_over:
+            num_kept += 1
+            continue
+        num_deleted += 1
+        if dry_run:
+            print(key)
+        else:
+            run.store.delete(key)
+    print(f"{num_deleted} pictures {'would be ' if dry_run else ''}deleted, {num_kept} kept")

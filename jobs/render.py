@@ -1,0 +1,197 @@
+"""`dgn render` and `dgn resume`: a target set becomes pictures and rows."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ValidationError
+from torch import Tensor
+
+from cluster.plan import Plan, RunConfig, fingerprint, make_plan
+from cluster.run import Run
+from cluster.storage import open_store
+from dgn import discriminator as discriminators
+from dgn import info
+from dgn.decoder import load_decoder
+from dgn.errors import DgnError, ShardFailed
+from dgn.generator import Mode
+from dgn.render import RenderConfig
+
+log = logging.getLogger("dgn")
+LOG_EVERY_S = 10.0
+ASSUMED_OPS_PER_S = 50e12  # of one device, for --dry-run's estimate; an assumption, not a measurement
+
+
+def load_config(path: Path | None, flags: dict[str, Any]) -> RunConfig:
+    """The YAML file's settings with the flags that were given over them.
+
+    Raises: DgnError, in one line, naming the first setting that is wrong.
+    """
+    settings: Any = {}
+    if path is not None:
+        try:
+            settings = yaml.safe_load(path.read_text()) or {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise DgnError(f"cannot read the configuration {path}: {error}") from error
+        except yaml.YAMLError as error:
+            raise DgnError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(settings, dict):
+            raise DgnError(f"{path} holds a {type(settings).__name__}: expected settings such as 'preset: draft'")
+    given = {name: value for name, value in flags.items() if value is not None}
+    for name in ("targets", "modes"):
+        if isinstance(settings.get(name), str):
+            settings[name] = settings[name].split()
+    try:
+        return RunConfig.model_validate({**settings, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"][:1])
+        known = "" if name in RunConfig.model_fields else f" (known: {', '.join(RunConfig.model_fields)})"
+        raise DgnError(f"setting {name}: {first['msg']}, got {first['input']!r}{known}") from error
+
+
+def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
+    """Checks everything that can be wrong before anything is written, then renders."""
+    from cluster import driver
+    from cluster.actor import RunContext
+
+    layout = discriminators.layout(config.discriminator)
+    plan = make_plan(config, layout)
+    config.render_config("float32")
+    store = open_store(url)
+    if dry_run:
+        print_plan(plan, config)
+        return
+    modes = {block.mode for block in plan.blocks}
+    if "pretrained" in modes and config.decoder is None:
+        raise DgnError(
+            "pretrained mode without a decoder: give --decoder FILE (dgn pretrain IMAGES FILE makes one), "
+            "or --modes untrained"
+        )
+    weights = discriminators.load_weights(config.discriminator, Path(config.weights) if config.weights else None)
+    decoder, decoder_sha256 = _decoder(config) if "pretrained" in modes else (None, None)
+    store.check(must_write=True)
+    log_to_stderr()
+    driver.connect()
+    workers = driver.choose_workers(config.workers, config.gpus_per_worker)
+    config = config.model_copy(update={"precision": _resolve_precision(config.precision, workers.gpus_each > 0)})
+    render_config = config.render_config(config.precision)  # type: ignore[arg-type]
+    run = Run(store)
+    identity = fingerprint(plan, render_config, config.discriminator, weights.sha256, decoder_sha256)
+    run_info = run.start(identity, config, plan.num_targets, plan.num_shards)
+    context = RunContext(
+        url=store.url,
+        run_id=run_info.run_id,
+        plan=plan,
+        render=render_config,
+        fingerprint=identity,
+        batch_size=None if config.batch_size == "auto" else config.batch_size,
+    )
+    with progress_shown() as observe:
+        progress = driver.render_run(run, run_info, context, weights, decoder, workers, observe)
+    outcomes = (
+        ", ".join(f"{count} {name}" for name, count in sorted(progress.statuses.items())) or "nothing was left to do"
+    )
+    print(f"{progress.pictures_done} of {progress.num_targets} pictures in {store.url} ({outcomes})")
+    if progress.quarantined:
+        listed = ", ".join(f"{shard:06d}" for shard in progress.quarantined[:20])
+        raise ShardFailed(
+            f"{len(progress.quarantined)} shards failed {driver.MAX_ATTEMPTS} times: {listed}; "
+            f"dgn failed {url} tells why, the same line tries them again"
+        )
+
+
+def resume_command(url: str) -> None:
+    store = open_store(url)
+    store.check(must_write=False)
+    render_command(url, Run(store).info().run_config, dry_run=False)
+
+
+def _decoder(config: RunConfig) -> tuple[dict[str, Tensor], str]:
+    path = Path(str(config.decoder))
+    return load_decoder(path, config.width), discriminators.file_sha256(path)
+
+
+def _resolve_precision(precision: str, has_gpus: bool) -> Literal["float32", "bfloat16"]:
+    """`auto` is bfloat16 where the hardware multiplies it: on the cluster's GPUs, or on this machine's CPU."""
+    if precision in ("float32", "bfloat16"):
+        return precision  # type: ignore[return-value]
+    if has_gpus:
+        return "bfloat16"
+    import torch
+
+    has_bfloat16 = torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if has_bfloat16 else "float32"
+
+
+def print_plan(plan: Plan, config: RunConfig) -> None:
+    """What --dry-run shows: targets and shards by mode and layer, memory per target, operations."""
+    precision: Literal["float32", "bfloat16"] = "float32" if config.precision == "float32" else "bfloat16"
+    render_config: RenderConfig = config.render_config(precision)
+    print(f"{plan.num_targets:,} targets in {plan.num_shards:,} shards, preset {config.preset}, {config.discriminator}")
+    total_ops = 0
+    costs: dict[tuple[Mode, str], info.Cost] = {}
+    for block in plan.blocks:
+        cost = costs[block.mode, block.layer] = info.cost(render_config, block.mode, config.discriminator, block.layer)
+        ops = cost.ops_per_update * cost.num_updates
+        total_ops += ops * len(block)
+        print(f"  {block.mode:<10} {block.layer:<12} {len(block):>9,} targets  {ops / 1e12:8.1f} TFLOP a picture")
+    for mode in dict.fromkeys(block.mode for block in plan.blocks):
+        needed = info.bytes_per_target(render_config, mode)
+        print(f"  memory per {mode} target: {needed / 1e6:.0f} MB, half or more of it weights' state")
+    hours = total_ops / ASSUMED_OPS_PER_S / 3600
+    rate = f"{ASSUMED_OPS_PER_S / 1e12:.0f} TFLOP/s"
+    print(f"  {total_ops / 1e15:,.1f} PFLOP in all: {hours:,.1f} device hours at an assumed {rate}")
+
+
+def log_to_stderr() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for chatty in ("ray", "botocore", "aiobotocore", "s3fs", "fsspec", "urllib3"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+@contextmanager
+def progress_shown() -> Iterator[Callable[[Any], None]]:
+    """An observer for the driver: a bar with pictures per minute and time left on a terminal, log lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield _log_progress()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("pictures", rate="")
+
+        def observe(progress: Any) -> None:
+            rate = f"{progress.pictures_per_minute:.1f}/min" if progress.workers_ready else "starting workers"
+            bar.update(task, completed=progress.pictures_done, total=progress.num_targets, rate=rate)
+
+        yield observe
+
+
+def _log_progress() -> Callable[[Any], None]:
+    last: tuple[int, float] = (-1, 0.0)
+
+    def observe(progress: Any) -> None:
+        nonlocal last
+        if progress.pictures_done != last[0] and time.monotonic() - last[1] > LOG_EVERY_S:
+            last = (progress.pictures_done, time.monotonic())
+            rate = progress.pictures_per_minute
+            left_min = (progress.num_targets - progress.pictures_done) / rate if rate else float("nan")
+            log.info(
+                "%d of %d pictures, %.1f a minute, %.0f minutes left, %d retries",
+                progress.pictures_done, progress.num_targets, rate, left_min, progress.retries,
+            )  # fmt: skip
+
+    return observe

@@ -1,0 +1,54 @@
+"""`dgn sheet`: a contact sheet of a run."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from dgn.errors import DgnError
+from jobs.status import open_run
+
+MARGIN_PX = 6
+
+
+def sheet_command(url: str, out: Path, layer: str | None, columns: int, picture_px: int) -> None:
+    run = open_run(url)
+    info = run.info()
+    committed = run.committed(info.num_shards)
+    tables = run.tables(shard for shard in range(info.num_shards) if shard in committed)
+    rows = [row for table in tables for row in table.to_pylist() if layer is None or row["layer"] == layer]
+    if not rows:
+        raise DgnError(f"{url} has no pictures{f' of layer {layer}' if layer else ''} yet")
+    columns = min(columns, len(rows))
+    font_px = max(10, picture_px // 16)
+    font = ImageFont.load_default(font_px)
+    caption_px = 2 * (font_px + 4)
+    cell_w, cell_h = picture_px + MARGIN_PX, picture_px + caption_px + MARGIN_PX
+    page = Image.new(
+        "RGB", (columns * cell_w + MARGIN_PX, math.ceil(len(rows) / columns) * cell_h + MARGIN_PX), "white"
+    )
+    pen = ImageDraw.Draw(page)
+    for i, row in enumerate(rows):
+        x, y = MARGIN_PX + i % columns * cell_w, MARGIN_PX + i // columns * cell_h
+        if row["file_name"]:
+            with Image.open(io.BytesIO(run.store.read(row["file_name"]))) as image:
+                page.paste(image.resize((picture_px, picture_px), Image.Resampling.LANCZOS), (x, y))
+        else:
+            pen.rectangle([x, y, x + picture_px, y + picture_px], outline="grey")
+        first, second = _caption(row)
+        pen.text((x, y + picture_px + 1), first, fill="black", font=font)
+        pen.text((x, y + picture_px + font_px + 4), second, fill="dimgrey", font=font)
+    page.save(out)
+    print(f"{len(rows)} pictures on {out}")
+
+
+def _caption(row: dict[str, Any]) -> tuple[str, str]:
+    name = row["label"] or row["target_id"].rsplit("-", 2)[0]
+    if row["status"] == "nonfinite":
+        return name, "nonfinite"
+    outcome = "" if row["status"] == "ok" else f", {row['status'].replace('_', ' ')}"
+    return f"{name} ({row['mode']})", f"activation {row['activation']:.3g}, rank {row['rank']}{outcome}"

@@ -1,0 +1,98 @@
+"""`dgn verify`: is everything there, once, whole, and as its row says?"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from cluster.plan import RunConfig, make_plan
+from cluster.run import Run, sha256
+from dgn import discriminator as discriminators
+from dgn import picture
+from dgn.discriminator import Discriminator
+from dgn.errors import DgnError, ShardFailed
+from dgn.targets import Target
+from jobs.status import open_run
+
+RELATIVE_TOLERANCE = 1e-3  # between machines: float32 convolutions in another order
+SHOWN = 20
+
+
+def verify_command(url: str, sample: int, weights: str | None) -> None:
+    """Raises: ShardFailed with a count where anything is missing, twice, broken or scored otherwise."""
+    run = open_run(url)
+    info = run.info()
+    config = info.run_config
+    plan = make_plan(config, discriminators.layout(config.discriminator))
+    if plan.targets_sha256() != info.fingerprint["targets_sha256"]:
+        raise DgnError(f"{url}: run.json's configuration does not give its own target list; it was edited")
+    committed = run.committed(info.num_shards)
+    problems: list[str] = []
+    seen: set[str] = set()
+    reservoir: list[tuple[Target, dict[str, Any]]] = []
+    num_pictures = 0
+    stream = random.Random(info.run_id)
+    for index in range(plan.num_shards):
+        if index not in committed:
+            problems.append(f"shard {index:06d} is missing ({len(plan.shard(index))} targets)")
+            continue
+        targets = {target.target_id: target for target in plan.shard(index).targets}
+        for row in next(run.tables([index])).to_pylist():
+            name = row["target_id"]
+            num_pictures += 1
+            if name in seen:
+                problems.append(f"{name} is there twice")
+            seen.add(name)
+            if targets.pop(name, None) is None:
+                problems.append(f"{name} does not belong to shard {index:06d}")
+                continue
+            if row["file_name"] is None:
+                continue
+            problems += _check_file(run, row)
+            target = next(t for t in plan.shard(index).targets if t.target_id == name)
+            if len(reservoir) < sample:
+                reservoir.append((target, row))
+            elif sample and (slot := stream.randrange(num_pictures)) < sample:
+                reservoir[slot] = (target, row)
+        problems += [f"{name} has no row in shard {index:06d}" for name in targets]
+    num_scored = 0
+    if not problems and reservoir:
+        problems += _score_again(run, config, reservoir, weights)
+        num_scored = len(reservoir)
+    for problem in problems[:SHOWN]:
+        print(problem)
+    print(
+        f"{info.num_targets} targets expected, {len(seen)} found, {num_pictures - len(seen)} twice, "
+        f"{num_scored} scored again, {len(problems)} problems"
+    )
+    if problems:
+        raise ShardFailed(f"{url} is not whole: {problems[0]}; dgn resume {url} renders what is missing")
+
+
+def _check_file(run: Run, row: dict[str, Any]) -> list[str]:
+    try:
+        data = run.store.read(row["file_name"])
+    except FileNotFoundError:
+        return [f"{row['file_name']} is missing"]
+    if sha256(data) != row["sha256"]:
+        return [f"{row['file_name']} has {len(data)} bytes that are not those of its row (sha256 differs)"]
+    return []
+
+
+def _score_again(
+    run: Run, config: RunConfig, sampled: list[tuple[Target, dict[str, Any]]], weights: str | None
+) -> list[str]:
+    path = weights or config.weights
+    frozen = discriminators.load_weights(config.discriminator, Path(path) if path else None)
+    if frozen.sha256 != run.info().fingerprint["weights_sha256"]:
+        raise DgnError(f"{frozen.source} is not the weights file of this run: give it with --weights FILE")
+    judge = Discriminator(frozen)
+    problems = []
+    for target, row in sampled:
+        again = picture.rescore([run.store.read(row["file_name"])], [target], judge)[0]
+        if abs(again.activation - row["activation"]) > RELATIVE_TOLERANCE * max(abs(row["activation"]), 1e-6):
+            problems.append(
+                f"{row['target_id']}: scored {again.activation:.6g} again, its row says {row['activation']:.6g}"
+            )
+    return problems

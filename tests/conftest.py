@@ -1,0 +1,116 @@
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dgn.discriminator import Discriminator, load_weights
+from dgn.generator import Architecture, initial_weights
+from dgn.render import PAPER, STANDARD, RenderConfig
+
+WIDTH = 0.125  # of G in tests: the same code, a sixty-fourth of the arithmetic
+
+
+@pytest.fixture(scope="session")
+def mini_weights():
+    return load_weights("vgg16-mini")
+
+
+@pytest.fixture(scope="session")
+def mini(mini_weights):
+    return Discriminator(mini_weights)
+
+
+@pytest.fixture(scope="session")
+def mini_float64(mini_weights):
+    return Discriminator(mini_weights, dtype=torch.float64)
+
+
+@pytest.fixture(scope="session")
+def decoder():
+    """A decoder that nobody trained: random weights of the right shapes."""
+    weights = initial_weights(Architecture("pretrained", WIDTH), torch.Generator().manual_seed(7))
+    return {name: tensor for name, tensor in weights.items() if name != "alpha"}
+
+
+@pytest.fixture
+def paper_config():
+    return RenderConfig("paper", PAPER["untrained"], PAPER["pretrained"], WIDTH, "float64")
+
+
+@pytest.fixture
+def quick_config():
+    """The standard preset, shortened."""
+    recipes = {mode: replace(recipe, num_updates=6, num_views=2) for mode, recipe in STANDARD.items()}
+    return RenderConfig("standard", recipes["untrained"], recipes["pretrained"], WIDTH, "float32")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextlib.contextmanager
+def server(command, port, env=None):
+    """A server of ours on loopback, stopped by its own handle."""
+    process = subprocess.Popen(
+        command, env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(300):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            assert process.poll() is None, f"{command[0]} ended with {process.returncode}"
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """A real S3 server and the environment that reaches it."""
+    port, folder = free_port(), tmp_path_factory.mktemp("s3")
+    env = {
+        "BIND_HOST": "127.0.0.1", "MINISTACK_HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "SERVICES": "s3",
+        "S3_PERSIST": "1", "S3_DATA_DIR": str(folder), "STATE_DIR": str(folder),
+    }  # fmt: skip
+    with server([str(Path(sys.executable).parent / "ministack")], port, env) as url:
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(url, timeout=2).close()
+                break
+            time.sleep(0.1)
+        yield {
+            "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }  # fmt: skip
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch, request):
+    """An empty bucket's name; this process and its children see the server."""
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    name = "b-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:50].strip("-")
+    import s3fs
+
+    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def real_weights():
+    folder = os.environ.get("DGN_WEIGHTS")
+    if not folder:
+        pytest.skip("DGN_WEIGHTS is not set: a folder with mobilenet_v2-imagenet.safetensors and others")
+    return Path(folder)

@@ -1,0 +1,75 @@
+"""G against Table 1's counts and against plain PyTorch."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dgn.generator import Architecture, conv_after_upsample, conv_same, generate, generate_batch, initial_weights
+from tests.conftest import WIDTH
+from tests.paper_port import PaperGenerator
+
+
+@pytest.mark.parametrize(("mode", "count"), [("untrained", 5_240_841), ("pretrained", 3_200)])
+def test_trainable_variables_of_table_1(mode, count):
+    architecture = Architecture(mode)
+    assert architecture.num_trainable == count
+    weights = initial_weights(architecture, torch.Generator().manual_seed(0))
+    assert sum(weights[name].numel() for name in architecture.trainable) == count
+
+
+@pytest.mark.parametrize("kernel", [2, 3, 4])
+@pytest.mark.parametrize("px", [5, 8])
+def test_convolution_after_upsampling_is_exact_forward_and_backward(kernel, px):
+    stream = torch.Generator().manual_seed(kernel)
+    x = torch.randn(1, 6, px, px, dtype=torch.float64, generator=stream, requires_grad=True)
+    w = torch.randn(4, 6, kernel, kernel, dtype=torch.float64, generator=stream, requires_grad=True)
+    b = torch.randn(4, dtype=torch.float64, generator=stream, requires_grad=True)
+    plain = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), w, b)
+    ours = conv_after_upsample(x, w, b)
+    assert ours.shape == plain.shape
+    torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+    weighting = torch.randn(plain.shape, dtype=torch.float64, generator=stream)
+    for ours_grad, plain_grad in zip(
+        torch.autograd.grad((ours * weighting).sum(), (x, w, b)),
+        torch.autograd.grad((plain * weighting).sum(), (x, w, b)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours_grad, plain_grad, rtol=1e-11, atol=1e-11)
+
+
+def test_even_kernels_pad_the_odd_row_after():
+    x = torch.zeros(1, 1, 4, 4)
+    x[0, 0, 0, 0] = 1
+    w = torch.arange(16.0).reshape(1, 1, 4, 4)
+    y = conv_same(x, w, torch.zeros(1))
+    assert y.shape == x.shape
+    assert y[0, 0, 0, 0] == w[0, 0, 1, 1], "4x4 pads one row before and two after"
+
+
+@pytest.mark.parametrize("mode", ["untrained", "pretrained"])
+def test_picture_is_224_px_and_equals_stock_modules(mode):
+    architecture = Architecture(mode, WIDTH)
+    weights = {n: w.double() for n, w in initial_weights(architecture, torch.Generator().manual_seed(1)).items()}
+    picture = generate(architecture, weights, weights["alpha"])
+    assert picture.shape == (3, 224, 224)
+    port = PaperGenerator(mode, WIDTH).double().load(weights)
+    plain = port.layers(weights["alpha"].reshape(1, -1, 5, 5))[0]
+    torch.testing.assert_close(picture, plain, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["untrained", "pretrained"])
+def test_the_map_of_a_gpu_equals_the_loop_of_a_cpu(mode):
+    architecture = Architecture(mode, WIDTH)
+    streams = [torch.Generator().manual_seed(n) for n in range(3)]
+    starts = [{k: w.double() for k, w in initial_weights(architecture, s).items()} for s in streams]
+    features = torch.stack([start["alpha"] for start in starts])
+    own = {name: torch.stack([start[name] for start in starts]) for name in architecture.trainable}
+    shared = {name: w for name, w in starts[0].items() if name not in own}
+    looped = generate_batch(architecture, own, shared, features)
+    mapped = torch.vmap(lambda weights, f: generate(architecture, {**shared, **weights}, f))(own, features)
+    torch.testing.assert_close(looped, mapped, rtol=1e-9, atol=1e-9)
+
+
+def test_width_outside_its_range_is_refused():
+    with pytest.raises(ValueError, match="width 9"):
+        Architecture("untrained", 9)

@@ -1,0 +1,83 @@
+"""Target specifications: what they mean, and the one line for those that mean nothing."""
+
+import pytest
+
+from dgn.discriminator import layout
+from dgn.errors import TargetError
+from dgn.targets import Target, WeightedUnit, parse_targets
+
+VGG = "vgg16"
+
+
+def count(blocks):
+    return sum(len(block) for block in blocks)
+
+
+def units(blocks):
+    return [target.unit for block in blocks for target in block]
+
+
+def test_the_full_target_set_of_vgg16_is_6224():
+    vgg = layout(VGG)
+    assert [(n, vgg.units[n]) for n in ("conv1_1", "conv2_2", "conv5_1", "fc6", "fc8")] == [
+        ("conv1_1", 64), ("conv2_2", 128), ("conv5_1", 512), ("fc6", 4096), ("fc8", 1000),
+    ]  # fmt: skip
+    assert count(parse_targets(["filters"], vgg, None)) == 4224
+    assert count(parse_targets(["all"], vgg, None)) == 6224
+    assert count(parse_targets(["all"], vgg, ["untrained", "pretrained"])) == 10448
+    assert count(parse_targets(["classes"], vgg, None, num_seeds=3)) == 3000
+
+
+def test_labels_ranges_and_lists():
+    vgg = layout(VGG)
+    assert units(parse_targets(["classes:mosque"], vgg, None)) == [668]
+    assert units(parse_targets(["classes:3-5,9", "classes:4"], vgg, None)) == [3, 4, 5, 9]
+    filters = parse_targets(["filters:conv5_1:0-2"], vgg, None)
+    assert filters == parse_targets(["filters:features.24:0-2"], vgg, None), "dotted names are the same layer"
+
+
+def test_groups_keep_their_weights():
+    (mix,) = parse_targets(["mix:classes:9+30"], layout(VGG), None)[0]
+    assert mix.units == (WeightedUnit("fc8", 9), WeightedUnit("fc8", 30))
+    (group,) = parse_targets(["group:conv5_1:3*0.5+17,conv4_1:7"], layout(VGG), None)[0]
+    assert group.units == (WeightedUnit("conv5_1", 3, 0.5), WeightedUnit("conv5_1", 17), WeightedUnit("conv4_1", 7))
+    assert group.layers == ("conv5_1", "conv4_1")
+    assert group.unit is None
+
+
+def test_target_ids_are_unique_stable_and_fit_for_files():
+    blocks = parse_targets(["all", "mix:classes:9+30", "mix:classes:9*0.5+30"], layout("vgg16-mini"), None, num_seeds=2)
+    ids = [target.target_id for block in blocks for target in block]
+    assert len(set(ids)) == len(ids)
+    assert all(set(i) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_.") for i in ids)
+    mosque = Target((WeightedUnit("fc8", 668),), "untrained", 0)
+    assert mosque.target_id == "fc8-00668-untrained-s0"
+    many = Target(tuple(WeightedUnit("fc8", u) for u in range(99)), "untrained", 0)
+    assert len(many.target_id) < 100
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("classes:crane", "names 2 classes, 134 and 517"),
+        ("classes:mosk", "did you mean mosque"),
+        ("classes:1000", "unknown unit 1000"),
+        ("classes:9-3", "empty range"),
+        ("filters:conv9_1", "unknown layer 'conv9_1'"),
+        ("filters:conv5_1:512", "units 0 to 511"),
+        ("filters:conv5_1:x", "unknown unit 'x'"),
+        ("mix:classes:9+9", "stands twice"),
+        ("mix:filters:9+9", "unknown target"),
+        ("group:conv5_1:3*0", "unknown unit '3*0'"),
+        ("mosque", "unknown target 'mosque'"),
+    ],
+)
+def test_bad_targets_say_what_was_expected(spec, says):
+    with pytest.raises(TargetError, match=says.replace("*", r"\*")):
+        parse_targets([spec], layout(VGG), None)
+
+
+def test_bad_modes_seeds_and_nothing():
+    for arguments in ((["all"], ["pretrainedd"], 0, 1), ([], None, 0, 1), (["all"], None, 0, 0)):
+        with pytest.raises(TargetError, match="expected"):
+            parse_targets(arguments[0], layout("vgg16-mini"), *arguments[1:])
