@@ -115,6 +115,7 @@ class RenderActor:
             self.run.store.write(key, png)
             row |= {
                 "activation": scores.activation,
+                "unrounded_activation": picture.score(result.picture_3HW[None], [target], self.judge)[0].activation,
                 "rank": scores.rank,
                 "probability": scores.probability,
                 "top5": [top.__dict__ for top in scores.top5],

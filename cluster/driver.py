@@ -193,7 +193,7 @@ class _Driver:
             if shard is None:
                 break
             self._begin(shard, self.idle.pop())
-        in_work = {task.shard for task in self.tasks.values()}
+        in_work = {task.shard for task in self.tasks.values() if task.shard not in self.committed}
         num_left = self.committed.num_shards - self.committed.count - len(self.progress.quarantined) - len(in_work)
         num_alive = len(self.idle) + len(self.starting) + len(self.tasks)
         for _ in range(min(num_left - len(self.starting), self.num_workers - num_alive)):

@@ -35,9 +35,9 @@ class RunConfig(BaseModel):
     seed: int = Field(default=0, ge=0)
     seeds: int = Field(default=1, ge=1)
     updates: int | None = Field(default=None, ge=1)  # None: the preset's
-    views: int | None = Field(default=None, ge=1)
+    views: int | None = Field(default=None, ge=0)
     tone_mapping: Literal["none", "notebook"] = "none"
-    width: float = Field(default=1.0, gt=0, le=4)
+    width: float | None = Field(default=None, gt=0, le=4)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     shard_size: int = Field(default=32, ge=1, le=4096)
     batch_size: Literal["auto"] | int = "auto"
@@ -46,17 +46,9 @@ class RunConfig(BaseModel):
 
     def render_config(self, precision: Literal["float32", "bfloat16"]) -> RenderConfig:
         """The preset with this run's own settings."""
-        from dataclasses import replace
-
-        config = RenderConfig.from_preset(self.preset, self.width, precision)
-        changes: dict[str, Any] = {"tone_mapping": self.tone_mapping}
-        if self.updates is not None:
-            changes["num_updates"] = self.updates
-        if self.views is not None:
-            changes["num_views"] = self.views
-        return replace(
-            config, untrained=replace(config.untrained, **changes), pretrained=replace(config.pretrained, **changes)
-        )
+        own = {"num_updates": self.updates, "num_views": self.views, "width": self.width}
+        given = {name: value for name, value in own.items() if value is not None}
+        return RenderConfig.from_preset(self.preset, precision, tone_mapping=self.tone_mapping, **given)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ SCHEMA = pa.schema(
         ("status", pa.string()),  # ok, not_converged, dead, nonfinite
         ("reason", pa.string()),  # null where ok
         ("activation", pa.float32()),  # from the saved PNG; this and all scores are null where nonfinite
-        ("optimised_activation", pa.float32()),  # at the last update
+        ("unrounded_activation", pa.float32()),  # the same picture before it was rounded to 8 bits
+        ("optimised_activation", pa.float32()),  # at the last update, over its moved views
         ("rank", pa.int32()),  # from the saved PNG, 1 is first
         ("probability", pa.float32()),  # null outside the class layer
         ("top5", pa.list_(pa.struct([("unit", pa.int32()), ("label", pa.string()), ("activation", pa.float32())]))),

@@ -168,8 +168,8 @@ class S3Store:
     def __init__(self, url: str):
         import s3fs
 
-        self.url = url.rstrip("/")
-        self.bucket, _, self.prefix = self.url.removeprefix("s3://").partition("/")
+        self.bucket, _, self.prefix = url.removeprefix("s3://").rstrip("/").partition("/")
+        self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         if not self.bucket:
             raise StoreError(f"no bucket in '{url}': expected s3://bucket/prefix")
         retries = {"mode": "adaptive", "max_attempts": 8}
@@ -223,9 +223,8 @@ class S3Store:
         except PermissionError as error:
             raise StoreError(f"no permission for {self.url}: {error}; the role or key needs read and write") from error
         except (OSError, BotoCoreError) as error:
-            raise StoreError(
-                f"cannot use {self.url}: {error}; check endpoint and credentials (AWS_* settings)"
-            ) from error
+            reason = " ".join(str(error).split())
+            raise StoreError(f"cannot use {self.url}: {reason}; check endpoint and credentials (AWS_*)") from error
 
 
 def _s3_code(error: BaseException) -> str | None:

@@ -32,6 +32,6 @@ def load_decoder(path: Path, width: float) -> dict[str, Tensor]:
             made = json.loads(header.get("dgn", "{}")).get("width")
             hint = f"it was made with --width {made}" if made else "it is of another architecture"
             raise WeightsMismatch(
-                f"decoder {path} does not fit --width {width:g}: {name} is {found}, expected {shape}; {hint}"
+                f"decoder {path} does not fit width {width:g}: {name} is {found}, expected {shape}; {hint}"
             )
     return {name: state[name] for name in expected}

@@ -19,6 +19,7 @@ class Cost:
     """Of one target in one mode. Operations count a multiply-add as two, forward and backward, matrix products and
     convolutions only, one view per update unless `num_views` says more."""
 
+    width: float
     num_trainable: int
     num_updates: int
     num_views: int
@@ -40,9 +41,10 @@ def cost(config: RenderConfig, mode: Mode, network: str, layer: str | None = Non
     """Counts one target's cost against a layer of a network (its classes' where none is given)."""
     recipe, architecture = config.recipe(mode), config.architecture(mode)
     return Cost(
+        width=recipe.width,
         num_trainable=architecture.num_trainable,
         num_updates=recipe.num_updates,
-        num_views=recipe.num_views if recipe.moves else 1,
+        num_views=max(1, recipe.num_views),
         generator_ops_per_update=_generator_ops(config, mode),
         discriminator_ops_per_view=_discriminator_ops(network, layer),
         state_bytes=state_bytes(config, mode),

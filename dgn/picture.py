@@ -71,12 +71,18 @@ class Scores:
 
 def rescore(pngs: Sequence[bytes], targets: Sequence[Target], discriminator: Discriminator) -> list[Scores]:
     """Scores of saved pictures, each by its own target. D should be the float32 one."""
-    images = torch.from_numpy(np.stack([decode(png) for png in pngs])).permute(0, 3, 1, 2).float() / 255
+    return score(
+        torch.from_numpy(np.stack([decode(png) for png in pngs])).permute(0, 3, 1, 2) / 255, targets, discriminator
+    )
+
+
+def score(images_N3HW: Tensor, targets: Sequence[Target], discriminator: Discriminator) -> list[Scores]:
+    """Scores of pictures in [0, 1], saved or not."""
     layers = dict.fromkeys(layer for target in targets for layer in target.layers)
     units: dict[str, NDArray[np.float32]] = {}
     probabilities = np.empty(0)
     for layer in layers:
-        response, logits = discriminator.scores(images, layer)
+        response, logits = discriminator.scores(images_N3HW, layer)
         units[layer] = _mean_over_space(response.cpu().numpy())
         shifted = np.exp(logits.cpu().double().numpy() - logits.cpu().double().numpy().max(1, keepdims=True))
         probabilities = shifted / shifted.sum(1, keepdims=True)

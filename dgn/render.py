@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ from dgn.targets import Target
 log = logging.getLogger(__name__)
 
 CURVE_POINTS = 64
+# Principal axes of the colour covariance of 900 ImageNet photographs (RGB in [0, 1]), each scaled by its standard
+# deviation: luminance, red against blue, green against magenta. Rows are R, G, B. Measured for this project.
+PHOTO_COLOURS = ((0.239, 0.089, 0.024), (0.245, 0.0, -0.049), (0.248, -0.085, 0.025))
 Precision = Literal["float32", "bfloat16", "float64"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -36,15 +39,16 @@ DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bf
 class Recipe:
     """How one mode's pictures are optimised. The defaults are the paper's untrained mode (Table 1, Eq. 2 and 3)."""
 
+    width: float = 1.0  # factor on G's channels
     num_updates: int = 500
     optimiser: Literal["adamax", "sgd"] = "adamax"
     learning_rate: float = 0.002
     noise: Literal["additive", "multiplicative"] = "additive"
     noise_sigma: float = 2.0
     penalty_others: float = 0.01  # lambda; the notebooks' 10 / 1000 classes
-    num_views: int = 1
-    moves: Moves | None = None
-    is_displayable: bool = False  # G's output mapped into [0, 1] inside the loop; otherwise it is D's normalised input
+    num_views: int = 0  # moved views per update; 0: D sees the picture itself
+    moves: Moves = field(default_factory=Moves)
+    is_displayable: bool = False  # G's output mapped to colours in [0, 1] in the loop; else it is D's normalised input
     wakes_silent_units: bool = False
     num_snapshots: int = 1  # above 1: the picture is the per-pixel median of the last snapshots
     updates_per_snapshot: int = 40
@@ -62,17 +66,12 @@ PAPER = {
         num_snapshots=10,
     ),
 }
-STANDARD = {
-    "untrained": Recipe(
-        num_updates=400, noise_sigma=0.7, penalty_others=0.005, num_views=4, moves=Moves(),
-        is_displayable=True, wakes_silent_units=True,
-    ),
-    "pretrained": Recipe(
-        num_updates=400, optimiser="adamax", learning_rate=0.02, noise="multiplicative", noise_sigma=0.05,
-        penalty_others=0.005, num_views=4, moves=Moves(), is_displayable=True, wakes_silent_units=True,
-    ),
-}  # fmt: skip
-DRAFT = {mode: replace(recipe, num_updates=120, num_views=2) for mode, recipe in STANDARD.items()}
+_DISPLAYABLE = Recipe(noise_sigma=0.3, penalty_others=0.001, num_views=4, is_displayable=True, wakes_silent_units=True)
+STANDARD = {  # chosen by measurements, docs/method.md
+    "untrained": replace(_DISPLAYABLE, width=0.5, num_updates=240),
+    "pretrained": replace(_DISPLAYABLE, num_updates=240, learning_rate=0.02, noise="multiplicative", noise_sigma=0.05),
+}
+DRAFT = {mode: replace(recipe, num_updates=80, num_views=2) for mode, recipe in STANDARD.items()}
 PRESETS = {"paper": PAPER, "standard": STANDARD, "draft": DRAFT}
 
 
@@ -83,22 +82,25 @@ class RenderConfig:
     preset: str = "standard"
     untrained: Recipe = field(default_factory=lambda: STANDARD["untrained"])
     pretrained: Recipe = field(default_factory=lambda: STANDARD["pretrained"])
-    width: float = 1.0
     precision: Precision = "float32"
 
     @classmethod
-    def from_preset(cls, preset: str, width: float = 1.0, precision: Precision = "float32") -> RenderConfig:
-        """Raises: DgnError for an unknown preset."""
+    def from_preset(cls, preset: str, precision: Precision = "float32", **changes: Any) -> RenderConfig:
+        """A preset, with changes to the recipes of both modes.
+
+        Raises: DgnError for an unknown preset.
+        """
         if preset not in PRESETS:
             raise DgnError(f"unknown preset '{preset}': expected one of {', '.join(PRESETS)}")
         recipes = PRESETS[preset]
-        return cls(preset, recipes["untrained"], recipes["pretrained"], width, precision)
+        untrained, pretrained = (replace(recipes[mode], **changes) for mode in ("untrained", "pretrained"))
+        return cls(preset, untrained, pretrained, precision)
 
     def recipe(self, mode: Mode) -> Recipe:
         return self.untrained if mode == "untrained" else self.pretrained
 
     def architecture(self, mode: Mode) -> Architecture:
-        return Architecture(mode, self.width)
+        return Architecture(mode, self.recipe(mode).width)
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ class _Batch:
         features_NK = self.features(noise_NK).to(self.dtype)
         raw_N3HW = generate_batch(self.architecture, self.own, self.shared, features_NK).to(self.own["alpha"].dtype)
         if self.recipe.is_displayable:
-            return torch.sigmoid(raw_N3HW)
+            return displayable(raw_N3HW)
         return raw_N3HW * self.discriminator.std_311 + self.discriminator.mean_311
 
     def update(self, optimiser: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
@@ -199,13 +201,14 @@ class _Batch:
             torch.stack([stream.normal(self.architecture.num_features) for stream in self.streams])
         )
         views = self.pictures(noise_NK)
-        num_views = 1
-        if self.recipe.moves:
-            num_views = self.recipe.num_views
+        num_views = self.recipe.num_views
+        if num_views:
             maps = torch.stack([self.recipe.moves.draw(num_views, stream.generator) for stream in self.streams])
             views = move(views, self._on_device(maps))
         responses = self.discriminator.responses(views, list(self.wanted))
-        values = {layer: _mean_over_views(objectives.unit_values(r), num_views) for layer, r in responses.items()}
+        values = {
+            layer: _mean_over_views(objectives.unit_values(r), max(1, num_views)) for layer, r in responses.items()
+        }
         objective_N = objectives.objectives(values, self.wanted, wakes_silent_units=self.recipe.wakes_silent_units)
         others_N = objectives.others_sum(values, self.wanted)
         if self.architecture.mode == "untrained":
@@ -226,6 +229,18 @@ class _Batch:
             normalised = (pictures - self.discriminator.mean_311) / self.discriminator.std_311
             pictures = stretch_tones(normalised, gamma=0.5 if self.architecture.mode == "untrained" else 1.0)
         return pictures.clamp(0, 1)
+
+
+def displayable(raw_N3HW: Tensor) -> Tensor:
+    """G's output (zero mean, unit variance a channel at the start) -> RGB in (0, 1) with a photograph's colours.
+
+    G's three channels become the principal colour axes of photographs, luminance first, at their natural strengths;
+    the sigmoid, of slope 1/4 at grey, keeps them displayable. Differs from the paper: its three channels are the
+    colours themselves, which drift to saturated primaries that no second network recognises (measured in
+    docs/method.md).
+    """
+    axes_33 = 4 * torch.tensor(PHOTO_COLOURS, dtype=raw_N3HW.dtype, device=raw_N3HW.device)
+    return torch.sigmoid(torch.einsum("ij,njhw->nihw", axes_33, raw_N3HW))
 
 
 def stretch_tones(pictures_N3HW: Tensor, gamma: float) -> Tensor:

@@ -1,6 +1,6 @@
 """What one picture maximises, and how people write sets of them.
 
-Everything is keyed by layer and 0-based unit, never by label: ImageNet has two cranes and two maillots.
+Everything is keyed by layer and 0-based unit, never by label: ImageNet has two cardigans, a garment and a dog.
 """
 
 from __future__ import annotations

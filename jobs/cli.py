@@ -57,9 +57,11 @@ def render(
     seed: Annotated[int | None, typer.Option(help="The first seed (0).")] = None,
     seeds: Annotated[int | None, typer.Option(help="Pictures per target, each from a seed of its own (1).")] = None,
     updates: Annotated[int | None, typer.Option(help="Updates per picture, in place of the preset's.")] = None,
-    views: Annotated[int | None, typer.Option(help="Moved views per update, in place of the preset's.")] = None,
+    views: Annotated[
+        int | None, typer.Option(help="Moved views per update (0: none), in place of the preset's.")
+    ] = None,
     tone_mapping: Annotated[str | None, typer.Option(help="none (default) or notebook, with preset paper.")] = None,
-    width: Annotated[float | None, typer.Option(help="Factor on G's channels (1, the paper's).")] = None,
+    width: Annotated[float | None, typer.Option(help="Factor on G's channels, in place of the preset's.")] = None,
     precision: Annotated[
         str | None, typer.Option(help="auto (default: bfloat16 where the device has it), float32, bfloat16.")
     ] = None,
@@ -180,7 +182,7 @@ def sheet(
 def info(
     discriminator: Discriminator = None,
     preset: Annotated[str, typer.Option(help="paper, standard or draft.")] = "standard",
-    width: Annotated[float, typer.Option(help="Factor on G's channels.")] = 1.0,
+    width: Annotated[float | None, typer.Option(help="Factor on G's channels, in place of the preset's.")] = None,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     layer: Annotated[str | None, typer.Option(help="Layer of the targets; default: the classes.")] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Only list the layers.")] = False,

@@ -16,7 +16,7 @@ from jobs.cli import print_json
 def info_command(
     network: str,
     preset: str,
-    width: float,
+    width: float | None,
     precision: str,
     layer: str | None,
     layers: bool,
@@ -34,13 +34,12 @@ def info_command(
         raise DgnError(f"unknown precision '{precision}': expected float32 or bfloat16")
     if layer is not None and layer not in layout.units:
         raise DgnError(f"unknown layer '{layer}': dgn info --discriminator {network} --layers lists them")
-    config = RenderConfig.from_preset(preset, width, precision)  # type: ignore[arg-type]
+    config = RenderConfig.from_preset(preset, precision, **({} if width is None else {"width": width}))  # type: ignore[arg-type]
     num_classes = len(layout.labels)
     num_filters = sum(layout.units[name] for name in layout.filter_layers)
     content: dict[str, Any] = {
         "discriminator": network,
         "preset": preset,
-        "width": width,
         "precision": precision,
         "bytes_per_number": DTYPES[precision].itemsize,
         "layer": layer or layout.class_layer,
@@ -58,10 +57,10 @@ def info_command(
     if as_json:
         print_json(content)
         return
-    print(f"{network}, preset {preset}, width {width:g}, {precision}, against layer {content['layer']}")
+    print(f"{network}, preset {preset}, {precision}, against layer {content['layer']}")
     for mode, cost_of in content["modes"].items():
         print(
-            f"  {mode:<10} {cost_of['num_trainable']:>9,} trainable variables a target, "
+            f"  {mode:<10} width {cost_of['width']:g}, {cost_of['num_trainable']:>9,} trainable variables a target, "
             f"{cost_of['ops_per_update'] / 1e9:.1f} GFLOP an update ({cost_of['num_views']} views), "
             f"{cost_of['num_updates']} updates, {cost_of['bytes_per_target'] / 1e6:.0f} MB"
         )

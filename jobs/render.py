@@ -116,7 +116,7 @@ def resume_command(url: str) -> None:
 
 def _decoder(config: RunConfig) -> tuple[dict[str, Tensor], str]:
     path = Path(str(config.decoder))
-    return load_decoder(path, config.width), discriminators.file_sha256(path)
+    return load_decoder(path, config.render_config("float32").pretrained.width), discriminators.file_sha256(path)
 
 
 def _resolve_precision(precision: str, has_gpus: bool) -> Literal["float32", "bfloat16"]:
@@ -185,7 +185,7 @@ def _log_progress() -> Callable[[Any], None]:
 
     def observe(progress: Any) -> None:
         nonlocal last
-        if progress.pictures_done != last[0] and time.monotonic() - last[1] > LOG_EVERY_S:
+        if progress.pictures_done not in (0, last[0]) and time.monotonic() - last[1] > LOG_EVERY_S:
             last = (progress.pictures_done, time.monotonic())
             rate = progress.pictures_per_minute
             left_min = (progress.num_targets - progress.pictures_done) / rate if rate else float("nan")

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import torch
 
 from dgn.discriminator import Discriminator, load_weights
 from dgn.generator import Architecture, initial_weights
-from dgn.render import PAPER, STANDARD, RenderConfig
+from dgn.render import RenderConfig
 
 WIDTH = 0.125  # of G in tests: the same code, a sixty-fourth of the arithmetic
 
@@ -42,14 +41,13 @@ def decoder():
 
 @pytest.fixture
 def paper_config():
-    return RenderConfig("paper", PAPER["untrained"], PAPER["pretrained"], WIDTH, "float64")
+    return RenderConfig.from_preset("paper", "float64", width=WIDTH)
 
 
 @pytest.fixture
 def quick_config():
     """The standard preset, shortened."""
-    recipes = {mode: replace(recipe, num_updates=6, num_views=2) for mode, recipe in STANDARD.items()}
-    return RenderConfig("standard", recipes["untrained"], recipes["pretrained"], WIDTH, "float32")
+    return RenderConfig.from_preset("standard", "float32", width=WIDTH, num_updates=6, num_views=2)
 
 
 def free_port():

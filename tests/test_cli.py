@@ -90,7 +90,7 @@ def test_rows_hold_everything_that_is_documented(finished):
     assert rows[3]["label"] == "ring + triangle"
     described = json.loads(tables[0].schema.metadata[b"dgn"])
     assert described["weights_sha256"]
-    assert described["render"]["width"] == WIDTH
+    assert described["render"]["untrained"]["width"] == WIDTH
 
 
 def test_the_same_line_again_and_resume_have_nothing_to_do(finished, dgn):
@@ -231,7 +231,7 @@ BAD = {
     "unknown layer": (["--targets", "filters:conv7_1"], "unknown layer 'conv7_1'"),
     "unknown unit": (["--targets", "classes:24"], "unknown unit 24"),
     "unknown mode": (["--targets", "classes", "--modes", "trained"], "unknown mode 'trained'"),
-    "two classes": (["--targets", "classes:crane", "--discriminator", "vgg16"], "names 2 classes, 134 and 517"),
+    "two classes": (["--targets", "classes:cardigan", "--discriminator", "vgg16"], "names 2 classes, 264 and 474"),
     "no decoder": (["--targets", "classes:1", "--modes", "pretrained"], "dgn pretrain IMAGES FILE makes one"),
     "missing decoder": (["--targets", "classes:1", "--modes", "pretrained", "--decoder", "no"], "no decoder at no"),
     "missing weights": (["--targets", "classes:1", "--weights", "no.pth"], "no weights file at no.pth"),

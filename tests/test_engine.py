@@ -69,7 +69,7 @@ def test_a_silent_unit_wakes_only_where_asked(wakes, quick_config, mini_weights)
     state = dict(mini_weights.state)
     state["classifier.6.bias"] = state["classifier.6.bias"] - 1e3
     discriminator = Discriminator(replace(mini_weights, state=state))
-    recipe = replace(quick_config.untrained, wakes_silent_units=wakes, num_updates=30, noise_sigma=0.0, moves=None)
+    recipe = replace(quick_config.untrained, wakes_silent_units=wakes, num_updates=30, noise_sigma=0.0, num_views=0)
     losses = []
     render_batch(
         class_targets([6]),

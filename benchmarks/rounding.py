@@ -1,0 +1,58 @@
+"""How far pictures drift with rounding: `python -m benchmarks.rounding`.
+
+Same targets, same streams; batch size and precision differ. Prints the median relative difference of the re-scored
+activation over 20 targets, and the share of the unrounded picture's activation that the 8-bit PNG keeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import torch
+
+from dgn import picture
+from dgn.discriminator import Discriminator, load_weights
+from dgn.render import DTYPES, RenderConfig, render_targets
+from dgn.targets import Target, WeightedUnit
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--discriminator", default="vgg16-mini")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--targets", type=int, default=20)
+    parser.add_argument("--updates", type=int, default=60)
+    parser.add_argument("--width", type=float, default=0.25)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    weights = load_weights(args.discriminator, args.weights)
+    exact = Discriminator(weights)
+    targets = [Target((WeightedUnit(exact.layout.class_layer, u),), "untrained", 0) for u in range(args.targets)]
+
+    def activations(precision: str, batch_size: int) -> list[float]:
+        config = RenderConfig.from_preset("standard", precision, num_updates=args.updates, width=args.width)  # type: ignore[arg-type]
+        discriminator = Discriminator(weights, dtype=DTYPES[precision])
+        results = render_targets(targets, config, discriminator, batch_size=batch_size)
+        return [picture.rescore([picture.encode_png(r.picture_3HW)], [r.target], exact)[0].activation for r in results]
+
+    report = {}
+    reference = activations("float32", 1)
+    for name, precision, batch_size in (
+        ("float32, batch 1 again", "float32", 1),
+        ("float32, batch 8", "float32", 8),
+        ("bfloat16, batch 1", "bfloat16", 1),
+        ("bfloat16, batch 8", "bfloat16", 8),
+    ):
+        other = activations(precision, batch_size)
+        report[name] = statistics.median(abs(a - b) / max(abs(a), 1e-9) for a, b in zip(reference, other, strict=True))
+        print(f"{name}: median difference of activation from float32, batch 1: {report[name]:.2%}")
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
