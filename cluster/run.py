@@ -115,19 +115,13 @@ class Run:
         try:
             self.store.create(RUN_FILE, json.dumps(info.__dict__, indent=2, sort_keys=True).encode())
         except KeyExists:
-            self.check_same(fingerprint)
-            return self.info()
+            return self._take_up(fingerprint)
         return info
 
-    def check_same(self, fingerprint: dict[str, Any]) -> None:
-        """Raises: PlanMismatch, naming the settings that differ. No error where there is no run yet."""
-        try:
-            known = self.info().fingerprint
-        except StoreError:
-            if any(True for _ in self.store.list("metadata")):
-                raise
-            return
-        differing = sorted(_differences(known, fingerprint))
+    def _take_up(self, fingerprint: dict[str, Any]) -> RunInfo:
+        """The run that is there. Raises: PlanMismatch, naming a setting that differs."""
+        info = self.info()
+        differing = sorted(_differences(info.fingerprint, fingerprint))
         if differing:
             name, theirs, ours = differing[0]
             more = f" and {len(differing) - 1} more settings" if len(differing) > 1 else ""
@@ -135,6 +129,7 @@ class Run:
                 f"{self.store.url} holds a run of another configuration: {name} is {theirs} there, {ours} here{more}; "
                 "give another folder, or the settings that it was begun with (dgn resume takes them from the run)"
             )
+        return info
 
     def committed(self, num_shards: int) -> Committed:
         """One uncached listing of the commits."""

@@ -84,7 +84,7 @@ def render(
             f"unexpected '{more_targets[0]}': targets stand behind --targets, RUN is one folder or s3:// prefix"
         )
     flags: dict[str, Any] = {
-        "targets": [spec for text in [*(targets or []), *(more_targets or [])] for spec in text.split()] or None,
+        "targets": [*(targets or []), *(more_targets or [])] or None,
         "modes": [mode.strip() for mode in modes.split(",")] if modes else None,
         "batch_size": int(batch_size) if batch_size and batch_size.isdigit() else batch_size,
         "preset": preset, "discriminator": discriminator, "weights": weights, "decoder": decoder, "seed": seed,

@@ -47,7 +47,7 @@ def load_config(path: Path | None, flags: dict[str, Any]) -> RunConfig:
     given = {name: value for name, value in flags.items() if value is not None}
     for name in ("targets", "modes"):
         if isinstance(settings.get(name), str):
-            settings[name] = settings[name].split()
+            settings[name] = [settings[name]]
     try:
         return RunConfig.model_validate({**settings, **given})
     except ValidationError as error:
@@ -77,10 +77,10 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
         )
     weights = discriminators.load_weights(config.discriminator, Path(config.weights) if config.weights else None)
     decoder, decoder_sha256 = _decoder(config) if "pretrained" in modes else (None, None)
-    store.check(must_write=True)
     log_to_stderr()
     driver.connect()
     workers = driver.choose_workers(config.workers, config.gpus_per_worker)
+    store.check(must_write=True)
     config = config.model_copy(update={"precision": _resolve_precision(config.precision, workers.gpus_each > 0)})
     render_config = config.render_config(config.precision)  # type: ignore[arg-type]
     run = Run(store)
@@ -145,7 +145,7 @@ def print_plan(plan: Plan, config: RunConfig) -> None:
         print(f"  {block.mode:<10} {block.layer:<12} {len(block):>9,} targets  {ops / 1e12:8.1f} TFLOP a picture")
     for mode in dict.fromkeys(block.mode for block in plan.blocks):
         needed = info.bytes_per_target(render_config, mode)
-        print(f"  memory per {mode} target: {needed / 1e6:.0f} MB, half or more of it weights' state")
+        print(f"  memory per {mode} target: {needed / 1e6:.0f} MB")
     hours = total_ops / ASSUMED_OPS_PER_S / 3600
     rate = f"{ASSUMED_OPS_PER_S / 1e12:.0f} TFLOP/s"
     print(f"  {total_ops / 1e15:,.1f} PFLOP in all: {hours:,.1f} device hours at an assumed {rate}")

@@ -29,9 +29,8 @@ def verify_command(url: str, sample: int, weights: str | None) -> None:
         raise DgnError(f"{url}: run.json's configuration does not give its own target list; it was edited")
     committed = run.committed(info.num_shards)
     problems: list[str] = []
-    seen: set[str] = set()
     reservoir: list[tuple[Target, dict[str, Any]]] = []
-    num_pictures = 0
+    num_pictures = num_found = 0
     stream = random.Random(info.run_id)
     for index in range(plan.num_shards):
         if index not in committed:
@@ -41,16 +40,14 @@ def verify_command(url: str, sample: int, weights: str | None) -> None:
         for row in next(run.tables([index])).to_pylist():
             name = row["target_id"]
             num_pictures += 1
-            if name in seen:
-                problems.append(f"{name} is there twice")
-            seen.add(name)
-            if targets.pop(name, None) is None:
-                problems.append(f"{name} does not belong to shard {index:06d}")
+            target = targets.pop(name, None)
+            if target is None:
+                problems.append(f"{name} is there twice or does not belong to shard {index:06d}")
                 continue
+            num_found += 1
             if row["file_name"] is None:
                 continue
             problems += _check_file(run, row)
-            target = next(t for t in plan.shard(index).targets if t.target_id == name)
             if len(reservoir) < sample:
                 reservoir.append((target, row))
             elif sample and (slot := stream.randrange(num_pictures)) < sample:
@@ -63,7 +60,7 @@ def verify_command(url: str, sample: int, weights: str | None) -> None:
     for problem in problems[:SHOWN]:
         print(problem)
     print(
-        f"{info.num_targets} targets expected, {len(seen)} found, {num_pictures - len(seen)} twice, "
+        f"{info.num_targets} targets expected, {num_found} found, {num_pictures - num_found} twice or stray, "
         f"{num_scored} scored again, {len(problems)} problems"
     )
     if problems:

@@ -46,4 +46,4 @@ def test_kill_and_the_same_line_again(kind, tmp_path, request):
         [sys.executable, "-m", "jobs", "verify", url], capture_output=True, text=True, check=False
     )
     assert verified.returncode == 0, verified.stdout + verified.stderr
-    assert "12 targets expected, 12 found, 0 twice" in verified.stdout
+    assert "12 targets expected, 12 found, 0 twice or stray" in verified.stdout

@@ -1,0 +1,56 @@
+"""`ray job submit` as the README prints it: a real head on loopback, with its token, and a real S3."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.run import Run
+from cluster.storage import open_store
+from tests.conftest import WIDTH, free_port, server
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_submit_a_run_to_s3(bucket, s3_server, tmp_path):
+    scripts = Path(sys.executable).parent
+    readme = re.search(r"ray job submit .*? -- dgn render s3://bucket/run", (ROOT / "README.md").read_text())
+    assert readme, "the line that this test runs is the README's"
+    port, dashboard = free_port(), free_port()
+    environment = {**s3_server, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test"}
+    environment["PATH"] = f"{scripts}:{os.environ['PATH']}"
+    sources = tmp_path / "checkout"
+    shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(".*", "docs", "__pycache__", "demo-run"))
+    head = [str(scripts / "ray"), "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
+    head += [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    head += ["--disable-usage-stats", f"--temp-dir={tmp_path}/ray"]
+    url = f"s3://{bucket}/run"
+    line = readme[0].replace("http://HEAD:8265", f"http://127.0.0.1:{dashboard}").replace("s3://bucket/run", url)
+    options = ["--targets", "classes:0-1", "--discriminator", "vgg16-mini", "--width", str(WIDTH), "--updates", "3"]
+    options += ["--precision", "float32", "--shard-size", "1"]
+    together = [*line.split(), *options]
+    with server(head, dashboard, environment):
+        surroundings = {**os.environ, **environment}
+        done = subprocess.run(together, cwd=sources, env=surroundings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 pictures" in done.stdout
+    run = Run(open_store(url))
+    assert run.committed(run.info().num_shards).count == 2
+
+
+@pytest.fixture(autouse=True)
+def no_ray_left():
+    """Ends the daemons of this test's own head, found by the temporary folder that only they name."""
+    yield
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = entry.read_bytes()
+        except OSError:
+            continue
+        if b"test_submit_a_run_to_s3" in command and b"ray" in command:
+            os.kill(int(entry.parent.name), signal.SIGKILL)
