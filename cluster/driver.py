@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import os
 import statistics
 import time
@@ -19,12 +20,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from cluster.actor import RenderActor, RunContext, ShardReport
 from cluster.run import Run, RunInfo, new_attempt
 from dgn.discriminator import FrozenWeights
-from dgn.errors import DgnError
+from dgn.errors import DgnError, ShardFailed
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,13 @@ def connect() -> None:
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(address="auto", logging_level=logging.WARNING)
+        try:
+            ray.init(address="auto", logging_level=logging.WARNING)
+        except (ConnectionError, RayError, RuntimeError) as error:
+            address = os.environ["RAY_ADDRESS"]
+            raise DgnError(
+                f"no Ray cluster at RAY_ADDRESS={address}: {_first_line(error)}; mend or unset it"
+            ) from error
     else:
         ray.init(include_dashboard=False, logging_level=logging.WARNING, configure_logging=False, log_to_driver=False)
 
@@ -97,12 +104,16 @@ def choose_workers(num: int | None, gpus_each: float | None) -> Workers:
     Raises: DgnError where more is asked of GPUs than there are.
     """
     resources = ray.cluster_resources()
-    gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 1.0)
+    gpus = resources.get("GPU", 0.0)
     if gpus_each is None:
         gpus_each = 1.0 if gpus else 0.0
     if gpus_each and not gpus:
         raise DgnError(f"--gpus-per-worker {gpus_each:g}: the cluster has no GPU; leave it out to render on CPUs")
+    largest = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    if gpus_each > largest:
+        raise DgnError(f"--gpus-per-worker {gpus_each:g}: no machine of the cluster has more than {largest:g} GPUs")
     num = num or (max(1, int(gpus / gpus_each)) if gpus_each else 1)
+    cpus = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=1.0)
     return Workers(num, gpus_each, 1.0 if gpus_each else max(1.0, cpus // num))
 
 
@@ -146,7 +157,7 @@ class _Driver:
         self.starting: dict[Any, _Worker] = {}
         self.idle: list[_Worker] = []
         self.failed_starts = 0
-        self.recent_s: deque[float] = deque(maxlen=50)
+        self.recent_s: dict[tuple[str, str], deque[float]] = {}  # per picture, by mode and layer
         self.progress = Progress(info.num_targets, info.num_shards, shards_done=self.committed.count)
         before = info.num_targets if self.committed.count == info.num_shards else self._targets_committed()
         self.progress.pictures_done = self.progress.pictures_before = before
@@ -171,7 +182,18 @@ class _Driver:
         finally:
             for worker in [*self.idle, *self.starting.values(), *(task.worker for task in self.tasks.values())]:
                 self._kill(worker)
+        self._reconcile()
         return self.progress
+
+    def _reconcile(self) -> None:
+        """What counts is what the store holds, not what workers say. Raises: ShardFailed."""
+        seen = self.run.committed(self.committed.num_shards)
+        self.progress.quarantined = [shard for shard in self.progress.quarantined if shard not in seen]
+        lost = [shard for shard in seen.missing() if shard in self.committed]
+        if lost:
+            raise ShardFailed(
+                f"{len(lost)} shards were rendered and are not in {self.run.store.url}: do all workers share that folder?"
+            )
 
     def _next_shard(self) -> int | None:
         """The next shard to attempt, None when nothing is left to begin. Fresh ones are looked up one at a time."""
@@ -208,14 +230,13 @@ class _Driver:
 
     def _straggler(self) -> int | None:
         """At the tail: a shard that runs far longer than others and has one attempt under way; commits make it safe."""
-        if not self.recent_s:
-            return None
-        limit = STRAGGLER_FACTOR * statistics.median(self.recent_s)
         running = [task.shard for task in self.tasks.values()]
         slow = [
             task
             for task in self.tasks.values()
-            if time.monotonic() - task.started_at > limit and running.count(task.shard) == 1
+            if running.count(task.shard) == 1
+            and task.shard not in self.committed
+            and time.monotonic() - task.started_at > STRAGGLER_FACTOR * self._expected_s(task.shard, math.inf)
         ]
         return min(slow, key=lambda task: task.started_at).shard if slow else None
 
@@ -223,12 +244,12 @@ class _Driver:
         worker = self.starting.pop(reference)
         try:
             device = ray.get(reference)
-        except (RayActorError, RayTaskError) as error:
+        except RayError as error:
             self._kill(worker)
             self.failed_starts += 1
             log.warning("a worker did not start: %s", _first_line(error))
             if self.failed_starts >= MAX_STARTS:
-                raise
+                raise ShardFailed(f"{MAX_STARTS} workers in a row did not start: {_first_line(error)}") from error
             return
         self.failed_starts = 0
         log.info("worker ready on %s", device)
@@ -239,17 +260,16 @@ class _Driver:
         task = self.tasks.pop(reference)
         try:
             report: ShardReport = ray.get(reference)
-        except RayActorError as error:  # died or unavailable: both mean a new worker
+        except RayError as error:  # raised, died, unavailable, out of memory: a new worker, in case its device is ill
             self._kill(task.worker)
             self.progress.workers_ready -= 1
             is_preempted = isinstance(error, ActorDiedError) and getattr(error, "preempted", False)
             self._note_failure(task, error, is_charged=not is_preempted)
-        except RayTaskError as error:
-            self.idle.append(task.worker)
-            self._note_failure(task, error, is_charged=True)
         else:
             self.idle.append(task.worker)
-            self.recent_s.append(report.seconds)
+            shard = self.context.plan.shard(report.shard)
+            recent = self.recent_s.setdefault((shard.block.mode, shard.block.layer), deque(maxlen=50))
+            recent.append(report.seconds / len(shard))
             self._note_committed(report)
 
     def _note_committed(self, report: ShardReport) -> None:
@@ -267,8 +287,10 @@ class _Driver:
             "traceback": "".join(traceback.format_exception(error)),
             "seconds": time.monotonic() - task.started_at,
         }
-        with contextlib.suppress(OSError):  # the note is for people; the shard is attempted again all the same
+        try:
             self.run.note_failure(task.shard, task.attempt, _first_line(error), details)
+        except Exception as unwritten:  # the note is for people; whatever ails the store, the shard is attempted again
+            log.warning("the failure of shard %06d could not be noted: %s", task.shard, _first_line(unwritten))
         if task.shard in self.committed or any(other.shard == task.shard for other in self.tasks.values()):
             return
         if is_charged:
@@ -281,10 +303,17 @@ class _Driver:
         self.queue.append(task.shard)
         log.warning("shard %06d failed and will be tried again: %s", task.shard, _first_line(error))
 
+    def _expected_s(self, index: int, unknown: float) -> float:
+        """How long a shard should take, by others of its mode and layer; `unknown` where none has finished yet."""
+        shard = self.context.plan.shard(index)
+        recent = self.recent_s.get((shard.block.mode, shard.block.layer))
+        return statistics.median(recent) * len(shard) if recent else unknown
+
     def _enforce_deadlines(self) -> None:
-        limit = max(MIN_DEADLINE_S, DEADLINE_FACTOR * max(self.recent_s)) if self.recent_s else FIRST_DEADLINE_S
         now = time.monotonic()
         for reference, task in list(self.tasks.items()):
+            expected = self._expected_s(task.shard, FIRST_DEADLINE_S / DEADLINE_FACTOR)
+            limit = max(MIN_DEADLINE_S, DEADLINE_FACTOR * expected)
             if now - task.started_at > limit:
                 del self.tasks[reference]
                 self._kill(task.worker)
@@ -293,7 +322,7 @@ class _Driver:
 
     @staticmethod
     def _kill(worker: _Worker) -> None:
-        with contextlib.suppress(RayActorError, ValueError):
+        with contextlib.suppress(RayError, ValueError):
             ray.kill(worker.handle)
 
 

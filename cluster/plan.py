@@ -10,7 +10,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -40,7 +40,7 @@ class RunConfig(BaseModel):
     width: float | None = Field(default=None, gt=0, le=4)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     shard_size: int = Field(default=32, ge=1, le=4096)
-    batch_size: Literal["auto"] | int = "auto"
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     workers: int | None = Field(default=None, ge=1)  # None: one per GPU, or one on a machine without
     gpus_per_worker: float | None = Field(default=None, ge=0)  # None: 1 where the cluster has GPUs
 

@@ -70,7 +70,7 @@ class Committed:
             self.count += 1
 
     def __contains__(self, shard: int) -> bool:
-        return bool(self._bits[shard // 8] >> shard % 8 & 1)
+        return 0 <= shard < self.num_shards and bool(self._bits[shard // 8] >> shard % 8 & 1)
 
     def missing(self) -> Iterator[int]:
         return (shard for shard in range(self.num_shards) if shard not in self)

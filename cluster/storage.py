@@ -128,7 +128,7 @@ class LocalStore:
         return self._path(key).read_bytes()
 
     def list(self, prefix: str) -> Iterator[str]:
-        for folder, _, names in os.walk(self._path(prefix)):
+        for folder, _, names in os.walk(self._path(prefix), onerror=_raise_unless_missing):
             relative = Path(folder).relative_to(self.root.resolve())
             yield from ((relative / name).as_posix() for name in names if not name.startswith(HIDDEN))
 
@@ -201,7 +201,7 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[str]:
         root = self._path("")
-        for folder, _, names in self.fs.walk(self._path(prefix), refresh=True):
+        for folder, _, names in self.fs.walk(self._path(prefix), refresh=True, on_error=_raise_unless_missing):
             relative = folder.removeprefix(root).strip("/")
             for name in names:
                 if name and not name.startswith(HIDDEN):
@@ -225,6 +225,12 @@ class S3Store:
         except (OSError, BotoCoreError) as error:
             reason = " ".join(str(error).split())
             raise StoreError(f"cannot use {self.url}: {reason}; check endpoint and credentials (AWS_*)") from error
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    """A folder that is not there is empty; any other fault must not pass for an empty listing."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _s3_code(error: BaseException) -> str | None:

@@ -266,7 +266,7 @@ class Discriminator:
         """
         kept: list[Tensor] = []
         module = self.model.get_submodule(self._modules.get(layer, layer))
-        handle = module.register_forward_hook(lambda _module, _inputs, output: kept.append(output.detach()))
+        handle = module.register_forward_hook(lambda _module, _inputs, output: kept.append(output.detach().clone()))
         try:
             x = images_N3HW.to(self.device).sub(self.mean_311).div(self.std_311).to(self.dtype)
             output = self.model(x)

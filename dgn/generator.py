@@ -43,10 +43,14 @@ class Conv:
 
 @dataclass(frozen=True)
 class Architecture:
-    """G's layers for one mode. `width` scales every channel count but the three of the picture (paper: 1)."""
+    """G's layers for one mode. `width` scales every channel count but the three of the picture (paper: 1).
+
+    `has_last_relu`: whether the untrained G ends in a ReLU, as the paper's does; the pretrained G never does.
+    """
 
     mode: Mode
     width: float = 1.0
+    has_last_relu: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.width <= 4:
@@ -74,7 +78,7 @@ class Architecture:
             convs += [Conv(incoming, out, kernel_px, True), Conv(out, out, kernel_px, False)]
             incoming = out
         if self.mode == "untrained":
-            convs.append(Conv(incoming, 3, 3, True))
+            convs.append(Conv(incoming, 3, 3, True, has_relu=self.has_last_relu))
         else:
             c64 = self.channels(64)
             convs += [Conv(incoming, c64, 3, True), Conv(c64, c64, 3, False), Conv(c64, 3, 3, False, has_relu=False)]
@@ -211,7 +215,7 @@ def _interleave_phases(x: Tensor, weight_OCkk: Tensor, bias_O: Tensor) -> Tensor
 @lru_cache
 def _phase_taps(kernel_px: int) -> Tensor:
     """(2, taps, k) of 0 and 1: which of the k kernel rows fall on which source row, for even and odd output rows."""
-    taps = torch.zeros(2, kernel_px // 2 + 1, kernel_px)
+    taps = torch.zeros(2, kernel_px // 2 + 1, kernel_px, device="cpu")  # cached, so never on a default device
     for p in range(2):
         for j in range(kernel_px):
             taps[p, (p + j) // 2, j] = 1

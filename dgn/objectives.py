@@ -63,7 +63,8 @@ def objectives(values: Mapping[str, UnitValues], wanted: Mapping[str, Tensor], *
         return activations(values, wanted)
     total = []
     for layer, v in values.items():
-        pulled = torch.where(v.activation > 0, v.activation, v.before_relu)
+        is_silent_NU = (v.activation <= 0) & (wanted[layer] > 0)  # what is not wanted may stay silent
+        pulled = torch.where(is_silent_NU, v.before_relu, v.activation)
         total.append((pulled * wanted[layer]).sum(1))
     return torch.stack(total).sum(0)
 

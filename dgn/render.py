@@ -40,6 +40,7 @@ class Recipe:
     """How one mode's pictures are optimised. The defaults are the paper's untrained mode (Table 1, Eq. 2 and 3)."""
 
     width: float = 1.0  # factor on G's channels
+    has_last_relu: bool = True  # of the untrained G
     num_updates: int = 500
     optimiser: Literal["adamax", "sgd"] = "adamax"
     learning_rate: float = 0.002
@@ -68,7 +69,7 @@ PAPER = {
 }
 _DISPLAYABLE = Recipe(noise_sigma=0.3, penalty_others=0.001, num_views=4, is_displayable=True, wakes_silent_units=True)
 STANDARD = {  # chosen by measurements, docs/method.md
-    "untrained": replace(_DISPLAYABLE, width=0.5, num_updates=240),
+    "untrained": replace(_DISPLAYABLE, width=0.5, has_last_relu=False, num_updates=240),
     "pretrained": replace(_DISPLAYABLE, num_updates=240, learning_rate=0.02, noise="multiplicative", noise_sigma=0.05),
 }
 DRAFT = {mode: replace(recipe, num_updates=80, num_views=2) for mode, recipe in STANDARD.items()}
@@ -100,7 +101,8 @@ class RenderConfig:
         return self.untrained if mode == "untrained" else self.pretrained
 
     def architecture(self, mode: Mode) -> Architecture:
-        return Architecture(mode, self.recipe(mode).width)
+        recipe = self.recipe(mode)
+        return Architecture(mode, recipe.width, recipe.has_last_relu)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ def gc_command(url: str, uncommitted: bool, dry_run: bool) -> None:
     named: dict[int, set[str]] = {}
     num_deleted = num_kept = 0
     for key in run.store.list("images"):
-        shard = int(key.split("/")[1])
+        name = key.split("/")[1]
+        if not name.isdigit():
+            continue  # not ours
+        shard = int(name)
         if shard in committed and shard not in named:
             named = {shard: set(next(run.tables([shard], ["file_name"]))["file_name"].to_pylist())}
         is_left_over = key not in named[shard] if shard in committed else uncommitted

@@ -44,7 +44,7 @@ def test_submit_a_run_to_s3(bucket, s3_server, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def no_ray_left():
+def no_ray_left(tmp_path):
     """Ends the daemons of this test's own head, found by the temporary folder that only they name."""
     yield
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
@@ -52,5 +52,5 @@ def no_ray_left():
             command = entry.read_bytes()
         except OSError:
             continue
-        if b"test_submit_a_run_to_s3" in command and b"ray" in command:
+        if f"{tmp_path}/ray".encode() in command:
             os.kill(int(entry.parent.name), signal.SIGKILL)
