@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError
 
 from cluster.actor import RenderActor, RunContext, ShardReport
 from cluster.run import Run, RunInfo, new_attempt
@@ -192,7 +192,7 @@ class _Driver:
         lost = [shard for shard in seen.missing() if shard in self.committed]
         if lost:
             raise ShardFailed(
-                f"{len(lost)} shards were rendered and are not in {self.run.store.url}: do all workers share that folder?"
+                f"{len(lost)} shards were rendered but are not in {self.run.store.url}: do all workers share it?"
             )
 
     def _next_shard(self) -> int | None:
