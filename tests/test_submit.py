@@ -1,11 +1,13 @@
 """`ray job submit` as the README prints it: a real head on loopback, with its token, and a real S3."""
 
+import contextlib
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,19 @@ from tests.conftest import WIDTH, free_port, server
 ROOT = Path(__file__).parent.parent
 
 
-def test_submit_a_run_to_s3(bucket, s3_server, tmp_path):
+@pytest.fixture
+def ray_folder():
+    """A short path, since Ray puts sockets below it; ends the daemons of this head, which alone name the folder."""
+    folder = tempfile.mkdtemp(prefix="dgn-")
+    yield folder
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if folder.encode() in entry.read_bytes():
+                os.kill(int(entry.parent.name), signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_submit_a_run_to_s3(bucket, s3_server, tmp_path, ray_folder):
     scripts = Path(sys.executable).parent
     readme = re.search(r"ray job submit .*? -- dgn render s3://bucket/run", (ROOT / "README.md").read_text())
     assert readme, "the line that this test runs is the README's"
@@ -28,7 +42,7 @@ def test_submit_a_run_to_s3(bucket, s3_server, tmp_path):
     shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(".*", "docs", "__pycache__", "demo-run"))
     head = [str(scripts / "ray"), "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
     head += [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-    head += ["--disable-usage-stats", f"--temp-dir={tmp_path}/ray"]
+    head += ["--disable-usage-stats", f"--temp-dir={ray_folder}"]
     url = f"s3://{bucket}/run"
     line = readme[0].replace("http://HEAD:8265", f"http://127.0.0.1:{dashboard}").replace("s3://bucket/run", url)
     options = ["--targets", "classes:0-1", "--discriminator", "vgg16-mini", "--width", str(WIDTH), "--updates", "3"]
@@ -41,16 +55,3 @@ def test_submit_a_run_to_s3(bucket, s3_server, tmp_path):
     assert "2 of 2 pictures" in done.stdout
     run = Run(open_store(url))
     assert run.committed(run.info().num_shards).count == 2
-
-
-@pytest.fixture(autouse=True)
-def no_ray_left(tmp_path):
-    """Ends the daemons of this test's own head, found by the temporary folder that only they name."""
-    yield
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = entry.read_bytes()
-        except OSError:
-            continue
-        if f"{tmp_path}/ray".encode() in command:
-            os.kill(int(entry.parent.name), signal.SIGKILL)
