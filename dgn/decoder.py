@@ -18,7 +18,7 @@ def load_decoder(path: Path, width: float) -> dict[str, Tensor]:
     Raises: WeightsMissing, WeightsMismatch, in one line.
     """
     if not path.is_file():
-        raise WeightsMissing(f"no decoder at {path}: dgn pretrain IMAGES FILE makes one")
+        raise WeightsMissing(f"no decoder at {path}: dgn pretrain IMAGES FILE makes one (not built yet)")
     try:
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (no mapping)

@@ -72,8 +72,8 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
     modes = {block.mode for block in plan.blocks}
     if "pretrained" in modes and config.decoder is None:
         raise DgnError(
-            "pretrained mode without a decoder: give --decoder FILE (dgn pretrain IMAGES FILE makes one), "
-            "or --modes untrained"
+            "pretrained mode without a decoder: give --decoder FILE (dgn pretrain IMAGES FILE makes one; "
+            "not built yet), or --modes untrained"
         )
     weights = discriminators.load_weights(config.discriminator, Path(config.weights) if config.weights else None)
     decoder, decoder_sha256 = _decoder(config) if "pretrained" in modes else (None, None)

@@ -235,7 +235,10 @@ BAD = {
     "unknown unit": (["--targets", "classes:24"], "unknown unit 24"),
     "unknown mode": (["--targets", "classes", "--modes", "trained"], "unknown mode 'trained'"),
     "two classes": (["--targets", "classes:cardigan", "--discriminator", "vgg16"], "names 2 classes, 264 and 474"),
-    "no decoder": (["--targets", "classes:1", "--modes", "pretrained"], "dgn pretrain IMAGES FILE makes one"),
+    "no decoder": (
+        ["--targets", "classes:1", "--modes", "pretrained"],
+        "dgn pretrain IMAGES FILE makes one; not built yet",
+    ),
     "missing decoder": (["--targets", "classes:1", "--modes", "pretrained", "--decoder", "no"], "no decoder at no"),
     "missing weights": (["--targets", "classes:1", "--weights", "no.pth"], "no weights file at no.pth"),
     "unknown preset": (["--targets", "classes:1", "--preset", "best"], "unknown preset 'best'"),
