@@ -117,21 +117,9 @@ def choose_workers(num: int | None, gpus_each: float | None) -> Workers:
     return Workers(num, gpus_each, 1.0 if gpus_each else max(1.0, cpus // num))
 
 
-def render_run(
-    run: Run,
-    info: RunInfo,
-    context: RunContext,
-    weights: FrozenWeights,
-    decoder: dict[str, Any] | None,
-    workers: Workers,
-    observe: Callable[[Progress], None] = lambda progress: None,
-    actor_class: type = RenderActor,
-) -> Progress:
-    """Renders every shard that is not committed yet. Returns the final progress, quarantined shards included."""
-    return _Driver(run, info, context, weights, decoder, workers, observe, actor_class).loop()
+class Driver:
+    """One run's scheduling: `Driver(...).loop()` renders every shard that is not committed yet."""
 
-
-class _Driver:
     def __init__(
         self,
         run: Run,
@@ -140,8 +128,8 @@ class _Driver:
         weights: FrozenWeights,
         decoder: dict[str, Any] | None,
         workers: Workers,
-        observe: Callable[[Progress], None],
-        actor_class: type,
+        observe: Callable[[Progress], None] = lambda progress: None,
+        actor_class: type = RenderActor,
     ):
         self.run, self.context, self.observe = run, context, observe
         self.num_workers = workers.num
@@ -167,6 +155,7 @@ class _Driver:
         return sum(len(plan.shard(i)) for i in range(plan.num_shards) if i in self.committed)
 
     def loop(self) -> Progress:
+        """Returns the final progress, quarantined shards included."""
         self.observe(self.progress)
         try:
             while self._feed():

@@ -26,7 +26,6 @@ class Store(Protocol):
     """Keys are relative, with slashes. `url` is what a person typed, made absolute."""
 
     url: str
-    is_local: bool
 
     def create(self, key: str, data: bytes) -> None:
         """Writes a whole key that does not exist yet, in one step. Raises: KeyExists."""
@@ -75,8 +74,6 @@ def check_create_once(store: Store) -> None:
 
 class LocalStore:
     """A folder on a disk, or one that all workers share."""
-
-    is_local = True
 
     def __init__(self, folder: str):
         self.root = Path(folder).expanduser().absolute()
@@ -162,8 +159,6 @@ class LocalStore:
 
 class S3Store:
     """A prefix of an S3 bucket. Credentials, region and endpoint come from the usual AWS settings."""
-
-    is_local = False
 
     def __init__(self, url: str):
         import s3fs

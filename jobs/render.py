@@ -95,7 +95,7 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
         batch_size=None if config.batch_size == "auto" else config.batch_size,
     )
     with progress_shown() as observe:
-        progress = driver.render_run(run, run_info, context, weights, decoder, workers, observe)
+        progress = driver.Driver(run, run_info, context, weights, decoder, workers, observe).loop()
     outcomes = (
         ", ".join(f"{count} {name}" for name, count in sorted(progress.statuses.items())) or "nothing was left to do"
     )

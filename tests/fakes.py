@@ -76,7 +76,7 @@ class LostAnswerActor(FakeActor):
 class HangingActor(FakeActor):
     def trouble(self, index, attempt):
         if index == 0 and self.note(index) == 1:
-            time.sleep(600)
+            time.sleep(600)  # longer than the test's deadline; the driver kills this process, nobody waits it out
 
 
 class UnstartableActor(FakeActor):

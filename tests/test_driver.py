@@ -5,7 +5,7 @@ import ray
 
 from cluster import driver
 from cluster.actor import RunContext
-from cluster.driver import Workers, choose_workers, connect, render_run
+from cluster.driver import Driver, Workers, choose_workers, connect
 from cluster.plan import RunConfig, fingerprint, make_plan
 from cluster.run import Run
 from cluster.storage import open_store
@@ -33,9 +33,10 @@ def render_with(tmp_path):
     context = RunContext(run.store.url, info.run_id, plan, config.render_config("float32"), identity, 1)
 
     def render(actor_class, num_workers=2, **arguments):
-        return run, render_run(
+        driving = Driver(
             run, info, context, None, None, Workers(num_workers, 0, 1), actor_class=actor_class, **arguments
         )
+        return run, driving.loop()
 
     return render
 

@@ -53,7 +53,7 @@ def test_of_many_creators_one_wins_and_nothing_else_is_left(store):
 def test_probe_leaves_nothing(store):
     store.check(must_write=True)
     assert list(store.list("")) == []
-    if store.is_local:
+    if isinstance(store, LocalStore):
         assert not any(p.name.startswith(HIDDEN) for p in Path(store.url).rglob("*"))
 
 
