@@ -17,6 +17,7 @@ from cluster.storage import open_store
 from dgn import picture
 from dgn.discriminator import Discriminator, FrozenWeights
 from dgn.generator import Mode
+from dgn.info import cost
 from dgn.render import DTYPES, RenderConfig, RenderResult, render_targets
 
 AUTO_BATCH_CPU = 4
@@ -69,7 +70,7 @@ class RenderActor:
         """Renders a shard, saves its pictures under the attempt, and commits its rows in one step."""
         start = time.monotonic()
         shard = self.context.plan.shard(index)
-        batch_size = self.context.batch_size or self._auto_batch(shard.block.mode)
+        batch_size = self.context.batch_size or self._auto_batch(shard.block.mode, shard.block.layer)
         rows: list[dict[str, Any]] = []
         for result in render_targets(shard.targets, self.context.render, self.discriminator, self.decoder, batch_size):
             rows.append(self._save(result, index, attempt))
@@ -129,12 +130,10 @@ class RenderActor:
             }
         return row
 
-    def _auto_batch(self, mode: Mode) -> int:
-        """As many targets as fit on a GPU by the counted state; on a CPU more than a few bring nothing (measured)."""
+    def _auto_batch(self, mode: Mode, layer: str) -> int:
+        """As many targets as fit on a GPU by the counted bytes; on a CPU more than a few bring nothing (measured)."""
         if self.device.type == "cpu":
             return AUTO_BATCH_CPU
-        from dgn.info import bytes_per_target
-
         free, _ = torch.cuda.mem_get_info(self.device)
-        per_target = bytes_per_target(self.context.render, mode)
+        per_target = cost(self.context.render, mode, self.discriminator.network, layer).bytes_per_target
         return max(1, int(free * MEMORY_SHARE) // per_target)

@@ -36,6 +36,7 @@ DEADLINE_FACTOR = 10.0
 MIN_DEADLINE_S = 600.0
 STRAGGLER_FACTOR = 2.0
 POLL_S = 1.0
+OLD_GPUS = ("K80", "P4", "P100", "V100", "T4")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,13 @@ def connect() -> None:
                 f"no Ray cluster at RAY_ADDRESS={address}: {_first_line(error)}; mend or unset it"
             ) from error
     else:
-        ray.init(include_dashboard=False, logging_level=logging.WARNING, configure_logging=False, log_to_driver=False)
+        ray.init(
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            configure_logging=False,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",  # Ray's default is an address that other machines reach
+        )
 
 
 def choose_workers(num: int | None, gpus_each: float | None) -> Workers:
@@ -115,6 +122,12 @@ def choose_workers(num: int | None, gpus_each: float | None) -> Workers:
     num = num or (max(1, int(gpus / gpus_each)) if gpus_each else 1)
     cpus = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=1.0)
     return Workers(num, gpus_each, 1.0 if gpus_each else max(1.0, cpus // num))
+
+
+def has_old_gpus() -> bool:
+    """Whether a machine's GPU does not multiply bfloat16 in hardware (before Ampere), as Ray names its model."""
+    models = [name for name in ray.cluster_resources() if name.startswith("accelerator_type:")]
+    return any(name.removeprefix("accelerator_type:") in OLD_GPUS for name in models)
 
 
 class Driver:

@@ -9,7 +9,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,11 +44,16 @@ class RunConfig(BaseModel):
     workers: int | None = Field(default=None, ge=1)  # None: one per GPU, or one on a machine without
     gpus_per_worker: float | None = Field(default=None, ge=0)  # None: 1 where the cluster has GPUs
 
-    def render_config(self, precision: Literal["float32", "bfloat16"]) -> RenderConfig:
-        """The preset with this run's own settings."""
+    def render_config(
+        self, precision: Literal["float32", "bfloat16"], decoder_width: float | None = None
+    ) -> RenderConfig:
+        """The preset with this run's own settings; the pretrained G is as wide as its decoder."""
         own = {"num_updates": self.updates, "num_views": self.views, "width": self.width}
         given = {name: value for name, value in own.items() if value is not None}
-        return RenderConfig.from_preset(self.preset, precision, tone_mapping=self.tone_mapping, **given)
+        config = RenderConfig.from_preset(self.preset, precision, tone_mapping=self.tone_mapping, **given)
+        if decoder_width is None:
+            return config
+        return replace(config, pretrained=replace(config.pretrained, width=decoder_width))
 
 
 @dataclass(frozen=True)

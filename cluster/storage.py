@@ -1,15 +1,17 @@
 """Where a run lives: bytes under keys, on a local disk or in an S3 bucket, through one interface.
 
 The only thing asked of a store beyond reading and writing is create-once: of several writers of one key, one wins and
-the others are told. Everything else (the commit protocol in `run.py`) stands on that.
+the others are told. Everything else (the commit protocol in `run.py`) stands on that. Faults of the disk or of S3
+leave here as a StoreError in one line, a missing key as a FileNotFoundError.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -36,14 +38,17 @@ class Store(Protocol):
     def read(self, key: str) -> bytes:
         """Raises: FileNotFoundError."""
 
-    def list(self, prefix: str) -> Iterator[str]:
-        """Keys below a folder, uncached, hidden ones left out."""
+    def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
+        """Keys below a folder, uncached: the hidden ones (temporaries of killed writers), or all others."""
 
     def delete(self, key: str) -> None:
         """No error where the key does not exist."""
 
+    def delete_folder(self, prefix: str) -> None:
+        """Deletes all keys below a folder that exists."""
+
     def check(self, must_write: bool) -> None:
-        """Raises: StoreError where the folder or bucket cannot be used."""
+        """Leaves nothing behind. Raises: StoreError where the folder or bucket cannot be used."""
 
 
 def open_store(url: str) -> Store:
@@ -53,6 +58,12 @@ def open_store(url: str) -> Store:
     if "://" in url:
         raise StoreError(f"unknown kind of run '{url}': expected a folder or s3://bucket/prefix")
     return LocalStore(url)
+
+
+def read_url(url: str) -> bytes:
+    """One file or S3 object. Raises: FileNotFoundError, StoreError."""
+    folder, _, name = url.rpartition("/")
+    return open_store(folder or ("/" if url.startswith("/") else ".")).read(name)
 
 
 def check_create_once(store: Store) -> None:
@@ -87,18 +98,29 @@ class LocalStore:
 
     def create(self, key: str, data: bytes) -> None:
         path = self._path(key)
-        temporary = self._write_temporary(path, data)
-        try:
-            os.link(temporary, path)  # unlike a rename, fails where the name is taken
-        except FileExistsError as error:
-            raise KeyExists(key) from error
-        finally:
-            temporary.unlink()
-        self._sync_folder(path.parent)
+        with self._one_line_errors():
+            temporary = self._write_temporary(path, data)
+            try:
+                os.link(temporary, path)  # unlike a rename, fails where the name is taken
+            except FileExistsError as error:
+                raise KeyExists(key) from error
+            finally:
+                temporary.unlink()
+            self._sync_folder(path.parent)
 
     def write(self, key: str, data: bytes) -> None:
         path = self._path(key)
-        os.replace(self._write_temporary(path, data), path)
+        with self._one_line_errors():
+            os.replace(self._write_temporary(path, data), path)
+
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(f"cannot use {self.url}: {error.filename or ''} {error.strerror or error}") from error
 
     def _write_temporary(self, path: Path, data: bytes) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,19 +144,26 @@ class LocalStore:
             os.close(descriptor)
 
     def read(self, key: str) -> bytes:
-        return self._path(key).read_bytes()
+        with self._one_line_errors():
+            return self._path(key).read_bytes()
 
-    def list(self, prefix: str) -> Iterator[str]:
-        for folder, _, names in os.walk(self._path(prefix), onerror=_raise_unless_missing):
-            relative = Path(folder).relative_to(self.root.resolve())
-            yield from ((relative / name).as_posix() for name in names if not name.startswith(HIDDEN))
+    def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
+        with self._one_line_errors():
+            for folder, _, names in os.walk(self._path(prefix), onerror=_raise_unless_missing):
+                relative = Path(folder).relative_to(self.root.resolve())
+                yield from ((relative / name).as_posix() for name in names if name.startswith(HIDDEN) == is_hidden)
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        path.unlink(missing_ok=True)
+        with self._one_line_errors():
+            path.unlink(missing_ok=True)
         with suppress(OSError):  # a folder that still holds something stays
             if path.parent != self.root:
                 path.parent.rmdir()
+
+    def delete_folder(self, prefix: str) -> None:
+        with self._one_line_errors():
+            shutil.rmtree(self._path(prefix))
 
     def check(self, must_write: bool) -> None:
         if self.root.exists() and not self.root.is_dir():
@@ -146,15 +175,10 @@ class LocalStore:
         existing = next(parent for parent in (self.root, *self.root.parents) if parent.exists())
         if not os.access(existing, os.W_OK | os.X_OK):
             raise StoreError(f"cannot write to {existing}: no permission; give a folder that you may write to")
-        made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            check_create_once(self)
-        except OSError as error:
-            for folder in made:
-                with suppress(OSError):
-                    folder.rmdir()
-            raise StoreError(f"cannot write to {self.url}: {error.strerror or error}; give another folder") from error
+            check_create_once(LocalStore(str(existing)))  # the same disk, and nothing is left where no run begins
+        except FileNotFoundError as error:  # what /proc answers
+            raise StoreError(f"cannot write to {existing}: {error.strerror}; give another folder") from error
 
 
 class S3Store:
@@ -178,43 +202,59 @@ class S3Store:
         return "/".join(part for part in (self.bucket, self.prefix, key) if part)
 
     def create(self, key: str, data: bytes) -> None:
-        try:
-            self.fs.pipe_file(self._path(key), data, mode="create")
-        except OSError as error:
-            if isinstance(error, FileExistsError) or _s3_code(error) in (
-                "PreconditionFailed",
-                "ConditionalRequestConflict",
-            ):
-                raise KeyExists(key) from error
-            raise
+        with self._one_line_errors():
+            try:
+                self.fs.pipe_file(self._path(key), data, mode="create")
+            except OSError as error:
+                if isinstance(error, FileExistsError) or _s3_code(error) in (
+                    "PreconditionFailed",
+                    "ConditionalRequestConflict",
+                ):
+                    raise KeyExists(key) from error
+                raise
 
     def write(self, key: str, data: bytes) -> None:
-        self.fs.pipe_file(self._path(key), data)
+        with self._one_line_errors():
+            self.fs.pipe_file(self._path(key), data)
 
     def read(self, key: str) -> bytes:
-        return self.fs.cat_file(self._path(key))
+        with self._one_line_errors():
+            return self.fs.cat_file(self._path(key))
 
-    def list(self, prefix: str) -> Iterator[str]:
+    def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
         root = self._path("")
-        for folder, _, names in self.fs.walk(self._path(prefix), refresh=True, on_error=_raise_unless_missing):
-            relative = folder.removeprefix(root).strip("/")
-            for name in names:
-                if name and not name.startswith(HIDDEN):
-                    yield f"{relative}/{name}".lstrip("/")
+        with self._one_line_errors():
+            for folder, _, names in self.fs.walk(self._path(prefix), refresh=True, on_error=_raise_unless_missing):
+                relative = folder.removeprefix(root).strip("/")
+                for name in names:
+                    if name and name.startswith(HIDDEN) == is_hidden:
+                        yield f"{relative}/{name}".lstrip("/")
 
     def delete(self, key: str) -> None:
-        with suppress(FileNotFoundError):
+        with self._one_line_errors(), suppress(FileNotFoundError):
             self.fs.rm_file(self._path(key))
 
+    def delete_folder(self, prefix: str) -> None:
+        with self._one_line_errors():
+            self.fs.rm(self._path(prefix), recursive=True)
+
     def check(self, must_write: bool) -> None:
+        with self._one_line_errors():
+            try:
+                self.fs.call_s3("head_bucket", Bucket=self.bucket)
+            except FileNotFoundError as error:
+                raise StoreError(f"no bucket '{self.bucket}' for {self.url}: create it, or mend the name") from error
+            if must_write:
+                check_create_once(self)
+
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
         from botocore.exceptions import BotoCoreError
 
         try:
-            self.fs.call_s3("head_bucket", Bucket=self.bucket)
-            if must_write:
-                check_create_once(self)
-        except FileNotFoundError as error:
-            raise StoreError(f"no bucket '{self.bucket}' for {self.url}: create it, or mend the name") from error
+            yield
+        except FileNotFoundError:
+            raise
         except PermissionError as error:
             raise StoreError(f"no permission for {self.url}: {error}; the role or key needs read and write") from error
         except (OSError, BotoCoreError) as error:

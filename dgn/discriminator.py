@@ -6,6 +6,7 @@ Pictures enter as RGB in [0, 1], 224 x 224; the network's own normalisation happ
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -83,10 +84,12 @@ def layout(network: str) -> Layout:
         units: dict[str, int] = {}
         convolutions: list[str] = []
         weighted: list[str] = []
+        calls = Counter[str]()
 
         def note(module: nn.Module, _: object, output: object) -> None:
             if isinstance(output, Tensor) and 2 <= output.ndim <= 4:
                 name = names[module]
+                calls[name] += 1
                 units[name] = output.shape[-1 if output.ndim == 3 else 1]
                 if isinstance(module, nn.Conv2d):
                     convolutions.append(name)
@@ -97,6 +100,7 @@ def layout(network: str) -> Layout:
             module.register_forward_hook(note)
         with torch.no_grad():
             model(torch.empty(1, 3, PICTURE_PX, PICTURE_PX))
+    units = {name: count for name, count in units.items() if calls[name] == 1}  # one used twice has no one response
     aliases = _vgg_names(model)
     labels = class_labels(network)
     class_layer = weighted[-1]
@@ -269,7 +273,9 @@ class Discriminator:
         handle = module.register_forward_hook(lambda _module, _inputs, output: kept.append(output.detach().clone()))
         try:
             x = images_N3HW.to(self.device).sub(self.mean_311).div(self.std_311).to(self.dtype)
-            output = self.model(x)
+            # TF32, the default on GPUs, keeps 10 bits of the mantissa: not a judge's precision.
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                output = self.model(x)
         finally:
             handle.remove()
         return kept[-1].float(), output.float()

@@ -11,7 +11,7 @@ Weights of a target: `alpha` (K,), then per convolution i `conv{i}.weight` (O, C
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -22,6 +22,7 @@ from torch import Tensor
 
 Mode = Literal["untrained", "pretrained"]
 Weights = Mapping[str, Tensor]
+Normalise = Callable[[Tensor, Weights, int], Tensor]
 
 PICTURE_PX = 224  # VGG-16's input, Table 2's output
 FEATURE_PX = 5  # Table 2: the feature vector is reshaped to 128 x 5 x 5
@@ -136,17 +137,31 @@ def generate(architecture: Architecture, weights: Weights, features_K: Tensor) -
     The features' dtype is the one that G computes in; the normalisation's statistics are this picture's own.
     Paper: Table 2.
     """
-    x = _as_channels_last(features_K, architecture.feature_channels)
+    return layers(architecture, weights, features_K[None], _own_statistics).squeeze(0)
+
+
+def _own_statistics(x: Tensor, weights: Weights, i: int) -> Tensor:
+    gamma, beta = weights[f"norm{i}.gamma"], weights[f"norm{i}.beta"]
+    return F.batch_norm(x, None, None, gamma, beta, training=True, eps=NORM_EPS)
+
+
+def training_averages(x: Tensor, weights: Weights, i: int) -> Tensor:
+    """A decoder's normalisation with the running averages of its training, the same for every picture."""
+    mean, var, gamma, beta = (weights[f"norm{i}.{name}"] for name in ("mean", "var", "gamma", "beta"))
+    return F.batch_norm(x, mean, var, gamma, beta, training=False, eps=NORM_EPS)
+
+
+def layers(architecture: Architecture, weights: Weights, features_NK: Tensor, normalise: Normalise) -> Tensor:
+    """All of G on features that share their weights: (N, 3, 224, 224). `normalise(x, weights, i)` is the i-th norm."""
+    x = _as_channels_last(features_NK, architecture.feature_channels)
     for i, conv in enumerate(architecture.convs):
         weight_OCkk, bias_O = weights[f"conv{i}.weight"].to(x.dtype), weights[f"conv{i}.bias"].to(x.dtype)
         convolve = conv_after_upsample if conv.is_after_upsample else conv_same
         x = convolve(x, weight_OCkk, bias_O)
         if conv.has_relu:
             x = F.relu(x)
-        x = F.batch_norm(
-            x, None, None, weights[f"norm{i}.gamma"], weights[f"norm{i}.beta"], training=True, eps=NORM_EPS
-        )
-    return x.squeeze(0)
+        x = normalise(x, weights, i)
+    return x
 
 
 def generate_batch(architecture: Architecture, own: Weights, shared: Weights, features_NK: Tensor) -> Tensor:
@@ -167,7 +182,7 @@ def generate_batch(architecture: Architecture, own: Weights, shared: Weights, fe
 
 
 def conv_same(x: Tensor, weight_OCkk: Tensor, bias_O: Tensor) -> Tensor:
-    """'Same' convolution of (1, C, H, W) as TensorFlow pads it: even kernels get the odd row and column after."""
+    """'Same' convolution of (N, C, H, W) as TensorFlow pads it: even kernels get the odd row and column after."""
     k = weight_OCkk.shape[-1]
     if k % 2:
         return F.conv2d(x, weight_OCkk, bias_O, padding=k // 2)
@@ -176,7 +191,7 @@ def conv_same(x: Tensor, weight_OCkk: Tensor, bias_O: Tensor) -> Tensor:
 
 
 def conv_after_upsample(x: Tensor, weight_OCkk: Tensor, bias_O: Tensor) -> Tensor:
-    """'Valid' convolution of the nearest x2 upsampled (1, C, H, W): (1, O, 2H-k+1, 2W-k+1), without upsampling.
+    """'Valid' convolution of the nearest x2 upsampled (N, C, H, W): (N, O, 2H-k+1, 2W-k+1), without upsampling.
 
     Pixel p of the output sees source pixels (p + j) // 2, so even and odd rows are each a smaller convolution of the
     source with summed taps: 2.25 (3x3) to 2.56 (4x4) times fewer operations, exactly.
@@ -208,7 +223,7 @@ def _interleave_phases(x: Tensor, weight_OCkk: Tensor, bias_O: Tensor) -> Tensor
             window = x[:, :, : out_px + num_s - 1, : out_px + num_t - 1]
             columns.append(F.conv2d(window, weight, bias_O).permute(0, 2, 3, 1))
         rows.append(torch.stack(columns, dim=3))
-    phases = torch.stack(rows, dim=2)  # (1, H, 2, W, 2, O)
+    phases = torch.stack(rows, dim=2)  # (N, H, 2, W, 2, O)
     return phases.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
@@ -222,7 +237,7 @@ def _phase_taps(kernel_px: int) -> Tensor:
     return taps
 
 
-def _as_channels_last(features_K: Tensor, channels: int) -> Tensor:
-    """(K,) -> (1, C, 5, 5) laid out channels-last, 1.8 times faster on a CPU; convolutions keep the layout."""
-    pixels = features_K.reshape(channels, FEATURE_PX**2).T.contiguous()
-    return pixels.reshape(1, FEATURE_PX, FEATURE_PX, channels).permute(0, 3, 1, 2)
+def _as_channels_last(features_NK: Tensor, channels: int) -> Tensor:
+    """(N, K) -> (N, C, 5, 5) laid out channels-last, 1.8 times faster on a CPU; convolutions keep the layout."""
+    pixels = features_NK.reshape(-1, channels, FEATURE_PX**2).transpose(1, 2).contiguous()
+    return pixels.reshape(-1, FEATURE_PX, FEATURE_PX, channels).permute(0, 3, 1, 2)

@@ -26,7 +26,8 @@ class Cost:
     generator_ops_per_update: int
     discriminator_ops_per_view: int
     state_bytes: int
-    activation_bytes: int
+    generator_map_bytes: int
+    discriminator_map_bytes_per_view: int
 
     @property
     def ops_per_update(self) -> int:
@@ -34,40 +35,34 @@ class Cost:
 
     @property
     def bytes_per_target(self) -> int:
-        return self.state_bytes + self.activation_bytes
+        """What a target adds to a device's memory while it is optimised: its state and the maps kept for gradients."""
+        return self.state_bytes + self.generator_map_bytes + self.num_views * self.discriminator_map_bytes_per_view
 
 
 def cost(config: RenderConfig, mode: Mode, network: str, layer: str | None = None) -> Cost:
     """Counts one target's cost against a layer of a network (its classes' where none is given)."""
     recipe, architecture = config.recipe(mode), config.architecture(mode)
+    discriminator_ops, discriminator_map_bytes = _discriminator_cost(network, layer, DTYPES[config.precision])
     return Cost(
         width=recipe.width,
         num_trainable=architecture.num_trainable,
         num_updates=recipe.num_updates,
         num_views=max(1, recipe.num_views),
         generator_ops_per_update=_generator_ops(config, mode),
-        discriminator_ops_per_view=_discriminator_ops(network, layer),
-        state_bytes=state_bytes(config, mode),
-        activation_bytes=activation_bytes(config, mode),
+        discriminator_ops_per_view=discriminator_ops,
+        state_bytes=4 * COPIES[recipe.optimiser] * architecture.num_trainable,  # 84 MB untrained at width 1
+        generator_map_bytes=_generator_map_bytes(config, mode),
+        discriminator_map_bytes_per_view=discriminator_map_bytes,
     )
 
 
-def state_bytes(config: RenderConfig, mode: Mode) -> int:
-    """Weights, gradient and moments of one target (84 MB untrained at width 1)."""
-    return 4 * COPIES[config.recipe(mode).optimiser] * config.architecture(mode).num_trainable
-
-
-def activation_bytes(config: RenderConfig, mode: Mode) -> int:
+def _generator_map_bytes(config: RenderConfig, mode: Mode) -> int:
     """G's maps that one target's backward pass needs: each convolution's output three times (conv, ReLU, norm)."""
     architecture, total, px = config.architecture(mode), 0, 5
     for conv in architecture.convs:
         px = 2 * px - conv.kernel_px + 1 if conv.is_after_upsample else px
         total += 3 * conv.out_channels * px * px
     return total * DTYPES[config.precision].itemsize
-
-
-def bytes_per_target(config: RenderConfig, mode: Mode) -> int:
-    return state_bytes(config, mode) + activation_bytes(config, mode)
 
 
 def _generator_ops(config: RenderConfig, mode: Mode) -> int:
@@ -83,14 +78,26 @@ def _generator_ops(config: RenderConfig, mode: Mode) -> int:
     return int(counter.get_total_flops())
 
 
-def _discriminator_ops(network: str, layer: str | None) -> int:
+def _discriminator_cost(network: str, layer: str | None, dtype: torch.dtype) -> tuple[int, int]:
+    """Of one view: operations forward and backward, and bytes of the maps that the backward pass needs."""
     layout = discriminators.layout(network)
     layer = layer or layout.class_layer
     with torch.device("meta"):
         state = discriminators.build_network(network).state_dict()
         frozen = discriminators.FrozenWeights(network, state, "", "meta")
-        model = discriminators.Discriminator(frozen, "meta")
+        model = discriminators.Discriminator(frozen, "meta", dtype)
+        own = {tensor.untyped_storage()._cdata for tensor in model.model.state_dict().values()}
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in own:
+                kept[storage._cdata] = storage.nbytes()
+            return tensor
+
         picture = torch.empty(1, 3, PICTURE_PX, PICTURE_PX, requires_grad=True)
         with FlopCounterMode(display=False) as counter:
-            model.responses(picture, [layer])[layer].sum().backward()
-    return int(counter.get_total_flops())
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                response = model.responses(picture, [layer])[layer]
+            response.sum().backward()
+    return int(counter.get_total_flops()), sum(kept.values())

@@ -138,9 +138,9 @@ def judge(result: RenderResult, scores: Scores | None, class_layer: str) -> tupl
     """
     if scores is None:
         return "nonfinite", "the picture has values that are not finite: try another seed or a lower learning rate"
-    if scores.activation <= 0:
-        return "dead", f"the activation is 0 on the saved picture after {result.num_updates} updates"
     target = result.target
+    if scores.activation <= 0 and all(unit.weight > 0 for unit in target.units):
+        return "dead", f"the activation is 0 on the saved picture after {result.num_updates} updates"
     if class_layer in target.layers and scores.rank > 1:
         best = scores.top5[0]
         return "not_converged", f"rank {scores.rank} on the saved picture: {best.label or best.unit} is first"

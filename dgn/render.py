@@ -21,7 +21,7 @@ from torch import Tensor
 from dgn import objectives
 from dgn.discriminator import Discriminator
 from dgn.errors import DgnError
-from dgn.generator import Architecture, Mode, Weights, generate_batch, initial_weights
+from dgn.generator import Architecture, Mode, Weights, generate_batch, initial_weights, layers, training_averages
 from dgn.moves import Moves, move
 from dgn.targets import Target
 
@@ -50,6 +50,8 @@ class Recipe:
     num_views: int = 0  # moved views per update; 0: D sees the picture itself
     moves: Moves = field(default_factory=Moves)
     is_displayable: bool = False  # G's output mapped to colours in [0, 1] in the loop; else it is D's normalised input
+    statistics: Literal["own", "training"] = "own"  # of the frozen decoder's normalisation
+    code: Literal["ones", "data"] = "ones"  # pretrained f: relu(alpha * noise), or alpha as deviations of codes
     wakes_silent_units: bool = False
     num_snapshots: int = 1  # above 1: the picture is the per-pixel median of the last snapshots
     updates_per_snapshot: int = 40
@@ -162,7 +164,8 @@ class _Batch:
             if decoder is None:
                 raise DgnError("pretrained mode without a decoder: give --decoder FILE")
             shared = {name: tensor.to(device, master) for name, tensor in decoder.items() if name != "alpha"}
-            own = {"alpha": torch.ones(len(targets), architecture.num_features)}
+            alpha = torch.ones if config.pretrained.code == "ones" else torch.zeros
+            own = {"alpha": alpha(len(targets), architecture.num_features)}
         layers = tuple(dict.fromkeys(layer for target in targets for layer in target.layers))
         groups = [target.units for target in targets]
         units = discriminator.layout.units
@@ -185,6 +188,9 @@ class _Batch:
     def features(self, noise_NK: Tensor | None) -> Tensor:
         """f of Eq. 1, (N, K): alpha times the perturbed ones; pretrained, the notebook's ReLU follows."""
         alpha_NK = self.own["alpha"]
+        if self.recipe.code == "data" and self.architecture.mode == "pretrained":
+            moved_NK = alpha_NK if noise_NK is None else alpha_NK + self.recipe.noise_sigma * noise_NK
+            return self.shared["code.mean"] + self.shared["code.std"] * moved_NK
         # Additive noise on f = 1 and multiplicative noise around 1 are the same formula when f is all ones.
         f_NK = alpha_NK if noise_NK is None else alpha_NK * (1 + self.recipe.noise_sigma * noise_NK)
         return f_NK if self.architecture.mode == "untrained" else f_NK.relu()
@@ -192,10 +198,15 @@ class _Batch:
     def pictures(self, noise_NK: Tensor | None) -> Tensor:
         """(N, 3, H, W) as D sees them: RGB where [0, 1] is the displayable range."""
         features_NK = self.features(noise_NK).to(self.dtype)
-        raw_N3HW = generate_batch(self.architecture, self.own, self.shared, features_NK).to(self.own["alpha"].dtype)
-        if self.recipe.is_displayable:
+        if self.recipe.statistics == "training" and self.architecture.mode == "pretrained":
+            raw_N3HW = layers(self.architecture, self.shared, features_NK, training_averages)
+        else:
+            raw_N3HW = generate_batch(self.architecture, self.own, self.shared, features_NK)
+        raw_N3HW = raw_N3HW.to(self.own["alpha"].dtype)
+        if self.recipe.is_displayable and self.architecture.mode == "untrained":
             return displayable(raw_N3HW)
-        return raw_N3HW * self.discriminator.std_311 + self.discriminator.mean_311
+        pictures = raw_N3HW * self.discriminator.std_311 + self.discriminator.mean_311
+        return pictures.clamp(0, 1) if self.recipe.is_displayable else pictures
 
     def update(self, optimiser: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
         """One step of all targets. Returns the activations and the losses before it, (N,) both."""

@@ -30,6 +30,10 @@ Discriminator = Annotated[
 ]
 WeightsFile = Annotated[str | None, typer.Option(metavar="FILE", help=".safetensors or .pth; default: torchvision's.")]
 
+DecoderFile = Annotated[
+    str | None, typer.Option(metavar="FILE", help="G of the pretrained mode; drawings: the one that ships.")
+]
+
 
 class Format(StrEnum):
     table = "table"
@@ -53,7 +57,7 @@ def render(
     preset: Annotated[str | None, typer.Option(help="paper, standard (default) or draft.")] = None,
     discriminator: Discriminator = None,
     weights: WeightsFile = None,
-    decoder: Annotated[str | None, typer.Option(metavar="FILE", help="Weights of G for the pretrained mode.")] = None,
+    decoder: DecoderFile = None,
     seed: Annotated[int | None, typer.Option(help="The first seed (0).")] = None,
     seeds: Annotated[int | None, typer.Option(help="Pictures per target, each from a seed of its own (1).")] = None,
     updates: Annotated[int | None, typer.Option(help="Updates per picture, in place of the preset's.")] = None,
@@ -95,11 +99,37 @@ def render(
 
 
 @app.command()
-def resume(run: RunArgument) -> None:
+def pretrain(
+    images: Annotated[str, typer.Argument(help="Folder or s3:// prefix of JPEG, PNG, WebP, or of Parquet.")],
+    out: Annotated[str, typer.Argument(metavar="OUT.safetensors", help="File or s3:// object.")],
+    width: Annotated[float | None, typer.Option(help="Factor on all channels (1: the paper's).")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the photographs (30).")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Photographs per step, over all workers (16).")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="AdamW's at the start (0.001).")] = None,
+    noise_sigma: Annotated[float | None, typer.Option(help="Of the input's noise (0.3).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random (0).")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto (default), float32 or bfloat16.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Default: one per GPU, or one on a machine without.")
+    ] = None,
+    column: Annotated[str, typer.Option(help="Of Parquet: the column of pictures.")] = "image",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last whole epoch.")] = False,
+) -> None:
+    """Train a decoder on photographs: the generator of the pretrained mode."""
+    from jobs.pretrain import pretrain_command
+
+    pretrain_command(
+        images, out, column, workers, resume, width=width, epochs=epochs, batch_size=batch_size,
+        learning_rate=learning_rate, noise_sigma=noise_sigma, seed=seed, precision=precision,
+    )  # fmt: skip
+
+
+@app.command()
+def resume(run: RunArgument, weights: WeightsFile = None, decoder: DecoderFile = None) -> None:
     """Go on with RUN, with the settings that it was begun with."""
     from jobs.render import resume_command
 
-    resume_command(run)
+    resume_command(run, weights, decoder)
 
 
 @app.command()

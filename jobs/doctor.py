@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 from cluster.storage import open_store
@@ -12,11 +13,9 @@ from dgn.errors import ShardFailed, WeightsMissing
 
 def doctor_command(url: str | None, network: str, weights: str | None) -> None:
     """Prints one line per check. Raises: DgnError for the first that a person must mend."""
-    import ray
     import torch
-    import torchvision
 
-    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, ray {ray.__version__}")
+    print(", ".join(f"{package} {version(package)}" for package in ("torch", "torchvision", "ray")))
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)

@@ -12,7 +12,7 @@ def gc_command(url: str, uncommitted: bool, dry_run: bool) -> None:
     info = run.info()
     committed = run.committed(info.num_shards)
     named: dict[int, set[str]] = {}
-    num_deleted = num_kept = 0
+    num_deleted = num_kept = num_temporary = 0
     for key in run.store.list("images"):
         name = key.split("/")[1]
         if not name.isdigit():
@@ -29,4 +29,12 @@ def gc_command(url: str, uncommitted: bool, dry_run: bool) -> None:
             print(key)
         else:
             run.store.delete(key)
-    print(f"{num_deleted} pictures {'would be ' if dry_run else ''}deleted, {num_kept} kept")
+    if uncommitted:
+        for key in list(run.store.list("", is_hidden=True)):
+            num_temporary += 1
+            if dry_run:
+                print(key)
+            else:
+                run.store.delete(key)
+    files = f"{num_deleted} pictures and {num_temporary} unfinished files"
+    print(f"{files} {'would be ' if dry_run else ''}deleted, {num_kept} pictures kept")

@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import ValidationError
-from torch import Tensor
 
 from cluster.plan import Plan, RunConfig, fingerprint, make_plan
 from cluster.run import Run
-from cluster.storage import open_store
+from cluster.storage import open_store, read_url
+from dgn import decoder as decoders
 from dgn import discriminator as discriminators
-from dgn import info
-from dgn.decoder import load_decoder
+from dgn import embedded, info
+from dgn.decoder import FrozenDecoder
 from dgn.errors import DgnError, ShardFailed
 from dgn.generator import Mode
 from dgn.render import RenderConfig
@@ -69,22 +69,27 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
     if dry_run:
         print_plan(plan, config)
         return
+    paths = {"weights": config.weights, "decoder": None if _is_shipped(config.decoder) else config.decoder}
+    absolute = {name: str(Path(path).absolute()) for name, path in paths.items() if path and "://" not in path}
+    config = config.model_copy(update=absolute)  # dgn resume may be typed in another folder
     modes = {block.mode for block in plan.blocks}
     if "pretrained" in modes and config.decoder is None:
         raise DgnError(
-            "pretrained mode without a decoder: give --decoder FILE (dgn pretrain IMAGES FILE makes one; "
-            "not built yet), or --modes untrained"
+            "pretrained mode without a decoder: give --decoder FILE (dgn pretrain IMAGES FILE makes one), "
+            "--decoder drawings for the one that ships with dgn, or --modes untrained"
         )
     weights = discriminators.load_weights(config.discriminator, Path(config.weights) if config.weights else None)
-    decoder, decoder_sha256 = _decoder(config) if "pretrained" in modes else (None, None)
+    decoder = _decoder(config) if "pretrained" in modes else None
     log_to_stderr()
     driver.connect()
     workers = driver.choose_workers(config.workers, config.gpus_per_worker)
     store.check(must_write=True)
     config = config.model_copy(update={"precision": _resolve_precision(config.precision, workers.gpus_each > 0)})
-    render_config = config.render_config(config.precision)  # type: ignore[arg-type]
+    render_config = config.render_config(config.precision, decoder and decoder.width)  # type: ignore[arg-type]
     run = Run(store)
-    identity = fingerprint(plan, render_config, config.discriminator, weights.sha256, decoder_sha256)
+    identity = fingerprint(
+        plan, render_config, config.discriminator, weights.sha256, decoder.sha256 if decoder else None
+    )
     run_info = run.start(identity, config, plan.num_targets, plan.num_shards)
     context = RunContext(
         url=store.url,
@@ -95,7 +100,8 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
         batch_size=None if config.batch_size == "auto" else config.batch_size,
     )
     with progress_shown() as observe:
-        progress = driver.Driver(run, run_info, context, weights, decoder, workers, observe).loop()
+        frozen = decoder.weights if decoder else None
+        progress = driver.Driver(run, run_info, context, weights, frozen, workers, observe).loop()
     outcomes = (
         ", ".join(f"{count} {name}" for name, count in sorted(progress.statuses.items())) or "nothing was left to do"
     )
@@ -108,15 +114,29 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
         )
 
 
-def resume_command(url: str) -> None:
+def resume_command(url: str, weights: str | None, decoder: str | None) -> None:
+    """The paths may have moved since; the fingerprint tells whether the files are the same."""
     store = open_store(url)
     store.check(must_write=False)
-    render_command(url, Run(store).info().run_config, dry_run=False)
+    moved = {"weights": weights, "decoder": decoder}
+    given = {name: path for name, path in moved.items() if path}
+    render_command(url, Run(store).info().run_config.model_copy(update=given), dry_run=False)
 
 
-def _decoder(config: RunConfig) -> tuple[dict[str, Tensor], str]:
-    path = Path(str(config.decoder))
-    return load_decoder(path, config.render_config("float32").pretrained.width), discriminators.file_sha256(path)
+def _is_shipped(decoder: str | None) -> bool:
+    return decoder in embedded.DECODERS
+
+
+def _decoder(config: RunConfig) -> FrozenDecoder:
+    """Raises: WeightsMissing, WeightsMismatch."""
+    source = str(config.decoder)
+    try:
+        data = embedded.decoder_path(source).read_bytes() if _is_shipped(source) else read_url(source)
+    except FileNotFoundError as error:
+        raise decoders.missing(source) from error
+    decoder = decoders.read_decoder(data, source)
+    decoders.check_width(decoder, config.width, source)
+    return decoder
 
 
 def _resolve_precision(precision: str, has_gpus: bool) -> Literal["float32", "bfloat16"]:
@@ -124,7 +144,9 @@ def _resolve_precision(precision: str, has_gpus: bool) -> Literal["float32", "bf
     if precision in ("float32", "bfloat16"):
         return precision  # type: ignore[return-value]
     if has_gpus:
-        return "bfloat16"
+        from cluster.driver import has_old_gpus
+
+        return "float32" if has_old_gpus() else "bfloat16"
     import torch
 
     has_bfloat16 = torch.cpu._is_avx512_bf16_supported()
@@ -144,8 +166,8 @@ def print_plan(plan: Plan, config: RunConfig) -> None:
         total_ops += ops * len(block)
         print(f"  {block.mode:<10} {block.layer:<12} {len(block):>9,} targets  {ops / 1e12:8.1f} TFLOP a picture")
     for mode in dict.fromkeys(block.mode for block in plan.blocks):
-        needed = info.bytes_per_target(render_config, mode)
-        print(f"  memory per {mode} target: {needed / 1e6:.0f} MB")
+        needed = max(cost.bytes_per_target for (of_mode, _), cost in costs.items() if of_mode == mode)
+        print(f"  memory per {mode} target: {needed / 1e6:.0f} MB at most")
     hours = total_ops / ASSUMED_OPS_PER_S / 3600
     rate = f"{ASSUMED_OPS_PER_S / 1e12:.0f} TFLOP/s"
     print(f"  {total_ops / 1e15:,.1f} PFLOP in all: {hours:,.1f} device hours at an assumed {rate}")

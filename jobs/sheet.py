@@ -13,9 +13,14 @@ from dgn.errors import DgnError
 from jobs.status import open_run
 
 MARGIN_PX = 6
+SUFFIXES = (".png", ".webp", ".jpg")
 
 
 def sheet_command(url: str, out: Path, layer: str | None, columns: int, picture_px: int) -> None:
+    if not out.parent.is_dir() or out.suffix.lower() not in SUFFIXES:
+        raise DgnError(
+            f"cannot write the sheet {out}: expected a file in a folder that exists, {' or '.join(SUFFIXES)}"
+        )
     run = open_run(url)
     info = run.info()
     committed = run.committed(info.num_shards)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dgn.decoder import expected_shapes
 from dgn.discriminator import Discriminator, load_weights
 from dgn.generator import Architecture, initial_weights
 from dgn.render import RenderConfig
@@ -36,7 +37,9 @@ def mini_float64(mini_weights):
 def decoder():
     """A decoder that nobody trained: random weights of the right shapes."""
     weights = initial_weights(Architecture("pretrained", WIDTH), torch.Generator().manual_seed(7))
-    return {name: tensor for name, tensor in weights.items() if name != "alpha"}
+    averages = {name: torch.zeros(shape) for name, shape in expected_shapes(WIDTH).items() if name not in weights}
+    ones = {name: tensor + 1 for name, tensor in averages.items() if name.endswith((".var", ".std"))}
+    return {name: tensor for name, tensor in weights.items() if name != "alpha"} | averages | ones
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from safetensors.torch import save_file
 
+from dgn.decoder import serialise
 from jobs import cli
 from jobs.render import load_config
 from tests.conftest import WIDTH
@@ -158,11 +158,11 @@ def test_gc_deletes_only_what_no_row_names(finished, dgn, tmp_path):
     for path in (stray, underway):
         path.parent.mkdir(parents=True)
         path.touch()
-    assert "1 pictures would be deleted" in dgn("gc", copy, "--dry-run")[1]
+    assert "1 pictures and 0 unfinished files would be deleted" in dgn("gc", copy, "--dry-run")[1]
     assert stray.exists()
-    assert dgn("gc", copy)[1] == "1 pictures deleted, 5 kept\n"
+    assert dgn("gc", copy)[1] == "1 pictures and 0 unfinished files deleted, 5 pictures kept\n"
     assert not stray.exists()
-    assert dgn("gc", copy, "--uncommitted")[1] == "1 pictures deleted, 4 kept\n"
+    assert dgn("gc", copy, "--uncommitted")[1] == "1 pictures and 0 unfinished files deleted, 4 pictures kept\n"
     assert dgn("verify", copy)[0] == 0
 
 
@@ -212,7 +212,7 @@ def test_doctor(dgn, tmp_path):
 
 
 def test_pretrained_mode_renders_with_a_decoder(dgn, tmp_path, decoder):
-    save_file(decoder, tmp_path / "decoder.safetensors")
+    (tmp_path / "decoder.safetensors").write_bytes(serialise(decoder, {"width": WIDTH}))
     line = [
         "render", tmp_path / "r", "--targets", "classes:star", "--modes", "untrained,pretrained",
         "--decoder", tmp_path / "decoder.safetensors", *QUICK,
@@ -220,6 +220,13 @@ def test_pretrained_mode_renders_with_a_decoder(dgn, tmp_path, decoder):
     code, out, err = dgn(*line)
     assert code == 0, err
     assert "2 of 2 pictures" in out
+    code, _, err = dgn(*line[:2], *line[2:], "--width", "0.25")
+    assert code == 2
+    assert "was made with --width 0.125, not 0.25" in err
+    (tmp_path / "other.safetensors").write_bytes(serialise({"conv0.weight": torch.zeros(1)}, {"width": WIDTH}))
+    code, _, err = dgn("render", tmp_path / "r2", *line[2 : -len(QUICK) - 1], tmp_path / "other.safetensors", *QUICK)
+    assert code == 2
+    assert "does not fit its width 0.125: conv0.weight is (1,)" in err
 
 
 def test_flags_win_over_the_file(tmp_path):
@@ -237,10 +244,10 @@ BAD = {
     "two classes": (["--targets", "classes:cardigan", "--discriminator", "vgg16"], "names 2 classes, 264 and 474"),
     "no decoder": (
         ["--targets", "classes:1", "--modes", "pretrained"],
-        "dgn pretrain IMAGES FILE makes one; not built yet",
+        "dgn pretrain IMAGES FILE makes one",
     ),
-    "missing decoder": (["--targets", "classes:1", "--modes", "pretrained", "--decoder", "no"], "no decoder at no"),
-    "missing weights": (["--targets", "classes:1", "--weights", "no.pth"], "no weights file at no.pth"),
+    "missing decoder": (["--targets", "classes:1", "--modes", "pretrained", "--decoder", "no"], "no decoder at "),
+    "missing weights": (["--targets", "classes:1", "--weights", "no.pth"], "/no.pth: expected a .safetensors"),
     "unknown preset": (["--targets", "classes:1", "--preset", "best"], "unknown preset 'best'"),
     "unknown network": (["--targets", "classes:1", "--discriminator", "vgg17"], "unknown discriminator 'vgg17'"),
     "bad number": (["--targets", "classes:1", "--shard-size", "0"], "setting shard_size: Input should be greater"),
