@@ -24,7 +24,7 @@ demo: setup
 	$(BIN)/dgn query $(DEMO_RUN) --top 5
 
 test: setup
-	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
 lint: setup
 	$(BIN)/ruff check .

@@ -57,6 +57,7 @@ class RenderActor:
         is_exact = context.render.precision == "float32"
         self.judge = self.discriminator if is_exact else Discriminator(weights, self.device)
         self.run = Run(open_store(context.url))
+        self.bytes_per_target: dict[tuple[Mode, str], int] = {}
 
     def ready(self) -> str:
         """Answers once the replica is loaded. Returns: the device's name."""
@@ -135,5 +136,8 @@ class RenderActor:
         if self.device.type == "cpu":
             return AUTO_BATCH_CPU
         free, _ = torch.cuda.mem_get_info(self.device)
-        per_target = cost(self.context.render, mode, self.discriminator.network, layer).bytes_per_target
-        return max(1, int(free * MEMORY_SHARE) // per_target)
+        free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        if (mode, layer) not in self.bytes_per_target:
+            counted = cost(self.context.render, mode, self.discriminator.network, layer)
+            self.bytes_per_target[mode, layer] = counted.bytes_per_target
+        return max(1, int(free * MEMORY_SHARE) // self.bytes_per_target[mode, layer])

@@ -25,7 +25,7 @@ from ray.exceptions import ActorDiedError, RayError
 from cluster.actor import RenderActor, RunContext, ShardReport
 from cluster.run import Run, RunInfo, new_attempt
 from dgn.discriminator import FrozenWeights
-from dgn.errors import DgnError, ShardFailed
+from dgn.errors import DgnError, ShardFailed, in_one_line
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def connect() -> None:
         except (ConnectionError, RayError, RuntimeError) as error:
             address = os.environ["RAY_ADDRESS"]
             raise DgnError(
-                f"no Ray cluster at RAY_ADDRESS={address}: {_first_line(error)}; mend or unset it"
+                f"no Ray cluster at RAY_ADDRESS={address}: {in_one_line(error)}; mend or unset it"
             ) from error
     else:
         ray.init(
@@ -249,9 +249,9 @@ class Driver:
         except RayError as error:
             self._kill(worker)
             self.failed_starts += 1
-            log.warning("a worker did not start: %s", _first_line(error))
+            log.warning("a worker did not start: %s", in_one_line(error))
             if self.failed_starts >= MAX_STARTS:
-                raise ShardFailed(f"{MAX_STARTS} workers in a row did not start: {_first_line(error)}") from error
+                raise ShardFailed(f"{MAX_STARTS} workers in a row did not start: {in_one_line(error)}") from error
             return
         self.failed_starts = 0
         log.info("worker ready on %s", device)
@@ -290,20 +290,20 @@ class Driver:
             "seconds": time.monotonic() - task.started_at,
         }
         try:
-            self.run.note_failure(task.shard, task.attempt, _first_line(error), details)
+            self.run.note_failure(task.shard, task.attempt, in_one_line(error), details)
         except Exception as unwritten:  # the note is for people; whatever ails the store, the shard is attempted again
-            log.warning("the failure of shard %06d could not be noted: %s", task.shard, _first_line(unwritten))
+            log.warning("the failure of shard %06d could not be noted: %s", task.shard, in_one_line(unwritten))
         if task.shard in self.committed or any(other.shard == task.shard for other in self.tasks.values()):
             return
         if is_charged:
             self.charged[task.shard] = self.charged.get(task.shard, 0) + 1
         if self.charged.get(task.shard, 0) >= MAX_ATTEMPTS:
             self.progress.quarantined.append(task.shard)
-            log.error("shard %06d failed %d times: quarantined (%s)", task.shard, MAX_ATTEMPTS, _first_line(error))
+            log.error("shard %06d failed %d times: quarantined (%s)", task.shard, MAX_ATTEMPTS, in_one_line(error))
             return
         self.progress.retries += 1
         self.queue.append(task.shard)
-        log.warning("shard %06d failed and will be tried again: %s", task.shard, _first_line(error))
+        log.warning("shard %06d failed and will be tried again: %s", task.shard, in_one_line(error))
 
     def _expected_s(self, index: int, unknown: float) -> float:
         """How long a shard should take, by others of its mode and layer; `unknown` where none has finished yet."""
@@ -326,10 +326,3 @@ class Driver:
     def _kill(worker: _Worker) -> None:
         with contextlib.suppress(RayError, ValueError):
             ray.kill(worker.handle)
-
-
-def _first_line(error: BaseException) -> str:
-    """The cause in one line, without Ray's envelope."""
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"[:300]

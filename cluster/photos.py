@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 from ray.data import DataContext, Dataset
+from ray.exceptions import RayError
 
-from cluster.storage import open_store
-from dgn.errors import DgnError
+from cluster.storage import Store, open_store
+from dgn.errors import DgnError, StoreError, in_one_line
 from dgn.photo import SUFFIXES, UnreadablePhoto, load_photo
 
 LARGEST_BROKEN_SHARE = 0.1
 HELD_OUT_SHARE = 0.05
 MOST_HELD_OUT = 2000
+TASK_CPUS = 0.5  # of a decoding task: even one core is then enough for a worker and the tasks that feed it
 Row = dict[str, Any]
 
 
@@ -33,50 +38,73 @@ class Survey:
 
 
 def open_photos(url: str, column: str = "image") -> Dataset:
-    """A lazy dataset of rows {name, bytes}, in an order that depends on the names alone.
+    """A lazy dataset of rows {name, bytes, error}, in an order that depends on the names alone. Links to folders are
+    not followed. Rows of Parquet files keep their order and are shuffled among neighbours only.
 
     Raises: DgnError where there are none.
     """
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True
     context.execution_options.preserve_order = True  # training again from the same seed sees the same order
-    context.execution_options.verbose_progress = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     store = open_store(url)
     keys = sorted(store.list(""))
     photos = [key for key in keys if PurePosixPath(key).suffix.lower() in SUFFIXES]
     tables = [key for key in keys if key.endswith(".parquet")]
+    if photos and tables:
+        raise DgnError(
+            f"{url} holds {len(photos)} pictures and {len(tables)} .parquet files: give a folder of one kind"
+        )
     if photos:
         photos.sort(key=lambda key: hashlib.sha256(key.encode()).digest())  # neighbours in a folder are alike
         rows = ray.data.from_items([{"key": key} for key in photos], override_num_blocks=-(-len(photos) // 64))
-        return rows.map(lambda row: {"name": row["key"], "bytes": open_store(url).read(row["key"])})
+        return rows.map(partial(_read_photo, store.url), num_cpus=TASK_CPUS)
     if tables:
-        return _open_tables(url, tables, column)
+        _check_column(store, tables[0], column)
+        rows = ray.data.from_items([{"key": key} for key in tables], override_num_blocks=len(tables))
+        return rows.flat_map(partial(_read_table, store.url, column), num_cpus=TASK_CPUS)
     raise DgnError(f"no pictures in {url}: expected files {', '.join(SUFFIXES)}, or .parquet with an image column")
 
 
-def _open_tables(url: str, tables: list[str], column: str) -> Dataset:
-    """Image columns hold bytes, or a struct with `bytes` as Hugging Face writes them."""
-    import pyarrow.parquet as pq
+@lru_cache(maxsize=4)
+def _store(url: str) -> Store:
+    """One connection per process, not one per photograph."""
+    return open_store(url)
 
-    with pa.BufferReader(open_store(url).read(tables[0])) as first:
-        schema = pq.read_schema(first)
+
+def _read_photo(url: str, row: Row) -> Row:
+    try:
+        return {"name": row["key"], "bytes": _store(url).read(row["key"]), "error": ""}
+    except (FileNotFoundError, StoreError) as error:
+        return {"name": row["key"], "bytes": b"", "error": in_one_line(error)}
+
+
+def _read_table(url: str, column: str, row: Row) -> Iterator[Row]:
+    """Image columns hold bytes, or a struct with `bytes` as Hugging Face writes them."""
+    number = 0
+    try:
+        with pq.ParquetFile(pa.BufferReader(_store(url).read(row["key"]))) as file:
+            for batch in file.iter_batches(64, columns=[column]):
+                for value in batch.column(column).to_pylist():
+                    data = value["bytes"] if isinstance(value, dict) else value
+                    yield {"name": f"{row['key']} row {number}", "bytes": data or b"", "error": ""}
+                    number += 1
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise DgnError(f"{url}/{row['key']} cannot be read from row {number} on: {in_one_line(error)}") from error
+
+
+def _check_column(store: Store, table: str, column: str) -> None:
+    try:
+        schema = pq.read_schema(pa.BufferReader(store.read(table)))
+    except pa.ArrowInvalid as error:
+        raise DgnError(f"{store.url}/{table} is no Parquet file: {in_one_line(error)}") from error
     if column not in schema.names:
-        raise DgnError(f"{url}/{tables[0]} has no column '{column}': give --column, one of {', '.join(schema.names)}")
+        raise DgnError(f"{store.url}/{table} has no column '{column}': give --column, one of {', '.join(schema.names)}")
     kind = schema.field(column).type
     is_struct = pa.types.is_struct(kind) and "bytes" in [field.name for field in kind]
     if not is_struct and not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise DgnError(f"column '{column}' of {url}/{tables[0]} holds {kind}: expected the bytes of picture files")
-
-    def read(row: Row) -> Iterator[Row]:
-        with pq.ParquetFile(pa.BufferReader(open_store(url).read(row["key"]))) as file:
-            number = 0
-            for batch in file.iter_batches(64, columns=[column]):
-                for value in batch.column(0).to_pylist():
-                    data = value["bytes"] if isinstance(value, dict) else value
-                    yield {"name": f"{row['key']} row {number}", "bytes": data or b""}
-                    number += 1
-
-    return ray.data.from_items([{"key": key} for key in tables], override_num_blocks=len(tables)).flat_map(read)
+        raise DgnError(f"column '{column}' of {store.url}/{table} holds {kind}: expected the bytes of picture files")
 
 
 def survey(photos: Dataset, url: str) -> Survey:
@@ -86,42 +114,47 @@ def survey(photos: Dataset, url: str) -> Survey:
     """
     good: set[str] = set()
     broken: list[str] = []
-    for row in photos.map(_inspect).iter_rows():
-        if row["error"]:
-            broken.append(f"{row['name']}: {row['error']}")
-        else:
-            good.add(row["sha256"])
+    num_good = 0
+    try:
+        for row in photos.map(_inspect, num_cpus=TASK_CPUS).iter_rows():
+            if row["error"]:
+                broken.append(f"{row['name']}: {row['error']}")
+            else:
+                num_good += 1
+                good.add(row["sha256"])
+    except RayError as error:
+        raise DgnError(f"cannot read the pictures in {url}: {in_one_line(error)}") from error
     broken.sort()
-    if len(broken) > LARGEST_BROKEN_SHARE * (len(broken) + len(good)):
+    if len(broken) > LARGEST_BROKEN_SHARE * (len(broken) + num_good):
         listed = "; ".join(broken[:10]) + ("; ..." if len(broken) > 10 else "")
-        share = f"{len(broken)} of {len(broken) + len(good)} pictures in {url}"
+        share = f"{len(broken)} of {len(broken) + num_good} pictures in {url}"
         raise DgnError(f"{share} cannot be read, at most a tenth may: {listed}")
     if len(good) < 2:
         raise DgnError(f"{len(good)} different pictures in {url}: expected at least 2, one of them to hold out")
     by_hash = sorted(good)
     num_held_out = min(MOST_HELD_OUT, max(1, round(HELD_OUT_SHARE * len(good))))
     fingerprint = hashlib.sha256("\n".join(by_hash).encode()).hexdigest()
-    return Survey(len(good), tuple(broken), frozenset(by_hash[:num_held_out]), fingerprint)
+    return Survey(num_good, tuple(broken), frozenset(by_hash[:num_held_out]), fingerprint)
 
 
 def decoded(photos: Dataset, held_out: frozenset[str], is_held_out: bool) -> Dataset:
     """Rows {photo: (256, 256, 3) uint8} of one side of the split; broken ones are left out."""
+    return photos.flat_map(partial(_decode, held_out, is_held_out), num_cpus=TASK_CPUS)
 
-    def decode(row: Row) -> list[Row]:
-        if (hashlib.sha256(row["bytes"]).hexdigest() in held_out) != is_held_out:
-            return []
-        try:
-            return [{"photo": load_photo(row["bytes"])}]
-        except UnreadablePhoto:
-            return []
 
-    return photos.flat_map(decode)
+def _decode(held_out: frozenset[str], is_held_out: bool, row: Row) -> list[Row]:
+    if (hashlib.sha256(row["bytes"]).hexdigest() in held_out) != is_held_out:
+        return []
+    try:
+        return [{"photo": load_photo(row["bytes"])}]
+    except UnreadablePhoto:
+        return []
 
 
 def _inspect(row: Row) -> Row:
-    error = ""
+    error = row["error"]
     try:
         load_photo(row["bytes"])
     except UnreadablePhoto as unreadable:
-        error = str(unreadable)
+        error = error or str(unreadable)
     return {"name": row["name"], "sha256": hashlib.sha256(row["bytes"]).hexdigest(), "error": error}

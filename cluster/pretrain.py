@@ -6,51 +6,56 @@ same way as one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.fs
 import ray
 import ray.train
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
 from ray.data import Dataset, ExecutionOptions
+from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
+from cluster.driver import Workers
 from cluster.photos import Survey, decoded, open_photos, survey
-from cluster.storage import S3Store, Store
+from cluster.storage import KeyExists, S3Store, Store
 from dgn.autoencoder import Autoencoder, add_noise, central_crop, crop_and_flip, displayed, normalised
-from dgn.errors import DgnError, ShardFailed
+from dgn.errors import DgnError, ShardFailed, in_one_line
 
 MAX_FAILURES = 3  # of workers in one training; each costs at most the epoch that it was in
 SHUFFLED = 1024  # photographs that an epoch's order is drawn from at a time (200 MB)
 NUM_SAMPLES = 6  # held-out photographs on the sheet of reconstructions
 SETTINGS_FILE = "settings.json"
+STATE_FILE = "state.pt"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What decides a decoder besides the photographs; `epochs` alone may differ when a training is resumed."""
+class Settings(BaseModel):
+    """What decides a decoder besides the photographs. Only `workers` may differ when a training is resumed."""
 
-    width: float = 1.0
-    epochs: int = 30
-    batch_size: int = 16  # over all workers
-    learning_rate: float = 1e-3  # AdamW's at the start, falling to 0 along half a cosine
-    noise_sigma: float = 0.3  # of the input, in units of ImageNet's standard deviation
-    seed: int = 0
-    precision: str = "auto"
-    workers: int = 1
-    has_gpus: bool = False
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: float = Field(default=1.0, gt=0, le=4)
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=16, ge=1)  # over all workers
+    learning_rate: float = Field(default=1e-3, gt=0)  # AdamW's at the start, falling to 0 along half a cosine
+    noise_sigma: float = Field(default=0.3, ge=0)  # of the input, in units of ImageNet's standard deviation
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -76,32 +81,44 @@ class Outcome:
 
 
 def train(
-    images: str, column: str, folder: Store, settings: Settings, is_resumed: bool, observe: Callable[[Update], None]
+    images: str,
+    column: str,
+    folder: Store,
+    settings: Settings,
+    workers: Workers,
+    is_resumed: bool,
+    observe: Callable[[Update], None],
 ) -> Outcome:
     """Trains, or goes on where the checkpoints in `folder` stop.
 
-    Raises: DgnError for photographs or a folder that do not fit, ShardFailed where workers kept dying.
+    Raises: DgnError for photographs, a folder or settings that do not fit, ShardFailed where workers kept dying.
     """
+    _check_folder(folder, settings, is_resumed)
     photos = open_photos(images, column)
     found = survey(photos, images)
     for line in found.broken:
         print(f"skipped {line}")
+    held_out = decoded(photos, found.held_out, is_held_out=True).materialize()
+    num_train = found.num_photos - held_out.count()
+    if num_train < max(1, workers.num):
+        raise DgnError(f"{num_train} photographs to train on in {images}: {workers.num} workers need one each")
     _claim(folder, settings, found, is_resumed)
-    board = Queue(actor_options={"num_cpus": 0})
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # lives as long as this process does
     reader = Thread(target=_read_board, args=(board, observe), daemon=True)
     reader.start()
-    held_out = decoded(photos, found.held_out, is_held_out=True).materialize()
+    is_on_gpus = workers.gpus_each > 0
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"settings": asdict(settings), "num_photos": found.num_photos, "board": board},
+        train_loop_config={"settings": settings.model_dump(), "num_train": num_train, "board": board},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=settings.workers,
-            use_gpu=settings.has_gpus,
-            resources_per_worker=None if settings.has_gpus else {"CPU": _cpus_each(settings.workers)},
+            num_workers=workers.num,
+            use_gpu=is_on_gpus,
+            resources_per_worker=None if is_on_gpus else {"CPU": _cpus_each(workers.num)},
         ),
         run_config=ray.train.RunConfig(
             **_storage(folder),
-            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),  # type: ignore[call-arg]
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
         datasets={"train": decoded(photos, found.held_out, is_held_out=False), "validation": held_out},
@@ -112,24 +129,28 @@ def train(
     try:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise ShardFailed(
-            f"training failed {MAX_FAILURES + 1} times: {lines[-1][:300]}; --resume goes on from the last whole epoch"
-        ) from error
+        reason = in_one_line(error)
+        raise ShardFailed(f"training ended: {reason}; --resume goes on from the last whole epoch") from error
     finally:
         board.put(None)
         reader.join(timeout=10)
         board.shutdown()
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as local:
-        state = torch.load(Path(local) / "state.pt", weights_only=True)
+        state = torch.load(Path(local) / STATE_FILE, map_location="cpu", weights_only=True)
+    last = state["history"][-1]
+    if not math.isfinite(last["train"] + last["validation"]):
+        raise DgnError(
+            f"the training diverged in epoch {last['epoch']} with --learning-rate {settings.learning_rate:g}: "
+            f"delete {folder.url} and give a lower one"
+        )
     return _outcome(settings, found, state, held_out)
 
 
-def _cpus_each(workers: int) -> float:
+def _cpus_each(num_workers: int) -> float:
     """One CPU of the cluster has to stay free for decoding; how many threads a worker uses is its own affair."""
     cpus = ray.cluster_resources().get("CPU", 1.0)
-    return min(1.0, max(0.01, (cpus - 1) / workers))
+    return min(1.0, max(0.01, (cpus - 1) / max(1, num_workers)))
 
 
 def _storage(folder: Store) -> dict[str, Any]:
@@ -142,24 +163,36 @@ def _storage(folder: Store) -> dict[str, Any]:
     return {"storage_path": parent, "name": name}
 
 
-def _claim(folder: Store, settings: Settings, found: Survey, is_resumed: bool) -> None:
-    """Begins a folder of checkpoints, or makes sure that it is of the same training. Raises: DgnError."""
-    ours = {**asdict(settings), "photos_sha256": found.sha256}
-    try:
-        theirs = json.loads(folder.read(SETTINGS_FILE))
-    except FileNotFoundError:
-        if is_resumed:
-            raise DgnError(f"nothing to resume: {folder.url} has no checkpoints; leave out --resume") from None
-        folder.write(SETTINGS_FILE, json.dumps(ours, indent=2).encode())
-        return
-    if not is_resumed:
+def _check_folder(folder: Store, settings: Settings, is_resumed: bool) -> None:
+    """Raises: DgnError where --resume is missing or does not fit, before anything else takes its time."""
+    is_begun = folder.exists(SETTINGS_FILE)
+    if is_begun and not is_resumed:
         raise DgnError(f"{folder.url} holds a training that did not end: --resume goes on with it, or delete it")
-    differing = [name for name in ours if ours[name] != theirs.get(name) and name not in ("workers", "has_gpus")]
-    if differing:
-        name = differing[0]
-        raise DgnError(
-            f"{folder.url} holds a training of other settings: {name} is {theirs.get(name)} there, {ours[name]} here"
-        )
+    if is_resumed and not is_begun:
+        raise DgnError(f"nothing to resume: {folder.url} has no checkpoints; leave out --resume")
+    if is_begun:
+        _compare(folder, settings.model_dump())
+
+
+def _claim(folder: Store, settings: Settings, found: Survey, is_resumed: bool) -> None:
+    """Begins a folder of checkpoints, or makes sure that it is of the same photographs. Raises: DgnError."""
+    ours = {**settings.model_dump(), "photos_sha256": found.sha256}
+    if is_resumed:
+        _compare(folder, ours)
+        return
+    try:
+        folder.create(SETTINGS_FILE, json.dumps(ours, indent=2).encode())
+    except KeyExists as error:
+        raise DgnError(f"another training into {folder.url} began just now") from error
+
+
+def _compare(folder: Store, ours: dict[str, Any]) -> None:
+    theirs = json.loads(folder.read(SETTINGS_FILE))
+    for name, value in ours.items():
+        if value != theirs.get(name):
+            raise DgnError(
+                f"{folder.url} holds a training of other settings: {name} is {theirs.get(name)} there, {value} here"
+            )
 
 
 def _read_board(board: Queue, observe: Callable[[Update], None]) -> None:
@@ -184,7 +217,7 @@ def _outcome(settings: Settings, found: Survey, state: dict[str, Any], held_out:
 
 
 def _train_worker(config: dict[str, Any]) -> None:
-    settings, board = Settings(**config["settings"]), config["board"]
+    settings, board, num_train = Settings(**config["settings"]), config["board"], config["num_train"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
@@ -199,9 +232,8 @@ def _train_worker(config: dict[str, Any]) -> None:
     if state:
         optimiser.load_state_dict(state["optimiser"])
     history: list[dict[str, float]] = state["history"] if state else []
-    num_train = config["num_photos"] / world
     batch_size = max(1, settings.batch_size // world)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=_is_bfloat16(settings.precision, device))
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
     for epoch in range(len(history), settings.epochs):
         start = time.monotonic()
         stream = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch * 1009 + rank)
@@ -209,7 +241,7 @@ def _train_worker(config: dict[str, Any]) -> None:
         model.train()
         total, done, noted = 0.0, 0, start
         for photos in _batches("train", batch_size, settings.seed + epoch, device):
-            progress = (epoch + min(1.0, done / num_train)) / settings.epochs
+            progress = (epoch + min(1.0, done * world / num_train)) / settings.epochs
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
             clean = normalised(crop_and_flip(photos, stream))
@@ -223,13 +255,16 @@ def _train_worker(config: dict[str, Any]) -> None:
             total, done = total + loss.item() * len(photos), done + len(photos)
             if rank == 0 and time.monotonic() - noted > 1:
                 noted = time.monotonic()
-                board.put(Update(epoch, done * world, total / done))
+                _tell(board, Update(epoch, done * world, total / done))
         validation_loss = _validate(model, settings, autocast, device) if rank == 0 else math.nan
-        history.append({"epoch": epoch + 1, "train": total / max(1, done), "validation": validation_loss})
+        train_loss = _mean_over_workers(total, done, world, device)
+        history.append({"epoch": epoch + 1, "train": train_loss, "validation": validation_loss})
+        _report(rank, model, optimiser, history, codes)
         if rank == 0:
             seconds = time.monotonic() - start
-            board.put(Update(epoch, done * world, total / max(1, done), validation_loss, seconds))
-        _report(rank, model, optimiser, history, codes)
+            _tell(board, Update(epoch, done * world, train_loss, validation_loss, seconds))
+        if not math.isfinite(train_loss):
+            return  # diverged; the driver says so
 
 
 def _num_cores() -> int:
@@ -237,10 +272,17 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _is_bfloat16(precision: str, device: torch.device) -> bool:
-    if precision != "auto":
-        return precision == "bfloat16"
-    return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+def _mean_over_workers(total: float, count: int, world: int, device: torch.device) -> float:
+    sums = torch.tensor([total, count], dtype=torch.float64, device=device)
+    if world > 1:
+        torch.distributed.all_reduce(sums)
+    return (sums[0] / sums[1]).item()
+
+
+def _tell(board: Queue, update: Update) -> None:
+    """Progress is for people: a training does not end because nobody listens any more."""
+    with contextlib.suppress(RayError):
+        board.put(update)
 
 
 def _batches(name: str, batch_size: int, seed: int | None, device: torch.device) -> Iterator[Tensor]:
@@ -289,7 +331,7 @@ def _load_state() -> dict[str, Any] | None:
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as folder:
-        return torch.load(Path(folder) / "state.pt", map_location="cpu", weights_only=True)
+        return torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
 
 
 def _report(
@@ -306,5 +348,5 @@ def _report(
     inner = getattr(model, "module", model)
     with tempfile.TemporaryDirectory() as folder:
         state = {"model": inner.state_dict(), "optimiser": optimiser.state_dict(), "history": history}
-        torch.save(state | codes.state(), Path(folder) / "state.pt")
+        torch.save(state | codes.state(), Path(folder) / STATE_FILE)
         ray.train.report(history[-1], checkpoint=ray.train.Checkpoint.from_directory(folder))

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from dgn.errors import StoreError
+from dgn.errors import DgnError, StoreError
 
 HIDDEN = ".dgn-"  # names of temporary and probing keys start so; listings leave them out
 
@@ -37,6 +37,9 @@ class Store(Protocol):
 
     def read(self, key: str) -> bytes:
         """Raises: FileNotFoundError."""
+
+    def exists(self, key: str) -> bool:
+        """Whether a key is there now, uncached."""
 
     def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
         """Keys below a folder, uncached: the hidden ones (temporaries of killed writers), or all others."""
@@ -87,14 +90,13 @@ class LocalStore:
     """A folder on a disk, or one that all workers share."""
 
     def __init__(self, folder: str):
-        self.root = Path(folder).expanduser().absolute()
+        self.root = Path(os.path.abspath(Path(folder).expanduser()))  # without '..', links as they are
         self.url = str(self.root)
 
     def _path(self, key: str) -> Path:
-        path = (self.root / key).resolve()
-        if not path.is_relative_to(self.root.resolve()):
+        if key.startswith("/") or ".." in key.split("/"):
             raise StoreError(f"key '{key}' leaves the run {self.url}")
-        return path
+        return self.root / key
 
     def create(self, key: str, data: bytes) -> None:
         path = self._path(key)
@@ -147,10 +149,13 @@ class LocalStore:
         with self._one_line_errors():
             return self._path(key).read_bytes()
 
+    def exists(self, key: str) -> bool:
+        return self._path(key).exists()
+
     def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
         with self._one_line_errors():
             for folder, _, names in os.walk(self._path(prefix), onerror=_raise_unless_missing):
-                relative = Path(folder).relative_to(self.root.resolve())
+                relative = Path(folder).relative_to(self.root)
                 yield from ((relative / name).as_posix() for name in names if name.startswith(HIDDEN) == is_hidden)
 
     def delete(self, key: str) -> None:
@@ -221,14 +226,16 @@ class S3Store:
         with self._one_line_errors():
             return self.fs.cat_file(self._path(key))
 
+    def exists(self, key: str) -> bool:
+        with self._one_line_errors():
+            return self.fs.exists(self._path(key))
+
     def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
         root = self._path("")
         with self._one_line_errors():
-            for folder, _, names in self.fs.walk(self._path(prefix), refresh=True, on_error=_raise_unless_missing):
-                relative = folder.removeprefix(root).strip("/")
-                for name in names:
-                    if name and name.startswith(HIDDEN) == is_hidden:
-                        yield f"{relative}/{name}".lstrip("/")
+            for path in self.fs.find(self._path(prefix)):  # one flat listing; unlike walk it reports every fault
+                if path.rpartition("/")[2].startswith(HIDDEN) == is_hidden:
+                    yield path.removeprefix(root).lstrip("/")
 
     def delete(self, key: str) -> None:
         with self._one_line_errors(), suppress(FileNotFoundError):
@@ -257,7 +264,9 @@ class S3Store:
             raise
         except PermissionError as error:
             raise StoreError(f"no permission for {self.url}: {error}; the role or key needs read and write") from error
-        except (OSError, BotoCoreError) as error:
+        except DgnError:
+            raise
+        except (OSError, BotoCoreError, ValueError) as error:  # botocore's ValueError: an endpoint without http://
             reason = " ".join(str(error).split())
             raise StoreError(f"cannot use {self.url}: {reason}; check endpoint and credentials (AWS_*)") from error
 

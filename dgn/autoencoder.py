@@ -6,15 +6,17 @@ width 1.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgn.discriminator import IMAGENET_MEAN, IMAGENET_STD
-from dgn.generator import NORM_EPS, PICTURE_PX, Architecture, Weights, initial_weights, layers
+from dgn.generator import NORM_EPS, PICTURE_PX, Architecture, initial_weights, layers, running_averages
 
 ENCODER_CHANNELS = (32, 64, 128, 256, 512)
 NUM_HIDDEN = 2048
+FIRST_CONTRAST = 0.2  # of the pictures before any step: near the mean picture, and Adam moves a scale but slowly
 POOLED_PX = 3  # 224 px after five times two valid 3x3 convolutions and a halving
 
 
@@ -42,16 +44,12 @@ class Decoder(nn.Module):
             self.add_module(f"conv{i}", nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_px))
             self.add_module(f"norm{i}", _Norm(conv.out_channels))
         start = {name: tensor for name, tensor in initial_weights(architecture, stream).items() if name != "alpha"}
+        start[architecture.picture_gamma].fill_(FIRST_CONTRAST)
         self.load_state_dict(start, strict=False)  # the running averages keep their own start
 
     def forward(self, code_NK: Tensor) -> Tensor:
         weights = dict(self.named_parameters()) | dict(self.named_buffers())
-
-        def normalise(x: Tensor, weights: Weights, i: int) -> Tensor:
-            mean, var, gamma, beta = (weights[f"norm{i}.{name}"] for name in ("mean", "var", "gamma", "beta"))
-            return F.batch_norm(x, mean, var, gamma, beta, training=self.training, eps=NORM_EPS)
-
-        return layers(self.architecture, weights, code_NK, normalise)
+        return layers(self.architecture, weights, code_NK, partial(running_averages, is_training=self.training))
 
 
 class Autoencoder(nn.Module):

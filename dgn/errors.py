@@ -26,4 +26,11 @@ class StoreError(DgnError):
 
 
 class ShardFailed(RuntimeError):
-    """Shards ended in quarantine; the run is incomplete and the same line finishes it."""
+    """Work that could not be finished, shards in quarantine for instance; the same line, or --resume, goes on."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """The cause in one line, without the envelope that Ray puts around it."""
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"[:300]

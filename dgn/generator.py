@@ -145,10 +145,11 @@ def _own_statistics(x: Tensor, weights: Weights, i: int) -> Tensor:
     return F.batch_norm(x, None, None, gamma, beta, training=True, eps=NORM_EPS)
 
 
-def training_averages(x: Tensor, weights: Weights, i: int) -> Tensor:
-    """A decoder's normalisation with the running averages of its training, the same for every picture."""
+def running_averages(x: Tensor, weights: Weights, i: int, is_training: bool = False) -> Tensor:
+    """A decoder's normalisation: with the running averages of its training, the same for every picture; while it is
+    trained, with the batch's statistics, which move the averages."""
     mean, var, gamma, beta = (weights[f"norm{i}.{name}"] for name in ("mean", "var", "gamma", "beta"))
-    return F.batch_norm(x, mean, var, gamma, beta, training=False, eps=NORM_EPS)
+    return F.batch_norm(x, mean, var, gamma, beta, training=is_training, eps=NORM_EPS)
 
 
 def layers(architecture: Architecture, weights: Weights, features_NK: Tensor, normalise: Normalise) -> Tensor:

@@ -94,4 +94,4 @@ def alpha_regulariser(alpha_NK: Tensor) -> Tensor:
 
     The paper's formula; the notebook's Keras regulariser is the sum of squares.
     """
-    return 0.1 * alpha_NK.square().sum(1).sqrt()
+    return 0.1 * torch.linalg.vector_norm(alpha_NK, dim=1)  # its gradient at 0 is 0, the root's is not finite

@@ -39,7 +39,7 @@ def load_photo(data: bytes) -> NDArray[np.uint8]:
         raise UnreadablePhoto(f"too large, at most {MAX_PIXELS / 1e6:.0f} million pixels") from error
     except UnidentifiedImageError as error:
         raise UnreadablePhoto("no picture of a known kind") from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's plugins raise all of these on broken files
+    except Exception as error:  # Pillow's plugins raise anything on broken files; one must not end a survey of all
         raise UnreadablePhoto(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
     return np.asarray(square)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from dgn import objectives
 from dgn.discriminator import Discriminator
 from dgn.errors import DgnError
-from dgn.generator import Architecture, Mode, Weights, generate_batch, initial_weights, layers, training_averages
+from dgn.generator import Architecture, Mode, Weights, generate_batch, initial_weights, layers, running_averages
 from dgn.moves import Moves, move
 from dgn.targets import Target
 
@@ -166,10 +166,12 @@ class _Batch:
             shared = {name: tensor.to(device, master) for name, tensor in decoder.items() if name != "alpha"}
             alpha = torch.ones if config.pretrained.code == "ones" else torch.zeros
             own = {"alpha": alpha(len(targets), architecture.num_features)}
-        layers = tuple(dict.fromkeys(layer for target in targets for layer in target.layers))
+        wanted_layers = tuple(dict.fromkeys(layer for target in targets for layer in target.layers))
         groups = [target.units for target in targets]
         units = discriminator.layout.units
-        wanted = {layer: objectives.layer_weights(groups, layer, units[layer]).to(device, master) for layer in layers}
+        wanted = {
+            layer: objectives.layer_weights(groups, layer, units[layer]).to(device, master) for layer in wanted_layers
+        }
         return cls(
             architecture=architecture,
             recipe=config.recipe(mode),
@@ -199,7 +201,7 @@ class _Batch:
         """(N, 3, H, W) as D sees them: RGB where [0, 1] is the displayable range."""
         features_NK = self.features(noise_NK).to(self.dtype)
         if self.recipe.statistics == "training" and self.architecture.mode == "pretrained":
-            raw_N3HW = layers(self.architecture, self.shared, features_NK, training_averages)
+            raw_N3HW = layers(self.architecture, self.shared, features_NK, running_averages)
         else:
             raw_N3HW = generate_batch(self.architecture, self.own, self.shared, features_NK)
         raw_N3HW = raw_N3HW.to(self.own["alpha"].dtype)

@@ -30,9 +30,7 @@ Discriminator = Annotated[
 ]
 WeightsFile = Annotated[str | None, typer.Option(metavar="FILE", help=".safetensors or .pth; default: torchvision's.")]
 
-DecoderFile = Annotated[
-    str | None, typer.Option(metavar="FILE", help="G of the pretrained mode; drawings: the one that ships.")
-]
+DecoderFile = Annotated[str | None, typer.Option(metavar="FILE", help="G of the pretrained mode, from dgn pretrain.")]
 
 
 class Format(StrEnum):
@@ -184,7 +182,7 @@ def verify(
 def gc(
     run: RunArgument,
     uncommitted: Annotated[
-        bool, typer.Option("--uncommitted", help="Also pictures of unfinished shards; only when nothing renders RUN.")
+        bool, typer.Option("--uncommitted", help="Also unfinished shards and files; only when nothing renders RUN.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list them.")] = False,
 ) -> None:

@@ -36,5 +36,5 @@ def gc_command(url: str, uncommitted: bool, dry_run: bool) -> None:
                 print(key)
             else:
                 run.store.delete(key)
-    files = f"{num_deleted} pictures and {num_temporary} unfinished files"
+    files = f"{num_deleted} pictures" + (f" and {num_temporary} unfinished files" if uncommitted else "")
     print(f"{files} {'would be ' if dry_run else ''}deleted, {num_kept} pictures kept")

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.storage import open_store
 from dgn.errors import DgnError
-from jobs.render import log_to_stderr
+from jobs.render import log_to_stderr, resolve_precision, validated
 
 if TYPE_CHECKING:
     from cluster.pretrain import Outcome, Settings, Update
 
 log = logging.getLogger("dgn")
-RECORDED = ("epochs", "batch_size", "learning_rate", "noise_sigma", "seed", "precision")
 
 
 def pretrain_command(images: str, out: str, column: str, workers: int | None, is_resumed: bool, **given: Any) -> None:
@@ -26,23 +25,29 @@ def pretrain_command(images: str, out: str, column: str, workers: int | None, is
     parent, name = _split(out)
     store = open_store(parent)
     store.check(must_write=True)
-    if name in set(store.list("")):
+    if store.exists(name):
         raise DgnError(f"{out} exists: give another name, or delete it")
     from cluster import driver, pretrain
     from dgn.decoder import serialise
 
+    chosen = {key: value for key, value in given.items() if value is not None}
+    precision = chosen.pop("precision", "auto")
+    settings = validated(pretrain.Settings, chosen if precision == "auto" else chosen | {"precision": precision})
     log_to_stderr()
     driver.connect()
     at_hand = driver.choose_workers(workers, None)
-    chosen = {key: value for key, value in given.items() if value is not None}
-    settings = pretrain.Settings(**chosen, workers=at_hand.num, has_gpus=at_hand.gpus_each > 0)
+    num_gpus = driver.choose_workers(None, None).num if at_hand.gpus_each else 0
+    if num_gpus and at_hand.num > num_gpus:
+        raise DgnError(f"--workers {at_hand.num}: the cluster has {num_gpus} GPUs, one for each worker")
+    if precision == "auto":
+        settings = settings.model_copy(update={"precision": resolve_precision("auto", num_gpus > 0)})
     stem = name.removesuffix(".safetensors")
     folder = open_store(f"{parent.rstrip('/')}/{stem}.training")
     with _progress_shown(settings) as observe:
-        outcome = pretrain.train(images, column, folder, settings, is_resumed, observe)
+        outcome = pretrain.train(images, column, folder, settings, at_hand, is_resumed, observe)
     about = {
         "width": settings.width,
-        "settings": {key: getattr(settings, key) for key in RECORDED},
+        "settings": settings.model_dump(),
         "num_photos": outcome.survey.num_photos,
         "num_held_out": len(outcome.survey.held_out),
         "photos_sha256": outcome.survey.sha256,

@@ -8,17 +8,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cluster.plan import Plan, RunConfig, fingerprint, make_plan
 from cluster.run import Run
 from cluster.storage import open_store, read_url
 from dgn import decoder as decoders
 from dgn import discriminator as discriminators
-from dgn import embedded, info
+from dgn import info
 from dgn.decoder import FrozenDecoder
 from dgn.errors import DgnError, ShardFailed
 from dgn.generator import Mode
@@ -26,6 +26,7 @@ from dgn.render import RenderConfig
 
 log = logging.getLogger("dgn")
 LOG_EVERY_S = 10.0
+Settings = TypeVar("Settings", bound=BaseModel)
 ASSUMED_OPS_PER_S = 50e12  # of one device, for --dry-run's estimate; an assumption, not a measurement
 
 
@@ -48,12 +49,17 @@ def load_config(path: Path | None, flags: dict[str, Any]) -> RunConfig:
     for name in ("targets", "modes"):
         if isinstance(settings.get(name), str):
             settings[name] = [settings[name]]
+    return validated(RunConfig, {**settings, **given})
+
+
+def validated(model: type[Settings], settings: dict[str, Any]) -> Settings:
+    """Raises: DgnError, in one line, naming the first setting that is wrong."""
     try:
-        return RunConfig.model_validate({**settings, **given})
+        return model.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"][:1])
-        known = "" if name in RunConfig.model_fields else f" (known: {', '.join(RunConfig.model_fields)})"
+        known = "" if name in model.model_fields else f" (known: {', '.join(model.model_fields)})"
         raise DgnError(f"setting {name}: {first['msg']}, got {first['input']!r}{known}") from error
 
 
@@ -66,17 +72,18 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
     plan = make_plan(config, layout)
     config.render_config("float32")
     store = open_store(url)
+    modes = {block.mode for block in plan.blocks}
     if dry_run:
-        print_plan(plan, config)
+        has_decoder = "pretrained" in modes and config.decoder is not None
+        print_plan(plan, config, _decoder(config).width if has_decoder else None)
         return
-    paths = {"weights": config.weights, "decoder": None if _is_shipped(config.decoder) else config.decoder}
+    paths = {"weights": config.weights, "decoder": config.decoder}
     absolute = {name: str(Path(path).absolute()) for name, path in paths.items() if path and "://" not in path}
     config = config.model_copy(update=absolute)  # dgn resume may be typed in another folder
-    modes = {block.mode for block in plan.blocks}
     if "pretrained" in modes and config.decoder is None:
         raise DgnError(
             "pretrained mode without a decoder: give --decoder FILE (dgn pretrain IMAGES FILE makes one), "
-            "--decoder drawings for the one that ships with dgn, or --modes untrained"
+            "or --modes untrained"
         )
     weights = discriminators.load_weights(config.discriminator, Path(config.weights) if config.weights else None)
     decoder = _decoder(config) if "pretrained" in modes else None
@@ -84,7 +91,7 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
     driver.connect()
     workers = driver.choose_workers(config.workers, config.gpus_per_worker)
     store.check(must_write=True)
-    config = config.model_copy(update={"precision": _resolve_precision(config.precision, workers.gpus_each > 0)})
+    config = config.model_copy(update={"precision": resolve_precision(config.precision, workers.gpus_each > 0)})
     render_config = config.render_config(config.precision, decoder and decoder.width)  # type: ignore[arg-type]
     run = Run(store)
     identity = fingerprint(
@@ -123,15 +130,11 @@ def resume_command(url: str, weights: str | None, decoder: str | None) -> None:
     render_command(url, Run(store).info().run_config.model_copy(update=given), dry_run=False)
 
 
-def _is_shipped(decoder: str | None) -> bool:
-    return decoder in embedded.DECODERS
-
-
 def _decoder(config: RunConfig) -> FrozenDecoder:
     """Raises: WeightsMissing, WeightsMismatch."""
     source = str(config.decoder)
     try:
-        data = embedded.decoder_path(source).read_bytes() if _is_shipped(source) else read_url(source)
+        data = read_url(source)
     except FileNotFoundError as error:
         raise decoders.missing(source) from error
     decoder = decoders.read_decoder(data, source)
@@ -139,7 +142,7 @@ def _decoder(config: RunConfig) -> FrozenDecoder:
     return decoder
 
 
-def _resolve_precision(precision: str, has_gpus: bool) -> Literal["float32", "bfloat16"]:
+def resolve_precision(precision: str, has_gpus: bool) -> Literal["float32", "bfloat16"]:
     """`auto` is bfloat16 where the hardware multiplies it: on the cluster's GPUs, or on this machine's CPU."""
     if precision in ("float32", "bfloat16"):
         return precision  # type: ignore[return-value]
@@ -153,10 +156,10 @@ def _resolve_precision(precision: str, has_gpus: bool) -> Literal["float32", "bf
     return "bfloat16" if has_bfloat16 else "float32"
 
 
-def print_plan(plan: Plan, config: RunConfig) -> None:
+def print_plan(plan: Plan, config: RunConfig, decoder_width: float | None = None) -> None:
     """What --dry-run shows: targets and shards by mode and layer, memory per target, operations."""
     precision: Literal["float32", "bfloat16"] = "float32" if config.precision == "float32" else "bfloat16"
-    render_config: RenderConfig = config.render_config(precision)
+    render_config: RenderConfig = config.render_config(precision, decoder_width)
     print(f"{plan.num_targets:,} targets in {plan.num_shards:,} shards, preset {config.preset}, {config.discriminator}")
     total_ops = 0
     costs: dict[tuple[Mode, str], info.Cost] = {}

@@ -15,6 +15,8 @@ from dgn.discriminator import Discriminator, load_weights
 from dgn.generator import Architecture, initial_weights
 from dgn.render import RenderConfig
 
+os.environ.setdefault("RAY_worker_niceness", "0")  # else other tests on the same cores starve Ray's workers
+
 WIDTH = 0.125  # of G in tests: the same code, a sixty-fourth of the arithmetic
 
 
@@ -33,13 +35,17 @@ def mini_float64(mini_weights):
     return Discriminator(mini_weights, dtype=torch.float64)
 
 
-@pytest.fixture(scope="session")
-def decoder():
+def random_decoder(width):
     """A decoder that nobody trained: random weights of the right shapes."""
-    weights = initial_weights(Architecture("pretrained", WIDTH), torch.Generator().manual_seed(7))
-    averages = {name: torch.zeros(shape) for name, shape in expected_shapes(WIDTH).items() if name not in weights}
+    weights = initial_weights(Architecture("pretrained", width), torch.Generator().manual_seed(7))
+    averages = {name: torch.zeros(shape) for name, shape in expected_shapes(width).items() if name not in weights}
     ones = {name: tensor + 1 for name, tensor in averages.items() if name.endswith((".var", ".std"))}
     return {name: tensor for name, tensor in weights.items() if name != "alpha"} | averages | ones
+
+
+@pytest.fixture(scope="session")
+def decoder():
+    return random_decoder(WIDTH)
 
 
 @pytest.fixture
@@ -107,6 +113,34 @@ def bucket(s3_server, monkeypatch, request):
 
     s3fs.S3FileSystem(skip_instance_cache=True).mkdir(name)
     return name
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    """Ray on this machine for all tests of a file."""
+    import ray
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def dgn(monkeypatch, capsys):
+    """Runs a command line in this process: (exit code, standard output, standard error)."""
+    from jobs import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dgn", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-import ray
 import torch
+from PIL import Image
 
 from dgn.decoder import serialise
-from jobs import cli
+from dgn.embedded.drawings import LABELS, draw
 from jobs.render import load_config
 from tests.conftest import WIDTH
 
@@ -33,28 +34,7 @@ QUICK = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture
-def dgn(monkeypatch, capsys):
-    """Runs a command line in this process: (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dgn", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +138,9 @@ def test_gc_deletes_only_what_no_row_names(finished, dgn, tmp_path):
     for path in (stray, underway):
         path.parent.mkdir(parents=True)
         path.touch()
-    assert "1 pictures and 0 unfinished files would be deleted" in dgn("gc", copy, "--dry-run")[1]
+    assert "1 pictures would be deleted" in dgn("gc", copy, "--dry-run")[1]
     assert stray.exists()
-    assert dgn("gc", copy)[1] == "1 pictures and 0 unfinished files deleted, 5 pictures kept\n"
+    assert dgn("gc", copy)[1] == "1 pictures deleted, 5 pictures kept\n"
     assert not stray.exists()
     assert dgn("gc", copy, "--uncommitted")[1] == "1 pictures and 0 unfinished files deleted, 4 pictures kept\n"
     assert dgn("verify", copy)[0] == 0
@@ -326,6 +306,7 @@ def readme_lines():
 def test_the_readme_names_every_command():
     assert {line.split()[1] for line in readme_lines()} >= {
         "render",
+        "pretrain",
         "status",
         "failed",
         "resume",
@@ -337,12 +318,18 @@ def test_the_readme_names_every_command():
 
 
 @pytest.mark.parametrize("line", readme_lines())
-def test_lines_of_the_readme_run(line, finished, dgn, tmp_path, monkeypatch):
+def test_lines_of_the_readme_run(line, finished, dgn, decoder, tmp_path, monkeypatch):
     """As printed, on a finished run; those that render thousands of pictures of VGG-16 as far as --dry-run goes."""
     monkeypatch.chdir(tmp_path)
     words = shlex.split(line.replace("RUN", str(finished)))[1:]
     if words[0] == "render":
         words.append("--dry-run")
+        (tmp_path / "decoder.safetensors").write_bytes(serialise(decoder, {"width": WIDTH}))
+    if words[0] == "pretrain":
+        (tmp_path / "photos").mkdir()
+        for i in range(8):
+            Image.fromarray(draw(LABELS[i], np.random.default_rng(i))).save(tmp_path / "photos" / f"{i}.png")
+        words += ["--epochs", "1", "--width", "0.03125"]
     code, out, err = dgn(*words)
     assert code == 0, err
     assert out

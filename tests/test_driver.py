@@ -1,7 +1,6 @@
 """The driver on a real Ray: retries, quarantine, deaths, deadlines, stragglers."""
 
 import pytest
-import ray
 
 from cluster import driver
 from cluster.actor import RunContext
@@ -13,12 +12,7 @@ from dgn.discriminator import layout
 from dgn.errors import DgnError
 from tests import fakes
 
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from dgn.errors import DgnError
 from dgn.generator import Architecture, initial_weights
 from dgn.render import PRESETS, RenderConfig, render_batch, render_targets
 from dgn.targets import Target, WeightedUnit
-from tests.conftest import WIDTH
+from tests.conftest import WIDTH, random_decoder
 from tests.paper_port import PaperGenerator, paper_losses
 
 
@@ -18,19 +18,21 @@ def class_targets(units, mode="untrained", seed=0):
     return [Target((WeightedUnit("fc8", unit),), mode, seed) for unit in units]
 
 
+@pytest.mark.parametrize("width", [WIDTH, pytest.param(1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["untrained", "pretrained"])
-def test_losses_equal_the_plain_port_of_the_papers_loop(mode, paper_config, mini_float64, decoder):
+def test_losses_equal_the_plain_port_of_the_papers_loop(mode, width, paper_config, mini_float64):
     num_updates = 20
-    recipe = replace(paper_config.recipe(mode), num_updates=num_updates)
+    decoder = random_decoder(width)
+    recipe = replace(paper_config.recipe(mode), num_updates=num_updates, width=width)
     config = replace(paper_config, **{mode: recipe})
-    targets = class_targets([3, 17, 8], mode)
+    targets = class_targets([3, 17, 8] if width < 1 else [3], mode)
     ours = []
     render_batch(targets, config, mini_float64, decoder, on_update=lambda _, losses: ours.append(losses))
     ours = torch.stack(ours, 1)
     for n, target in enumerate(targets):
         stream = torch.Generator().manual_seed(target.stream_seed)
-        start = initial_weights(Architecture(mode, WIDTH), stream) if mode == "untrained" else decoder
-        generator = PaperGenerator(mode, WIDTH).double().load(start)
+        start = initial_weights(Architecture(mode, width), stream) if mode == "untrained" else decoder
+        generator = PaperGenerator(mode, width).double().load(start)
         plain = torch.tensor(
             paper_losses(generator, mini_float64.model, target.unit, stream, num_updates), dtype=torch.float64
         )

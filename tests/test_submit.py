@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,11 @@ def test_submit_a_run_to_s3(bucket, s3_server, tmp_path, ray_folder):
     together = [*line.split(), *options]
     with server(head, dashboard, environment):
         surroundings = {**os.environ, **environment}
-        done = subprocess.run(together, cwd=sources, env=surroundings, capture_output=True, text=True, check=False)
+        for _ in range(30):
+            done = subprocess.run(together, cwd=sources, env=surroundings, capture_output=True, text=True, check=False)
+            if "No available agent" not in done.stderr:  # the head answers a little before it takes jobs
+                break
+            time.sleep(1)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 of 2 pictures" in done.stdout
     run = Run(open_store(url))

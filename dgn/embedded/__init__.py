@@ -13,13 +13,12 @@ from torch import nn
 from dgn.embedded.drawings import LABELS
 
 NETWORKS = ("vgg16-mini", "vgg16-mini-b")
-DECODERS = ("drawings",)  # trained on the same kind of drawings, G's width 0.25
 WIDTHS = (8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M")  # VGG-16's, divided by 8
 NUM_HIDDEN = 512  # 4096 / 8
 POOLED_PX = 3  # VGG-16 pools to 7 x 7; 3 x 3 keeps the file below 2 MB
 INPUT_POOL = 2  # pictures are averaged to 112 x 112 px first: a quarter of the work, and drawings lose nothing by it
 
-__all__ = ["DECODERS", "LABELS", "NETWORKS", "build", "decoder_path", "weights_path"]
+__all__ = ["LABELS", "NETWORKS", "build", "weights_path"]
 
 
 def build(batch_norm: bool = False) -> nn.Module:
@@ -42,7 +41,3 @@ def build(batch_norm: bool = False) -> nn.Module:
 
 def weights_path(network: str) -> Path:
     return Path(__file__).parent / f"{network}.safetensors"
-
-
-def decoder_path(name: str) -> Path:
-    return Path(__file__).parent / f"decoder-{name}.safetensors"

@@ -1,0 +1,84 @@
+"""The denoising autoencoder and the decoder that it leaves behind."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dgn.autoencoder import Autoencoder, add_noise, central_crop, crop_and_flip, displayed, normalised
+from dgn.decoder import expected_shapes, read_decoder, serialise
+from dgn.errors import WeightsMismatch
+from dgn.generator import Architecture, layers, running_averages
+from dgn.render import render_batch
+from dgn.targets import Target, WeightedUnit
+from tests.conftest import WIDTH
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return torch.randint(0, 256, (3, 256, 256, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def stepped(photos):
+    """An autoencoder after a few steps on three pictures, and its losses."""
+    model = Autoencoder(0.03125, seed=0)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    clean, stream, losses = normalised(central_crop(photos)), torch.Generator().manual_seed(1), []
+    for _ in range(6):
+        reconstructed, _ = model(add_noise(clean, 0.3, stream))
+        loss = (reconstructed - clean).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return model.eval(), losses
+
+
+def test_shapes_and_codes_of_the_paper():
+    with torch.device("meta"):
+        model = Autoencoder(1.0, seed=0)
+        reconstructed, code = model(torch.empty(2, 3, 224, 224))
+    assert reconstructed.shape == (2, 3, 224, 224)
+    assert code.shape == (2, 3200)
+    assert [m.out_channels for m in model.encoder if isinstance(m, torch.nn.Conv2d)][::2] == [32, 64, 128, 256, 512]
+
+
+def test_it_learns_and_its_file_draws_the_same(stepped):
+    model, losses = stepped
+    assert losses[-1] < losses[0]
+    codes = {"code.mean": torch.zeros(100), "code.std": torch.ones(100)}
+    decoder = read_decoder(serialise(model.decoder.state_dict() | codes, {"width": 0.03125}), "it")
+    assert {name: tuple(tensor.shape) for name, tensor in decoder.weights.items()} == expected_shapes(0.03125)
+    code = torch.randn(2, 100, generator=torch.Generator().manual_seed(2))
+    drawn = layers(Architecture("pretrained", 0.03125), decoder.weights, code, running_averages)
+    torch.testing.assert_close(drawn, model.decoder(code))
+
+
+def test_pictures_go_there_and_back(photos):
+    assert torch.equal(displayed(normalised(photos)), photos)
+    crops = crop_and_flip(photos, torch.Generator().manual_seed(3))
+    assert crops.shape == (3, 224, 224, 3)
+    again = crop_and_flip(photos, torch.Generator().manual_seed(3))
+    assert torch.equal(crops, again)
+
+
+@pytest.mark.parametrize("statistics", ["own", "training"])
+@pytest.mark.parametrize("code", ["ones", "data"])
+def test_every_way_to_use_a_decoder_keeps_targets_apart(statistics, code, quick_config, mini_float64, decoder):
+    recipe = replace(quick_config.pretrained, statistics=statistics, code=code, num_updates=4)
+    config = replace(quick_config, precision="float64", pretrained=recipe)
+    targets = [Target((WeightedUnit("fc8", unit),), "pretrained", 0) for unit in (3, 7, 11)]
+    together = render_batch(targets, config, mini_float64, decoder)
+    for n, target in enumerate(targets):
+        alone = render_batch([target], config, mini_float64, decoder)[0]
+        assert alone.is_finite
+        torch.testing.assert_close(together[n].picture_3HW, alone.picture_3HW, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(together[0].picture_3HW, together[1].picture_3HW)
+
+
+def test_files_that_are_no_decoder():
+    with pytest.raises(WeightsMismatch, match="no whole decoder file"):
+        read_decoder(b"no", "it")
+    with pytest.raises(WeightsMismatch, match="no decoder of this dgn: its header has format version None"):
+        read_decoder(serialise({"x": torch.zeros(1)}, {"width": WIDTH, "format_version": None}), "it")
