@@ -43,7 +43,8 @@ def test_submit_a_run_to_s3(bucket, s3_server, tmp_path, ray_folder):
     shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(".*", "docs", "__pycache__", "demo-run"))
     head = [str(scripts / "ray"), "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
     head += [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-    head += ["--disable-usage-stats", f"--temp-dir={ray_folder}"]
+    # The agent's default port is one for all Rays of a machine; another test's would take it.
+    head += [f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats", f"--temp-dir={ray_folder}"]
     url = f"s3://{bucket}/run"
     line = readme[0].replace("http://HEAD:8265", f"http://127.0.0.1:{dashboard}").replace("s3://bucket/run", url)
     options = ["--targets", "classes:0-1", "--discriminator", "vgg16-mini", "--width", str(WIDTH), "--updates", "3"]
