@@ -100,7 +100,7 @@ def train(
         print(f"skipped {line}")
     held_out = decoded(photos, found.held_out, is_held_out=True).materialize()
     num_train = found.num_photos - held_out.count()
-    if num_train < max(1, workers.num):
+    if num_train < workers.num:
         raise DgnError(f"{num_train} photographs to train on in {images}: {workers.num} workers need one each")
     _claim(folder, settings, found, is_resumed)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -150,7 +150,7 @@ def train(
 def _cpus_each(num_workers: int) -> float:
     """One CPU of the cluster has to stay free for decoding; how many threads a worker uses is its own affair."""
     cpus = ray.cluster_resources().get("CPU", 1.0)
-    return min(1.0, max(0.01, (cpus - 1) / max(1, num_workers)))
+    return min(1.0, max(0.01, (cpus - 1) / num_workers))
 
 
 def _storage(folder: Store) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class LocalStore:
 
     def create(self, key: str, data: bytes) -> None:
         path = self._path(key)
-        with self._one_line_errors():
+        with _one_line_errors(self.url):
             temporary = self._write_temporary(path, data)
             try:
                 os.link(temporary, path)  # unlike a rename, fails where the name is taken
@@ -112,17 +112,8 @@ class LocalStore:
 
     def write(self, key: str, data: bytes) -> None:
         path = self._path(key)
-        with self._one_line_errors():
+        with _one_line_errors(self.url):
             os.replace(self._write_temporary(path, data), path)
-
-    @contextmanager
-    def _one_line_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise StoreError(f"cannot use {self.url}: {error.filename or ''} {error.strerror or error}") from error
 
     def _write_temporary(self, path: Path, data: bytes) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,28 +137,28 @@ class LocalStore:
             os.close(descriptor)
 
     def read(self, key: str) -> bytes:
-        with self._one_line_errors():
+        with _one_line_errors(self.url):
             return self._path(key).read_bytes()
 
     def exists(self, key: str) -> bool:
         return self._path(key).exists()
 
     def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
-        with self._one_line_errors():
+        with _one_line_errors(self.url):
             for folder, _, names in os.walk(self._path(prefix), onerror=_raise_unless_missing):
                 relative = Path(folder).relative_to(self.root)
                 yield from ((relative / name).as_posix() for name in names if name.startswith(HIDDEN) == is_hidden)
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        with self._one_line_errors():
+        with _one_line_errors(self.url):
             path.unlink(missing_ok=True)
         with suppress(OSError):  # a folder that still holds something stays
             if path.parent != self.root:
                 path.parent.rmdir()
 
     def delete_folder(self, prefix: str) -> None:
-        with self._one_line_errors():
+        with _one_line_errors(self.url):
             shutil.rmtree(self._path(prefix))
 
     def check(self, must_write: bool) -> None:
@@ -207,7 +198,7 @@ class S3Store:
         return "/".join(part for part in (self.bucket, self.prefix, key) if part)
 
     def create(self, key: str, data: bytes) -> None:
-        with self._one_line_errors():
+        with _one_line_errors(self.url):
             try:
                 self.fs.pipe_file(self._path(key), data, mode="create")
             except OSError as error:
@@ -219,34 +210,34 @@ class S3Store:
                 raise
 
     def write(self, key: str, data: bytes) -> None:
-        with self._one_line_errors():
+        with _one_line_errors(self.url):
             self.fs.pipe_file(self._path(key), data)
 
     def read(self, key: str) -> bytes:
-        with self._one_line_errors():
+        with _one_line_errors(self.url):
             return self.fs.cat_file(self._path(key))
 
     def exists(self, key: str) -> bool:
-        with self._one_line_errors():
+        with _one_line_errors(self.url):
             return self.fs.exists(self._path(key))
 
     def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
         root = self._path("")
-        with self._one_line_errors():
+        with _one_line_errors(self.url):
             for path in self.fs.find(self._path(prefix)):  # one flat listing; unlike walk it reports every fault
                 if path.rpartition("/")[2].startswith(HIDDEN) == is_hidden:
                     yield path.removeprefix(root).lstrip("/")
 
     def delete(self, key: str) -> None:
-        with self._one_line_errors(), suppress(FileNotFoundError):
+        with _one_line_errors(self.url), suppress(FileNotFoundError):
             self.fs.rm_file(self._path(key))
 
     def delete_folder(self, prefix: str) -> None:
-        with self._one_line_errors():
+        with _one_line_errors(self.url):
             self.fs.rm(self._path(prefix), recursive=True)
 
     def check(self, must_write: bool) -> None:
-        with self._one_line_errors():
+        with _one_line_errors(self.url):
             try:
                 self.fs.call_s3("head_bucket", Bucket=self.bucket)
             except FileNotFoundError as error:
@@ -254,21 +245,25 @@ class S3Store:
             if must_write:
                 check_create_once(self)
 
-    @contextmanager
-    def _one_line_errors(self) -> Iterator[None]:
+
+@contextmanager
+def _one_line_errors(url: str) -> Iterator[None]:
+    """Faults of the disk, of S3 and of its client as a StoreError; a missing key stays a FileNotFoundError."""
+    foreign: tuple[type[Exception], ...] = (OSError,)
+    hint = ""
+    if url.startswith("s3://"):
         from botocore.exceptions import BotoCoreError
 
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except PermissionError as error:
-            raise StoreError(f"no permission for {self.url}: {error}; the role or key needs read and write") from error
-        except DgnError:
-            raise
-        except (OSError, BotoCoreError, ValueError) as error:  # botocore's ValueError: an endpoint without http://
-            reason = " ".join(str(error).split())
-            raise StoreError(f"cannot use {self.url}: {reason}; check endpoint and credentials (AWS_*)") from error
+        foreign = (OSError, BotoCoreError, ValueError)  # a ValueError for an endpoint without http://
+        hint = "; check endpoint and credentials (AWS_*)"
+    try:
+        yield
+    except (FileNotFoundError, DgnError):
+        raise
+    except PermissionError as error:
+        raise StoreError(f"no permission for {url}: {error}; it must be readable and writable") from error
+    except foreign as error:
+        raise StoreError(f"cannot use {url}: {' '.join(str(error).split())}{hint}") from error
 
 
 def _raise_unless_missing(error: OSError) -> None:

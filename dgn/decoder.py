@@ -12,7 +12,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from dgn.errors import WeightsMismatch, WeightsMissing
+from dgn.errors import WeightsMismatch
 from dgn.generator import Architecture
 
 FORMAT_VERSION = 1
@@ -56,7 +56,7 @@ def read_decoder(data: bytes, source: str) -> FrozenDecoder:
         about = json.loads(json.loads(data[8 : 8 + length]).get("__metadata__", {}).get("dgn", "{}"))
     except (SafetensorError, ValueError) as error:
         raise WeightsMismatch(f"{source} is no whole decoder file: {str(error).splitlines()[0]}") from error
-    if about.get("format_version") != FORMAT_VERSION:
+    if about.get("format_version") != FORMAT_VERSION or "width" not in about:
         raise WeightsMismatch(
             f"{source} is no decoder of this dgn: its header has format version {about.get('format_version')}, "
             f"expected {FORMAT_VERSION}; dgn pretrain IMAGES OUT.safetensors makes one"
@@ -66,16 +66,3 @@ def read_decoder(data: bytes, source: str) -> FrozenDecoder:
         if found != shape:
             raise WeightsMismatch(f"{source} does not fit its width {about['width']:g}: {name} is {found}, not {shape}")
     return FrozenDecoder(weights, about["width"], hashlib.sha256(data).hexdigest())
-
-
-def check_width(decoder: FrozenDecoder, width: float | None, source: str) -> None:
-    """Raises: WeightsMismatch where a person asked for another width than the decoder's."""
-    if width is not None and width != decoder.width:
-        raise WeightsMismatch(
-            f"decoder {source} was made with --width {decoder.width:g}, not {width:g}: leave --width out, or give the "
-            "decoder of that width"
-        )
-
-
-def missing(source: str) -> WeightsMissing:
-    return WeightsMissing(f"no decoder at {source}: dgn pretrain IMAGES OUT.safetensors makes one")

@@ -53,7 +53,7 @@ def pretrain_command(images: str, out: str, column: str, workers: int | None, is
         "photos_sha256": outcome.survey.sha256,
         "validation_error": outcome.history[-1]["validation"],
         "history": outcome.history,
-    }  # fmt: skip
+    }
     store.write(f"{stem}.loss.png", _loss_curve(outcome))
     store.write(f"{stem}.samples.png", _samples(outcome))
     store.write(name, serialise(outcome.decoder, about))

@@ -16,11 +16,10 @@ from pydantic import BaseModel, ValidationError
 from cluster.plan import Plan, RunConfig, fingerprint, make_plan
 from cluster.run import Run
 from cluster.storage import open_store, read_url
-from dgn import decoder as decoders
 from dgn import discriminator as discriminators
 from dgn import info
-from dgn.decoder import FrozenDecoder
-from dgn.errors import DgnError, ShardFailed
+from dgn.decoder import FrozenDecoder, read_decoder
+from dgn.errors import DgnError, ShardFailed, WeightsMismatch, WeightsMissing
 from dgn.generator import Mode
 from dgn.render import RenderConfig
 
@@ -136,9 +135,13 @@ def _decoder(config: RunConfig) -> FrozenDecoder:
     try:
         data = read_url(source)
     except FileNotFoundError as error:
-        raise decoders.missing(source) from error
-    decoder = decoders.read_decoder(data, source)
-    decoders.check_width(decoder, config.width, source)
+        raise WeightsMissing(f"no decoder at {source}: dgn pretrain IMAGES OUT.safetensors makes one") from error
+    decoder = read_decoder(data, source)
+    if config.width not in (None, decoder.width):
+        raise WeightsMismatch(
+            f"decoder {source} was made with --width {decoder.width:g}, not {config.width:g}: leave --width out, or "
+            "give the decoder of that width"
+        )
     return decoder
 
 
