@@ -17,13 +17,7 @@ from dgn.render import RenderConfig
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # else other tests on the same cores starve Ray's workers
 
-LONGEST = ("test_pretrain.py", "test_kill_resume.py")
 WIDTH = 0.125  # of G in tests: the same code, a sixty-fourth of the arithmetic
-
-
-def pytest_collection_modifyitems(items):
-    """The longest files first, so that two processes end at about the same time."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")
