@@ -28,6 +28,7 @@ def sheet_command(url: str, out: Path, layer: str | None, columns: int, picture_
     rows = [row for table in tables for row in table.to_pylist() if layer is None or row["layer"] == layer]
     if not rows:
         raise DgnError(f"{url} has no pictures{f' of layer {layer}' if layer else ''} yet")
+    rows = _modes_side_by_side(rows)
     columns = min(columns, len(rows))
     font_px = max(10, picture_px // 16)
     font = ImageFont.load_default(font_px)
@@ -49,6 +50,14 @@ def sheet_command(url: str, out: Path, layer: str | None, columns: int, picture_
         pen.text((x, y + picture_px + font_px + 4), second, fill="dimgrey", font=font)
     page.save(out)
     print(f"{len(rows)} pictures on {out}")
+
+
+def _modes_side_by_side(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Targets in the run's order, each with its pictures of both modes next to each other."""
+    by_target: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_target.setdefault(row["target_id"].replace(f"-{row['mode']}-", "-"), []).append(row)
+    return [row for pictures in by_target.values() for row in pictures]
 
 
 def _caption(row: dict[str, Any]) -> tuple[str, str]:

@@ -115,12 +115,15 @@ def bucket(s3_server, monkeypatch, request):
     return name
 
 
-@pytest.fixture(scope="module")
-def local_ray():
-    """Ray on this machine for all tests of a file."""
+@pytest.fixture(scope="session")
+def local_ray(s3_server):
+    """Ray on this machine, one for all tests of a process; its workers see the S3 server."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.items():
+            patch.setenv(name, value)
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

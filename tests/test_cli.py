@@ -151,7 +151,6 @@ def test_failed_lists_what_is_not_ok(finished, dgn):
 
 
 def test_sheet(finished, dgn, tmp_path):
-
     assert dgn("sheet", finished, tmp_path / "sheet.png", "--columns", 2)[0] == 0
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (466, 2 * (224 + 36 + 6) + 6)
@@ -191,12 +190,12 @@ def test_doctor(dgn, tmp_path):
 def test_pretrained_mode_renders_with_a_decoder(dgn, tmp_path, decoder):
     (tmp_path / "decoder.safetensors").write_bytes(serialise(decoder, {"width": WIDTH}))
     line = [
-        "render", tmp_path / "r", "--targets", "classes:star", "--modes", "untrained,pretrained",
+        "render", tmp_path / "r", "--targets", "classes:star,heart", "--modes", "untrained,pretrained",
         "--decoder", tmp_path / "decoder.safetensors", *QUICK,
     ]  # fmt: skip
     code, out, err = dgn(*line)
     assert code == 0, err
-    assert "2 of 2 pictures" in out
+    assert "4 of 4 pictures" in out
     code, _, err = dgn(*line[:2], *line[2:], "--width", "0.25")
     assert code == 2
     assert "was made with --width 0.125, not 0.25" in err
@@ -204,6 +203,14 @@ def test_pretrained_mode_renders_with_a_decoder(dgn, tmp_path, decoder):
     code, _, err = dgn("render", tmp_path / "r2", *line[2 : -len(QUICK) - 1], tmp_path / "other.safetensors", *QUICK)
     assert code == 2
     assert "does not fit its width 0.125: conv0.weight is (1,)" in err
+    assert dgn("sheet", tmp_path / "r", tmp_path / "sheet.png", "--columns", 2)[0] == 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        for row, unit in enumerate((4, 7)):
+            for column, mode in enumerate(("untrained", "pretrained")):
+                left, top = 6 + column * (224 + 6), 6 + row * (224 + 36 + 6)
+                [path] = (tmp_path / "r" / "images").rglob(f"fc8-{unit:05d}-{mode}-s0.png")
+                with Image.open(path) as picture:
+                    assert sheet.crop((left, top, left + 224, top + 224)).tobytes() == picture.tobytes()
 
 
 def test_flags_win_over_the_file(tmp_path):

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import ray
 
 from cluster.run import Run
 from cluster.storage import open_store
@@ -14,8 +15,14 @@ from tests.conftest import WIDTH
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
-def test_kill_and_the_same_line_again(kind, tmp_path, request):
-    url = str(tmp_path / "run") if kind == "local" else f"s3://{request.getfixturevalue('bucket')}/run"
+def test_kill_and_the_same_line_again(kind, tmp_path, request, dgn, monkeypatch):
+    """A folder with a Ray of the driver's own, which dies with it; S3 with a cluster that outlives the driver."""
+    if kind == "local":
+        url = str(tmp_path / "run")
+    else:
+        url = f"s3://{request.getfixturevalue('bucket')}/run"
+        request.getfixturevalue("local_ray")
+        monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     line = [
         sys.executable, "-m", "jobs", "render", url, "--targets", "classes:0-11", "--discriminator", "vgg16-mini",
         "--width", str(WIDTH), "--updates", "12", "--shard-size", "1", "--batch-size", "1", "--views", "1",
@@ -42,8 +49,6 @@ def test_kill_and_the_same_line_again(kind, tmp_path, request):
     assert "12 of 12 pictures" in again.stdout
     after = commits()
     assert {key: after[key] for key in before} == before, "finished shards are not rendered again"
-    verified = subprocess.run(
-        [sys.executable, "-m", "jobs", "verify", url], capture_output=True, text=True, check=False
-    )
-    assert verified.returncode == 0, verified.stdout + verified.stderr
-    assert "12 targets expected, 12 found, 0 twice or stray" in verified.stdout
+    code, verified, error = dgn("verify", url)
+    assert code == 0, verified + error
+    assert "12 targets expected, 12 found, 0 twice or stray" in verified

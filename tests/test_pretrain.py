@@ -4,11 +4,13 @@ import contextlib
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import psutil
@@ -51,13 +53,7 @@ def trained_in(folder):
 def trained(photos, tmp_path_factory, local_ray):
     """A training that nothing disturbs: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("trained")
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        pretrain_command(
-            str(photos), str(folder / "decoder.safetensors"), "image", None, False,
-            width=0.03125, epochs=EPOCHS, batch_size=8, precision="float32",
-        )  # fmt: skip
-    return folder, printed.getvalue()
+    return folder, train_into(photos, folder)
 
 
 def line(images, folder, *more):
@@ -83,6 +79,52 @@ def test_a_decoder_its_curve_and_its_samples(trained):
     ]  # fmt: skip
 
 
+def train_into(photos, folder):
+    """What it printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        pretrain_command(
+            str(photos), str(folder / "decoder.safetensors"), "image", None, False,
+            width=0.03125, epochs=EPOCHS, batch_size=8, precision="float32",
+        )  # fmt: skip
+    return printed.getvalue()
+
+
+def same_file(ours, theirs):
+    assert trained_in(ours) == trained_in(theirs), "the curve goes on as if nothing had happened"
+    return (ours / "decoder.safetensors").read_bytes() == (theirs / "decoder.safetensors").read_bytes()
+
+
+def training_worker(process):
+    """The process of Ray Train's worker among the descendants of a driver."""
+    for descendant in process.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "RayTrainWorker" in " ".join(descendant.cmdline()):
+                return descendant
+    return None
+
+
+def test_a_killed_worker_changes_nothing(photos, trained, tmp_path):
+    """Killed at a random moment after the first whole epoch; Ray Train goes on from the checkpoint."""
+    kept = tmp_path / "decoder.training" / "checkpoint_manager_snapshot.json"
+    killed = []
+
+    def kill():
+        while not kept.exists():
+            time.sleep(0.05)
+        time.sleep(random.random())
+        training_worker(psutil.Process()).kill()
+        killed.append(True)
+
+    killer = Thread(target=kill, daemon=True)
+    killer.start()
+    train_into(photos, tmp_path)
+    killer.join(timeout=1)
+    assert killed
+    assert same_file(tmp_path, trained[0])
+
+
+@pytest.mark.slow
 def test_driver_and_worker_killed_and_resumed_give_the_same_file(photos, trained, tmp_path):
     kept = tmp_path / "decoder.training" / "checkpoint_manager_snapshot.json"
     first = subprocess.Popen(line(photos, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -101,13 +143,10 @@ def test_driver_and_worker_killed_and_resumed_give_the_same_file(photos, trained
     for text in second.stderr:
         seen += [text] if " epoch " in text else []
         if len(seen) == 1 and text == seen[0]:
-            descendants = psutil.Process(second.pid).children(recursive=True)
-            next(process for process in descendants if "RayTrainWorker" in " ".join(process.cmdline())).kill()
+            training_worker(psutil.Process(second.pid)).kill()
     assert second.wait() == 0, seen
     assert f"epoch 1 of {EPOCHS}" not in seen[0], "the first epoch was kept"
-    assert trained_in(tmp_path) == trained_in(trained[0]), "the curve goes on as if nothing had happened"
-    ours, theirs = ((folder / "decoder.safetensors").read_bytes() for folder in (tmp_path, trained[0]))
-    assert ours == theirs
+    assert same_file(tmp_path, trained[0])
 
 
 @pytest.mark.slow
