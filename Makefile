@@ -26,8 +26,8 @@ demo: setup
 # The decoder that ships with dgn, made again: the same file on the same machine.
 DECODER ?= decoder-drawings.safetensors
 decoder: setup
-	$(BIN)/python -m dgn.embedded.save_drawings drawings --per-class 40
-	$(BIN)/dgn pretrain drawings $(DECODER) --width 0.25 --epochs 12 --batch-size 8 --precision float32
+	$(BIN)/python -m dgn.embedded.save_drawings drawings --per-class 30
+	$(BIN)/dgn pretrain drawings $(DECODER) --width 0.25 --epochs 10 --batch-size 4 --precision bfloat16
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90
