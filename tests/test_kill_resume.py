@@ -1,7 +1,5 @@
 """SIGKILL for the driver in the middle; the same line finishes the run. On a folder and on a real S3 server."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -32,15 +30,16 @@ def test_kill_and_the_same_line_again(kind, tmp_path, request, dgn, monkeypatch)
     def commits():
         return {key: run.store.read(key) for key in run.store.list("metadata")}
 
-    driver = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
     try:
         for _ in range(1200):
             if len(commits()) >= 3:
                 break
-            assert driver.poll() is None
+            assert driver.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.1)
     finally:
-        os.kill(driver.pid, signal.SIGKILL)
+        driver.kill()
         driver.wait()
     before = commits()
     assert 3 <= len(before) < 12
