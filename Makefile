@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV_VERSION := 0.13.9
 DEMO_RUN ?= demo-run
 
-.PHONY: demo decoder test lint setup lock clean
+.PHONY: demo test lint setup lock clean
 
 setup: .venv/.installed
 
@@ -23,12 +23,6 @@ demo: setup
 	$(BIN)/dgn sheet $(DEMO_RUN) $(DEMO_RUN)/sheet.png --columns 4
 	$(BIN)/dgn query $(DEMO_RUN) --top 5
 
-# The decoder that ships with dgn, made again: the same file on the same machine.
-DECODER ?= decoder-drawings.safetensors
-decoder: setup
-	$(BIN)/python -m dgn.embedded.save_drawings drawings --per-class 30
-	$(BIN)/dgn pretrain drawings $(DECODER) --width 0.25 --epochs 10 --batch-size 4 --precision bfloat16
-
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
@@ -42,4 +36,4 @@ lock:
 		--no-header --no-emit-index-url --no-annotate --output-file requirements.lock
 
 clean:
-	rm -rf .venv $(DEMO_RUN) drawings
+	rm -rf .venv $(DEMO_RUN)

@@ -89,9 +89,10 @@ def gamma_regulariser(gamma_N3: Tensor) -> Tensor:
     return 0.01 * gamma_N3.abs().sum(1)
 
 
-def alpha_regulariser(alpha_NK: Tensor) -> Tensor:
-    """Eq. 4, (N,): 0.1 times the l2 norm of alpha; keeps the features' coordinates in a reasonable range.
+def alpha_regulariser(alpha_NK: Tensor, penalty: float = 0.1) -> Tensor:
+    """Eq. 4, (N,): `penalty` (the paper's 0.1) times the l2 norm of alpha; keeps the features'
+    coordinates in a reasonable range.
 
     The paper's formula; the notebook's Keras regulariser is the sum of squares.
     """
-    return 0.1 * torch.linalg.vector_norm(alpha_NK, dim=1)  # its gradient at 0 is 0, the root's is not finite
+    return penalty * torch.linalg.vector_norm(alpha_NK, dim=1)  # its gradient at 0 is 0, the root's is not finite

@@ -21,7 +21,7 @@ from torch import Tensor
 from dgn import objectives
 from dgn.discriminator import Discriminator
 from dgn.errors import DgnError
-from dgn.generator import Architecture, Mode, Weights, generate_batch, initial_weights, layers, running_averages
+from dgn.generator import Architecture, Mode, Weights, generate_batch, initial_weights
 from dgn.moves import Moves, move
 from dgn.targets import Target
 
@@ -50,8 +50,9 @@ class Recipe:
     num_views: int = 0  # moved views per update; 0: D sees the picture itself
     moves: Moves = field(default_factory=Moves)
     is_displayable: bool = False  # G's output mapped to colours in [0, 1] in the loop; else it is D's normalised input
-    statistics: Literal["own", "training"] = "own"  # of the frozen decoder's normalisation
     code: Literal["ones", "data"] = "ones"  # pretrained f: relu(alpha * noise), or alpha as deviations of codes
+    penalty_alpha: float = 0.1  # Eq. 4
+    contrast: float | None = None  # of pretrained pictures, in D's normalised units; None: the decoder's own
     wakes_silent_units: bool = False
     num_snapshots: int = 1  # above 1: the picture is the per-pixel median of the last snapshots
     updates_per_snapshot: int = 40
@@ -72,7 +73,9 @@ PAPER = {
 _DISPLAYABLE = Recipe(noise_sigma=0.3, penalty_others=0.001, num_views=4, is_displayable=True, wakes_silent_units=True)
 STANDARD = {  # chosen by measurements, docs/method.md
     "untrained": replace(_DISPLAYABLE, width=0.5, has_last_relu=False, num_updates=240),
-    "pretrained": replace(_DISPLAYABLE, num_updates=240, learning_rate=0.02, noise="multiplicative", noise_sigma=0.05),
+    "pretrained": replace(
+        _DISPLAYABLE, num_updates=240, learning_rate=0.2, noise_sigma=0.05, code="data", penalty_alpha=0.0, contrast=1.0
+    ),
 }
 DRAFT = {mode: replace(recipe, num_updates=80, num_views=2) for mode, recipe in STANDARD.items()}
 PRESETS = {"paper": PAPER, "standard": STANDARD, "draft": DRAFT}
@@ -164,6 +167,9 @@ class _Batch:
             if decoder is None:
                 raise DgnError("pretrained mode without a decoder: give --decoder FILE")
             shared = {name: tensor.to(device, master) for name, tensor in decoder.items() if name != "alpha"}
+            if config.pretrained.contrast is not None:
+                gamma_3 = shared[architecture.picture_gamma]
+                shared[architecture.picture_gamma] = gamma_3 * (config.pretrained.contrast / gamma_3.abs().mean())
             alpha = torch.ones if config.pretrained.code == "ones" else torch.zeros
             own = {"alpha": alpha(len(targets), architecture.num_features)}
         wanted_layers = tuple(dict.fromkeys(layer for target in targets for layer in target.layers))
@@ -190,7 +196,7 @@ class _Batch:
     def features(self, noise_NK: Tensor | None) -> Tensor:
         """f of Eq. 1, (N, K): alpha times the perturbed ones; pretrained, the notebook's ReLU follows."""
         alpha_NK = self.own["alpha"]
-        if self.recipe.code == "data" and self.architecture.mode == "pretrained":
+        if self.recipe.code == "data":
             moved_NK = alpha_NK if noise_NK is None else alpha_NK + self.recipe.noise_sigma * noise_NK
             return self.shared["code.mean"] + self.shared["code.std"] * moved_NK
         # Additive noise on f = 1 and multiplicative noise around 1 are the same formula when f is all ones.
@@ -200,11 +206,7 @@ class _Batch:
     def pictures(self, noise_NK: Tensor | None) -> Tensor:
         """(N, 3, H, W) as D sees them: RGB where [0, 1] is the displayable range."""
         features_NK = self.features(noise_NK).to(self.dtype)
-        if self.recipe.statistics == "training" and self.architecture.mode == "pretrained":
-            raw_N3HW = layers(self.architecture, self.shared, features_NK, running_averages)
-        else:
-            raw_N3HW = generate_batch(self.architecture, self.own, self.shared, features_NK)
-        raw_N3HW = raw_N3HW.to(self.own["alpha"].dtype)
+        raw_N3HW = generate_batch(self.architecture, self.own, self.shared, features_NK).to(self.own["alpha"].dtype)
         if self.recipe.is_displayable and self.architecture.mode == "untrained":
             return displayable(raw_N3HW)
         pictures = raw_N3HW * self.discriminator.std_311 + self.discriminator.mean_311
@@ -229,7 +231,7 @@ class _Batch:
         if self.architecture.mode == "untrained":
             regulariser_N = objectives.gamma_regulariser(self.own[self.architecture.picture_gamma])
         else:
-            regulariser_N = objectives.alpha_regulariser(self.own["alpha"])
+            regulariser_N = objectives.alpha_regulariser(self.own["alpha"], self.recipe.penalty_alpha)
         loss_N = objectives.loss(objective_N, others_N, self.recipe.penalty_others, regulariser_N)
         optimiser.zero_grad()
         loss_N.sum().backward()

@@ -30,10 +30,7 @@ Discriminator = Annotated[
 ]
 WeightsFile = Annotated[str | None, typer.Option(metavar="FILE", help=".safetensors or .pth; default: torchvision's.")]
 
-DecoderFile = Annotated[
-    str | None,
-    typer.Option(metavar="FILE", help="G of the pretrained mode, from dgn pretrain; 'drawings' ships with dgn."),
-]
+DecoderFile = Annotated[str | None, typer.Option(metavar="FILE", help="G of the pretrained mode, from dgn pretrain.")]
 
 
 class Format(StrEnum):

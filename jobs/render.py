@@ -17,7 +17,7 @@ from cluster.plan import Plan, RunConfig, fingerprint, make_plan
 from cluster.run import Run
 from cluster.storage import open_store, read_url
 from dgn import discriminator as discriminators
-from dgn import embedded, info
+from dgn import info
 from dgn.decoder import FrozenDecoder, read_decoder
 from dgn.errors import DgnError, ShardFailed, WeightsMismatch, WeightsMissing
 from dgn.generator import Mode
@@ -77,16 +77,12 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
         print_plan(plan, config, _decoder(config).width if has_decoder else None)
         return
     paths = {"weights": config.weights, "decoder": config.decoder}
-    absolute = {
-        name: str(Path(path).absolute())
-        for name, path in paths.items()
-        if path and "://" not in path and path != embedded.DECODER
-    }
+    absolute = {name: str(Path(path).absolute()) for name, path in paths.items() if path and "://" not in path}
     config = config.model_copy(update=absolute)  # dgn resume may be typed in another folder
     if "pretrained" in modes and config.decoder is None:
         raise DgnError(
-            "pretrained mode without a decoder: give --decoder FILE (dgn pretrain IMAGES FILE makes one; "
-            f"'{embedded.DECODER}' is the small one that ships with dgn), or --modes untrained"
+            "pretrained mode without a decoder: give --decoder FILE (dgn pretrain IMAGES FILE makes one), "
+            "or --modes untrained"
         )
     weights = discriminators.load_weights(config.discriminator, Path(config.weights) if config.weights else None)
     decoder = _decoder(config) if "pretrained" in modes else None
@@ -134,10 +130,10 @@ def resume_command(url: str, weights: str | None, decoder: str | None) -> None:
 
 
 def _decoder(config: RunConfig) -> FrozenDecoder:
-    """The file that --decoder names, or the one that ships. Raises: WeightsMissing, WeightsMismatch."""
+    """Raises: WeightsMissing, WeightsMismatch."""
     source = str(config.decoder)
     try:
-        data = read_url(str(embedded.decoder_path()) if source == embedded.DECODER else source)
+        data = read_url(source)
     except FileNotFoundError as error:
         raise WeightsMissing(f"no decoder at {source}: dgn pretrain IMAGES OUT.safetensors makes one") from error
     decoder = read_decoder(data, source)

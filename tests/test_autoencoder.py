@@ -8,10 +8,10 @@ import torch
 from dgn.autoencoder import Autoencoder, add_noise, central_crop, crop_and_flip, displayed, normalised
 from dgn.decoder import expected_shapes, read_decoder, serialise
 from dgn.errors import WeightsMismatch
-from dgn.generator import Architecture, layers, running_averages
-from dgn.render import render_batch
+from dgn.generator import Architecture, generate_batch, layers, running_averages
+from dgn.render import RenderConfig, _Batch, render_batch
 from dgn.targets import Target, WeightedUnit
-from tests.conftest import WIDTH
+from tests.conftest import WIDTH, random_decoder
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +63,9 @@ def test_pictures_go_there_and_back(photos):
     assert torch.equal(crops, again)
 
 
-@pytest.mark.parametrize("statistics", ["own", "training"])
-@pytest.mark.parametrize("code", ["ones", "data"])
-def test_every_way_to_use_a_decoder_keeps_targets_apart(statistics, code, quick_config, mini_float64, decoder):
-    recipe = replace(quick_config.pretrained, statistics=statistics, code=code, num_updates=4)
+@pytest.mark.parametrize("preset", ["standard", "paper"])
+def test_both_ways_to_use_a_decoder_keep_targets_apart(preset, quick_config, mini_float64, decoder):
+    recipe = RenderConfig.from_preset(preset, "float64", width=WIDTH, num_updates=4).pretrained
     config = replace(quick_config, precision="float64", pretrained=recipe)
     targets = [Target((WeightedUnit("fc8", unit),), "pretrained", 0) for unit in (3, 7, 11)]
     together = render_batch(targets, config, mini_float64, decoder)
@@ -75,6 +74,21 @@ def test_every_way_to_use_a_decoder_keeps_targets_apart(statistics, code, quick_
         assert alone.is_finite
         torch.testing.assert_close(together[n].picture_3HW, alone.picture_3HW, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(together[0].picture_3HW, together[1].picture_3HW)
+
+
+def test_standard_pictures_start_at_the_mean_code_with_the_contrast_of_photographs(mini_float64):
+    decoder = random_decoder(WIDTH)
+    gamma = decoder[Architecture("pretrained", WIDTH).picture_gamma]
+    gamma *= torch.tensor([0.2, -0.4, 0.3])
+    decoder["code.mean"] = torch.randn(decoder["code.mean"].shape, generator=torch.Generator().manual_seed(1))
+    config = RenderConfig.from_preset("standard", "float64", width=WIDTH)
+    target = Target((WeightedUnit("fc8", 3),), "pretrained", 0)
+    batch = _Batch.start([target], config, mini_float64, decoder)
+    assert torch.equal(batch.features(None)[0], decoder["code.mean"].double())
+    raw_N3HW = generate_batch(batch.architecture, batch.own, batch.shared, batch.features(None))
+    deviations = raw_N3HW.std((0, 2, 3))
+    assert deviations.mean().item() == pytest.approx(1.0, rel=1e-3)
+    assert (deviations[1] / deviations[0]).item() == pytest.approx(2.0, rel=1e-3), "the channels keep their shares"
 
 
 def test_files_that_are_no_decoder():
