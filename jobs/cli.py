@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.exceptions import Abort, TyperException
 
 from dgn.errors import DgnError, ShardFailed
 
@@ -51,7 +52,9 @@ def render(
             "group:conv5_1:3*0.5+17; several after one another.",
         ),
     ] = None,
-    modes: Annotated[str | None, typer.Option(help="untrained, pretrained or both with a comma.")] = None,
+    modes: Annotated[
+        str | None, typer.Option(help="untrained, pretrained or both with a comma (untrained; classes of all: both).")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="paper, standard (default) or draft.")] = None,
     discriminator: Discriminator = None,
     weights: WeightsFile = None,
@@ -241,15 +244,19 @@ def print_json(value: Any) -> None:
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 something is missing or broken in the run, 2 bad input."""
+    """Entry point. Exit codes: 0 done, 1 something is missing or broken in the run, 2 bad input, 130 interrupted."""
     try:
-        app()
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except TyperException as error:
+        sys.exit(_say(f"{' '.join(error.format_message().split())}; --help tells what there is", 2))
     except DgnError as error:
         sys.exit(_say(error, 2))
     except ShardFailed as error:
         sys.exit(_say(error, 1))
+    except Abort:
+        sys.exit(_say("interrupted; dgn render goes on with the same line, dgn pretrain with --resume", 130))
 
 
-def _say(error: Exception, code: int) -> int:
-    print(f"dgn: {error}", file=sys.stderr)
+def _say(what: object, code: int) -> int:
+    print(f"dgn: {what}", file=sys.stderr)
     return code

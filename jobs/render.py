@@ -75,6 +75,8 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
     if dry_run:
         has_decoder = "pretrained" in modes and config.decoder is not None
         print_plan(plan, config, _decoder(config).width if has_decoder else None)
+        if "pretrained" in modes and not has_decoder:
+            print("the pretrained pictures need --decoder FILE; --modes untrained leaves them out")
         return
     paths = {"weights": config.weights, "decoder": config.decoder}
     absolute = {name: str(Path(path).absolute()) for name, path in paths.items() if path and "://" not in path}

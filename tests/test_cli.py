@@ -176,6 +176,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(dgn, tmp_path):
     code, out, _ = dgn("render", tmp_path / "r", "--targets", "all", "--discriminator", "vgg16-mini", "--dry-run")
     assert code == 0
     assert "576 targets" in out
+    assert "the pretrained pictures need --decoder FILE" in out
     assert "PFLOP" in out
     assert list(tmp_path.iterdir()) == []
 
@@ -281,6 +282,19 @@ def test_commands_on_what_is_no_run(dgn, tmp_path):
             2,
             f"dgn: no run at {tmp_path / 'nowhere'}: expected the folder of an earlier dgn render\n",
         )
+
+
+def test_mistyped_commands_and_options_are_one_line(dgn):
+    for line, says in (
+        (["statsu"], "No such command 'statsu'. Did you mean 'status'?; --help tells"),
+        (["render", "x", "--updatez", "5"], "No such option: --updatez (Possible options: --updates); --help tells"),
+        (["render", "x", "--updates", "abc"], "Invalid value for '--updates'"),
+        (["pretrain", "x"], "Missing argument 'OUT.safetensors'"),
+    ):
+        code, _, err = dgn(*line)
+        assert (code, err.count("\n")) == (2, 1)
+        assert err.startswith(f"dgn: {says}")
+    assert dgn()[0] == dgn("query", "--help")[0] == 0
 
 
 def test_positional_words_without_targets_are_refused(dgn, tmp_path):
