@@ -40,7 +40,8 @@ from dgn.errors import DgnError, ShardFailed, in_one_line
 MAX_FAILURES = 3  # of workers in one training; each costs at most the epoch that it was in
 SHUFFLED = 1024  # photographs that an epoch's order is drawn from at a time (200 MB)
 NUM_SAMPLES = 6  # held-out photographs on the sheet of reconstructions
-DENSE_FAN_IN = 16  # a dense layer of so many inputs would learn at the convolutions' rate; more inputs, less
+SCALES_RATE = 1 / 150  # of the learning rate: of normalisations' scales and shifts, and of biases
+CONTRAST_RATE = 1 / 30  # of the learning rate: of the pictures' scales and shifts
 SETTINGS_FILE = "settings.json"
 STATE_FILE = "state.pt"
 
@@ -53,7 +54,7 @@ class Settings(BaseModel):
     width: float = Field(default=1.0, gt=0, le=4)
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=16, ge=1)  # over all workers
-    learning_rate: float = Field(default=6e-3, gt=0)  # AdamW's at the start, falling to 0 along half a cosine
+    learning_rate: float = Field(default=0.3, gt=0)  # Adam's times a layer's inputs, falling to 0 along half a cosine
     noise_sigma: float = Field(default=0.3, ge=0)  # of the input, in units of ImageNet's standard deviation
     seed: int = Field(default=0, ge=0)
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -229,7 +230,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     if state:
         model.load_state_dict(state["model"])
     model = ray.train.torch.prepare_model(model)  # on its device, and wrapped where there are several workers
-    optimiser = torch.optim.AdamW(_learning_rates(model, settings.learning_rate), weight_decay=1e-4)
+    optimiser = torch.optim.Adam(_learning_rates(model, settings.learning_rate), betas=(0.9, 0.99))
     if state:
         optimiser.load_state_dict(state["optimiser"])
     history: list[dict[str, float]] = state["history"] if state else []
@@ -269,16 +270,18 @@ def _train_worker(config: dict[str, Any]) -> None:
 
 
 def _learning_rates(model: torch.nn.Module, learning_rate: float) -> list[dict[str, Any]]:
-    """One group per dense layer, its rate inversely to its inputs, and one of all else.
-
-    Adam moves every weight by the rate, so a dense layer's output moves by rate times inputs; the normalisations hide
-    that of a convolution. Measured in docs/method.md.
-    """
-    dense = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
-    groups = [(list(layer.parameters()), learning_rate * DENSE_FAN_IN / layer.in_features) for layer in dense]
-    theirs = {id(parameter) for parameters, _ in groups for parameter in parameters}
-    groups.append(([parameter for parameter in model.parameters() if id(parameter) not in theirs], learning_rate))
-    return [{"params": parameters, "lr": rate, "first_lr": rate} for parameters, rate in groups]
+    """Adam's rate of each parameter: of a layer's weights inversely to its inputs, so that what comes out of it moves
+    by the same whatever its width; of the last normalisation higher, because contrast and colours wait for it."""
+    inner: Any = getattr(model, "module", model)
+    last = set(inner.decoder.last_norm.parameters())
+    groups = []
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            rate = learning_rate / parameter[0].numel()
+        else:
+            rate = learning_rate * (CONTRAST_RATE if parameter in last else SCALES_RATE)
+        groups.append({"params": [parameter], "lr": rate, "first_lr": rate})
+    return groups
 
 
 def _num_cores() -> int:

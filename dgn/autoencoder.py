@@ -6,17 +6,19 @@ width 1.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from dgn.discriminator import IMAGENET_MEAN, IMAGENET_STD
-from dgn.generator import NORM_EPS, PICTURE_PX, Architecture, initial_weights, layers, running_averages
+from dgn.generator import NORM_EPS, PICTURE_PX, Architecture, layers, running_averages
 
 ENCODER_CHANNELS = (32, 64, 128, 256, 512)
 NUM_HIDDEN = 2048
-FIRST_CONTRAST = 0.2  # of the pictures before any step: near the mean picture, and Adam moves a scale but slowly
+FIRST_CONTRAST = 0.5  # of the pictures before any step; photographs' own is about 1, of a mean picture 0
+MIDDLE = 0.7  # of a kernel's start lies on its middle taps
 POOLED_PX = 3  # 224 px after five times two valid 3x3 convolutions and a halving
 
 
@@ -34,6 +36,43 @@ class _Norm(nn.Module):
         self.register_buffer("var", torch.ones(channels))
 
 
+@torch.no_grad()
+def _look_linear(
+    layer: nn.Conv2d | nn.Linear,
+    weight_OCkk: Tensor,
+    stream: torch.Generator,
+    *,
+    has_pairs_in: bool = True,
+    has_pairs_out: bool = True,
+    middle: float = MIDDLE,
+) -> None:
+    """The start of a layer, given with its weight (or a view of it): a random orthogonal map, and biases of 0.
+
+    The ReLUs' channels come in pairs of opposite sign, of which one or the other always lets the signal through, so
+    that the whole network starts out linear (Balduzzi et al., "The Shattered Gradients Problem", 2017). Without that
+    its pictures hardly depend on the code: each of thirteen ReLUs and normalisations loses some of it (docs/method.md).
+
+    Args:
+        middle: share of the kernel that keeps to its middle taps; the rest is spread over all of them.
+    """
+    out, incoming, k, _ = weight_OCkk.shape
+    half_out = math.ceil(out / 2) if has_pairs_out else out
+    half_in = math.ceil(incoming / 2) if has_pairs_in else incoming
+    is_middle = ((torch.arange(k) - (k - 1) / 2).abs() < 1).float()
+    taps = is_middle / is_middle.sum()
+    focused = nn.init.orthogonal_(torch.empty(half_out, half_in), generator=stream)
+    spread = nn.init.orthogonal_(torch.empty(half_out, half_in * k * k), generator=stream)
+    kernel = middle * focused[:, :, None, None] * torch.outer(taps, taps)
+    kernel = kernel + (1 - middle) * spread.unflatten(1, (half_in, k, k))
+    if has_pairs_out:
+        kernel = torch.cat([kernel, -kernel])
+    if has_pairs_in:
+        kernel = torch.cat([kernel, -kernel], dim=1)
+    weight_OCkk.copy_(kernel[:out, :incoming])
+    assert layer.bias is not None
+    layer.bias.zero_()
+
+
 class Decoder(nn.Module):
     """The pretrained G as a module: codes (N, K) -> pictures. While it is trained, statistics are the batch's."""
 
@@ -41,11 +80,16 @@ class Decoder(nn.Module):
         super().__init__()
         self.architecture = architecture
         for i, conv in enumerate(architecture.convs):
-            self.add_module(f"conv{i}", nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_px))
+            module = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_px)
+            _look_linear(module, module.weight, stream, has_pairs_in=i > 0, has_pairs_out=conv.has_relu)
+            self.add_module(f"conv{i}", module)
             self.add_module(f"norm{i}", _Norm(conv.out_channels))
-        start = {name: tensor for name, tensor in initial_weights(architecture, stream).items() if name != "alpha"}
-        start[architecture.picture_gamma].fill_(FIRST_CONTRAST)
-        self.load_state_dict(start, strict=False)  # the running averages keep their own start
+        nn.init.constant_(self.get_parameter(architecture.picture_gamma), FIRST_CONTRAST)
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The normalisation of the picture itself."""
+        return self.get_submodule(f"norm{len(self.architecture.convs) - 1}")
 
     def forward(self, code_NK: Tensor) -> Tensor:
         weights = dict(self.named_parameters()) | dict(self.named_buffers())
@@ -62,7 +106,7 @@ class Autoencoder(nn.Module):
     def __init__(self, width: float, seed: int):
         super().__init__()
         self.architecture = Architecture("pretrained", width)
-        torch.manual_seed(seed)
+        stream = torch.Generator().manual_seed(seed)
         stages: list[nn.Module] = []
         incoming = 3
         for full in ENCODER_CHANNELS:
@@ -79,7 +123,13 @@ class Autoencoder(nn.Module):
             nn.ReLU(),
             nn.Linear(hidden, self.architecture.num_features),
         )
-        self.decoder = Decoder(self.architecture, torch.Generator().manual_seed(seed))
+        convs = [module for module in self.encoder if isinstance(module, nn.Conv2d)]
+        for conv in convs:
+            _look_linear(conv, conv.weight, stream, has_pairs_in=conv is not convs[0])
+        dense, code = (module for module in self.encoder if isinstance(module, nn.Linear))
+        _look_linear(dense, dense.weight.unflatten(1, (incoming, POOLED_PX, POOLED_PX)), stream, middle=0.0)
+        _look_linear(code, code.weight[:, :, None, None], stream, has_pairs_out=False)
+        self.decoder = Decoder(self.architecture, stream)
 
     def forward(self, noisy_N3HW: Tensor) -> tuple[Tensor, Tensor]:
         code_NK = self.encoder(noisy_N3HW)

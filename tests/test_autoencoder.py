@@ -44,6 +44,14 @@ def test_shapes_and_codes_of_the_paper():
     assert [m.out_channels for m in model.encoder if isinstance(m, torch.nn.Conv2d)][::2] == [32, 64, 128, 256, 512]
 
 
+def test_the_decoder_starts_as_a_linear_map():
+    decoder = Autoencoder(0.125, seed=0).decoder.double().eval()  # running averages: mean 0, variance 1
+    one, other = torch.randn(2, 1, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        assert decoder(one).std() > 1e-3
+        torch.testing.assert_close(decoder(one - 2 * other), decoder(one) - 2 * decoder(other))
+
+
 def test_it_learns_and_its_file_draws_the_same(stepped):
     model, losses = stepped
     assert losses[-1] < losses[0]

@@ -115,22 +115,18 @@ TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
     "sunburst": lambda u, v: _edge(np.sin(12 * np.arctan2(v, u))),
     "target": lambda u, v: _edge(np.sin(2 * np.pi * np.hypot(u, v))),
 }
-CENTRED = {"sunburst", "target"}
+CENTRED = ("sunburst", "target")
 LABELS = (*SHAPES, *TEXTURES)
+PLAIN_LABELS = (*SHAPES, *CENTRED)  # what a code of 5 x 5 places can tell; a fine texture's phase it cannot
+_PLAIN_INK = np.array([0.93, 0.85, 0.55], np.float32)
+_PLAIN_GROUND = np.array([0.16, 0.22, 0.36], np.float32)
 
 
 def draw(label: str, stream: np.random.Generator, size_px: int = PICTURE_PX) -> NDArray[np.uint8]:
     """One drawing of a label: (H, W, 3) uint8 RGB."""
     ground = _ground(stream, size_px)
     ink = _far_colour(ground.mean((0, 1)), stream)
-    if label in SHAPES:
-        picture = _clutter(ground, stream)
-        mask = _shape_mask(label, stream, size_px)
-    else:
-        picture = ground
-        mask = _texture_mask(label, stream, size_px)
-    shade = _ramp(stream, size_px, 0.25)
-    picture = picture * (1 - mask[..., None]) + (ink * shade[..., None]) * mask[..., None]
+    picture = _inked(_clutter(ground, stream) if label in SHAPES else ground, ink, label, stream)
     if label in TEXTURES and stream.random() < 0.5:
         picture = _clutter(picture, stream, at_most=3)
     picture = picture + stream.normal(0, stream.uniform(0, 0.05), picture.shape)
@@ -138,6 +134,20 @@ def draw(label: str, stream: np.random.Generator, size_px: int = PICTURE_PX) -> 
     if stream.random() < 0.3:
         image = image.filter(ImageFilter.GaussianBlur(stream.uniform(0.5, 1.8)))
     return np.asarray(image)
+
+
+def draw_plain(label: str, stream: np.random.Generator, size_px: int) -> NDArray[np.uint8]:
+    """One drawing of a label, (H, W, 3) uint8 RGB, always in the same two colours and without clutter: what the
+    decoder that ships with dgn has learned."""
+    picture = _inked(_PLAIN_GROUND * _ramp(stream, size_px, 0.35)[..., None], _PLAIN_INK, label, stream)
+    return (np.clip(picture, 0, 1) * 255).astype(np.uint8)
+
+
+def _inked(picture: Array, ink: Array, label: str, stream: np.random.Generator) -> Array:
+    """The label's shape or texture, a little shaded, on the picture (H, W, 3)."""
+    size_px = picture.shape[0]
+    mask = (_shape_mask if label in SHAPES else _texture_mask)(label, stream, size_px)[..., None]
+    return picture * (1 - mask) + ink * _ramp(stream, size_px, 0.25)[..., None] * mask
 
 
 def _colour(stream: np.random.Generator) -> Array:
