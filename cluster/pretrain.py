@@ -34,7 +34,7 @@ from torch import Tensor
 from cluster.driver import Workers
 from cluster.photos import Survey, decoded, open_photos, survey
 from cluster.storage import KeyExists, S3Store, Store
-from dgn.autoencoder import Autoencoder, add_noise, central_crop, crop_and_flip, displayed, normalised
+from dgn.autoencoder import Autoencoder, add_noise, along_axes, central_crop, crop_and_flip, displayed
 from dgn.errors import DgnError, ShardFailed, in_one_line
 
 MAX_FAILURES = 3  # of workers in one training; each costs at most the epoch that it was in
@@ -55,7 +55,7 @@ class Settings(BaseModel):
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=16, ge=1)  # over all workers
     learning_rate: float = Field(default=0.3, gt=0)  # Adam's times a layer's inputs, falling to 0 along half a cosine
-    noise_sigma: float = Field(default=0.3, ge=0)  # of the input, in units of ImageNet's standard deviation
+    noise_sigma: float = Field(default=0.3, ge=0)  # of the input, in standard deviations of photographs' colours
     seed: int = Field(default=0, ge=0)
     precision: Literal["float32", "bfloat16"] = "float32"
 
@@ -67,7 +67,7 @@ class Update:
     epoch: int
     photos_done: int
     train_loss: float
-    validation_loss: float | None = None  # mean squared error, in units of ImageNet's variance
+    validation_loss: float | None = None  # mean squared error, in variances of photographs' colours
     seconds: float | None = None
 
 
@@ -206,7 +206,7 @@ def _outcome(settings: Settings, found: Survey, state: dict[str, Any], held_out:
     model = Autoencoder(settings.width, settings.seed).eval()
     model.load_state_dict(state["model"])
     photos = torch.stack([torch.from_numpy(row["photo"].copy()) for row in held_out.take(NUM_SAMPLES)])
-    clean = normalised(central_crop(photos))
+    clean = along_axes(central_crop(photos))
     noisy = add_noise(clean, settings.noise_sigma, torch.Generator().manual_seed(settings.seed))
     with torch.no_grad():
         reconstructed, _ = model(noisy)
@@ -246,7 +246,7 @@ def _train_worker(config: dict[str, Any]) -> None:
             progress = (epoch + min(1.0, done * world / num_train)) / settings.epochs
             for group in optimiser.param_groups:
                 group["lr"] = group["first_lr"] * 0.5 * (1 + math.cos(math.pi * progress))
-            clean = normalised(crop_and_flip(photos, stream))
+            clean = along_axes(crop_and_flip(photos, stream))
             with autocast:
                 reconstructed, code_NK = model(add_noise(clean, settings.noise_sigma, stream))
             loss = F.mse_loss(reconstructed.float(), clean)
@@ -318,7 +318,7 @@ def _validate(model: torch.nn.Module, settings: Settings, autocast: Any, device:
     total, done = 0.0, 0
     inner = getattr(model, "module", model)  # one rank alone must not enter DDP's forward pass
     for photos in _batches("validation", settings.batch_size, None, device):
-        clean = normalised(central_crop(photos))
+        clean = along_axes(central_crop(photos))
         with autocast:
             reconstructed, _ = inner(add_noise(clean, settings.noise_sigma, stream))
         total += F.mse_loss(reconstructed.float(), clean).item() * len(photos)

@@ -1,7 +1,7 @@
 """The denoising autoencoder whose decoder is the pretrained G (paper, 4.2 and Figure 3; layers by the notebooks).
 
-Pictures are RGB normalised by ImageNet's mean and standard deviation, (N, 3, 224, 224). K: length of the code, 3,200 at
-width 1.
+Pictures are (N, 3, 224, 224) along the colour axes of photographs, each of variance 1 (`dgn.colours`). K: length of the
+code, 3,200 at width 1.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dgn.discriminator import IMAGENET_MEAN, IMAGENET_STD
+from dgn.colours import from_axes, to_axes
 from dgn.generator import NORM_EPS, PICTURE_PX, Architecture, layers, running_averages
 
 ENCODER_CHANNELS = (32, 64, 128, 256, 512)
@@ -136,16 +136,14 @@ class Autoencoder(nn.Module):
         return self.decoder(code_NK), code_NK
 
 
-def normalised(photos_NHW3: Tensor) -> Tensor:
+def along_axes(photos_NHW3: Tensor) -> Tensor:
     """8-bit RGB (N, H, W, 3) -> what the autoencoder sees, (N, 3, H, W), float32, channels-last in memory."""
-    mean, std = (torch.tensor(values, device=photos_NHW3.device) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return ((photos_NHW3 - mean) / std).permute(0, 3, 1, 2)
+    return to_axes(photos_NHW3.permute(0, 3, 1, 2) / 255).contiguous(memory_format=torch.channels_last)
 
 
 def displayed(pictures_N3HW: Tensor) -> Tensor:
     """The way back: 8-bit RGB (N, H, W, 3), clamped to what a screen can show."""
-    mean, std = (torch.tensor(values, device=pictures_N3HW.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    colours = pictures_N3HW.float().permute(0, 2, 3, 1) * std + mean
+    colours = from_axes(pictures_N3HW.float()).permute(0, 2, 3, 1)
     return (colours.clamp(0, 1) * 255).round().to(torch.uint8)
 
 

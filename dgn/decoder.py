@@ -15,7 +15,7 @@ from torch import Tensor
 from dgn.errors import WeightsMismatch
 from dgn.generator import Architecture
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 drew normalised RGB, 2 draws along the colour axes of photographs
 
 
 @dataclass(frozen=True)

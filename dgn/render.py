@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dgn import objectives
+from dgn.colours import displayable, from_axes
 from dgn.discriminator import Discriminator
 from dgn.errors import DgnError
 from dgn.generator import Architecture, Mode, Weights, generate_batch, initial_weights
@@ -28,9 +29,6 @@ from dgn.targets import Target
 log = logging.getLogger(__name__)
 
 CURVE_POINTS = 64
-# Principal axes of the colour covariance of 900 ImageNet photographs (RGB in [0, 1]), each scaled by its standard
-# deviation: luminance, red against blue, green against magenta. Rows are R, G, B. Measured for this project.
-PHOTO_COLOURS = ((0.239, 0.089, 0.024), (0.245, 0.0, -0.049), (0.248, -0.085, 0.025))
 Precision = Literal["float32", "bfloat16", "float64"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -49,10 +47,10 @@ class Recipe:
     penalty_others: float = 0.01  # lambda; the notebooks' 10 / 1000 classes
     num_views: int = 0  # moved views per update; 0: D sees the picture itself
     moves: Moves = field(default_factory=Moves)
-    is_displayable: bool = False  # G's output mapped to colours in [0, 1] in the loop; else it is D's normalised input
+    is_displayable: bool = False  # G's output kept to colours in [0, 1] in the loop; else unbounded
     code: Literal["ones", "data"] = "ones"  # pretrained f: relu(alpha * noise), or alpha as deviations of codes
     penalty_alpha: float = 0.1  # Eq. 4
-    contrast: float | None = None  # of pretrained pictures, in D's normalised units; None: the decoder's own
+    contrast: float | None = None  # of pretrained pictures, 1: photographs'; None: the decoder's own
     wakes_silent_units: bool = False
     num_snapshots: int = 1  # above 1: the picture is the per-pixel median of the last snapshots
     updates_per_snapshot: int = 40
@@ -207,10 +205,12 @@ class _Batch:
         """(N, 3, H, W) as D sees them: RGB where [0, 1] is the displayable range."""
         features_NK = self.features(noise_NK).to(self.dtype)
         raw_N3HW = generate_batch(self.architecture, self.own, self.shared, features_NK).to(self.own["alpha"].dtype)
-        if self.recipe.is_displayable and self.architecture.mode == "untrained":
+        if self.architecture.mode == "pretrained":  # a decoder draws as the photographs came to its autoencoder
+            pictures = from_axes(raw_N3HW)
+            return pictures.clamp(0, 1) if self.recipe.is_displayable else pictures
+        if self.recipe.is_displayable:
             return displayable(raw_N3HW)
-        pictures = raw_N3HW * self.discriminator.std_311 + self.discriminator.mean_311
-        return pictures.clamp(0, 1) if self.recipe.is_displayable else pictures
+        return raw_N3HW * self.discriminator.std_311 + self.discriminator.mean_311
 
     def update(self, optimiser: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
         """One step of all targets. Returns the activations and the losses before it, (N,) both."""
@@ -246,18 +246,6 @@ class _Batch:
             normalised = (pictures - self.discriminator.mean_311) / self.discriminator.std_311
             pictures = stretch_tones(normalised, gamma=0.5 if self.architecture.mode == "untrained" else 1.0)
         return pictures.clamp(0, 1)
-
-
-def displayable(raw_N3HW: Tensor) -> Tensor:
-    """G's output (zero mean, unit variance a channel at the start) -> RGB in (0, 1) with a photograph's colours.
-
-    G's three channels become the principal colour axes of photographs, luminance first, at their natural strengths;
-    the sigmoid, of slope 1/4 at grey, keeps them displayable. Differs from the paper: its three channels are the
-    colours themselves, which drift to saturated primaries that no second network recognises (measured in
-    docs/method.md).
-    """
-    axes_33 = 4 * torch.tensor(PHOTO_COLOURS, dtype=raw_N3HW.dtype, device=raw_N3HW.device)
-    return torch.sigmoid(torch.einsum("ij,njhw->nihw", axes_33, raw_N3HW))
 
 
 def stretch_tones(pictures_N3HW: Tensor, gamma: float) -> Tensor:

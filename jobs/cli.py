@@ -31,7 +31,9 @@ Discriminator = Annotated[
 ]
 WeightsFile = Annotated[str | None, typer.Option(metavar="FILE", help=".safetensors or .pth; default: torchvision's.")]
 
-DecoderFile = Annotated[str | None, typer.Option(metavar="FILE", help="G of the pretrained mode, from dgn pretrain.")]
+DecoderFile = Annotated[
+    str | None, typer.Option(metavar="FILE", help='From dgn pretrain, or "drawings"; for the pretrained mode.')
+]
 
 
 class Format(StrEnum):

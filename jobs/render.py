@@ -17,7 +17,7 @@ from cluster.plan import Plan, RunConfig, fingerprint, make_plan
 from cluster.run import Run
 from cluster.storage import open_store, read_url
 from dgn import discriminator as discriminators
-from dgn import info
+from dgn import embedded, info
 from dgn.decoder import FrozenDecoder, read_decoder
 from dgn.errors import DgnError, ShardFailed, WeightsMismatch, WeightsMissing
 from dgn.generator import Mode
@@ -79,7 +79,8 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
             print("the pretrained pictures need --decoder FILE; --modes untrained leaves them out")
         return
     paths = {"weights": config.weights, "decoder": config.decoder}
-    absolute = {name: str(Path(path).absolute()) for name, path in paths.items() if path and "://" not in path}
+    local = {name: path for name, path in paths.items() if path and "://" not in path and path != embedded.DECODER}
+    absolute = {name: str(Path(path).absolute()) for name, path in local.items()}
     config = config.model_copy(update=absolute)  # dgn resume may be typed in another folder
     if "pretrained" in modes and config.decoder is None:
         raise DgnError(
@@ -133,7 +134,7 @@ def resume_command(url: str, weights: str | None, decoder: str | None) -> None:
 
 def _decoder(config: RunConfig) -> FrozenDecoder:
     """Raises: WeightsMissing, WeightsMismatch."""
-    source = str(config.decoder)
+    source = str(embedded.weights_path(config.decoder) if config.decoder == embedded.DECODER else config.decoder)
     try:
         data = read_url(source)
     except FileNotFoundError as error:

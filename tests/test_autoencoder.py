@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dgn.autoencoder import Autoencoder, add_noise, central_crop, crop_and_flip, displayed, normalised
+from dgn.autoencoder import Autoencoder, add_noise, along_axes, central_crop, crop_and_flip, displayed
 from dgn.decoder import expected_shapes, read_decoder, serialise
 from dgn.errors import WeightsMismatch
 from dgn.generator import Architecture, generate_batch, layers, running_averages
@@ -24,7 +24,7 @@ def stepped(photos):
     """An autoencoder after a few steps on three pictures, and its losses."""
     model = Autoencoder(0.03125, seed=0)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    clean, stream, losses = normalised(central_crop(photos)), torch.Generator().manual_seed(1), []
+    clean, stream, losses = along_axes(central_crop(photos)), torch.Generator().manual_seed(1), []
     for _ in range(6):
         reconstructed, _ = model(add_noise(clean, 0.3, stream))
         loss = (reconstructed - clean).square().mean()
@@ -64,7 +64,7 @@ def test_it_learns_and_its_file_draws_the_same(stepped):
 
 
 def test_pictures_go_there_and_back(photos):
-    assert torch.equal(displayed(normalised(photos)), photos)
+    assert torch.equal(displayed(along_axes(photos)), photos)
     crops = crop_and_flip(photos, torch.Generator().manual_seed(3))
     assert crops.shape == (3, 224, 224, 3)
     again = crop_and_flip(photos, torch.Generator().manual_seed(3))

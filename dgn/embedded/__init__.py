@@ -1,7 +1,8 @@
-"""The small classifiers that ship with dgn: VGG-16's layers at an eighth of its width, trained on drawings.
+"""What ships with dgn: small classifiers, VGG-16's layers at an eighth of its width, and a decoder, all of drawings.
 
 They stand in for VGG-16 where nothing can be downloaded. They know 24 kinds of drawn shapes and textures, nothing else.
-`vgg16-mini-b` is the second opinion: another seed, other drawings.
+`vgg16-mini-b` is the second opinion: another seed, other drawings. The decoder, of a quarter of G's width, has learned
+plain drawings in two colours; `make decoder` trains it again.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from torch import nn
 from dgn.embedded.drawings import LABELS
 
 NETWORKS = ("vgg16-mini", "vgg16-mini-b")
+DECODER = "drawings"
 WIDTHS = (8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M")  # VGG-16's, divided by 8
 NUM_HIDDEN = 512  # 4096 / 8
 POOLED_PX = 3  # VGG-16 pools to 7 x 7; 3 x 3 keeps the file below 2 MB
 INPUT_POOL = 2  # pictures are averaged to 112 x 112 px first: a quarter of the work, and drawings lose nothing by it
 
-__all__ = ["LABELS", "NETWORKS", "build", "weights_path"]
+__all__ = ["DECODER", "LABELS", "NETWORKS", "build", "weights_path"]
 
 
 def build(batch_norm: bool = False) -> nn.Module:
@@ -39,5 +41,6 @@ def build(batch_norm: bool = False) -> nn.Module:
     return model
 
 
-def weights_path(network: str) -> Path:
-    return Path(__file__).parent / f"{network}.safetensors"
+def weights_path(name: str) -> Path:
+    """The file of one of NETWORKS, or of DECODER."""
+    return Path(__file__).parent / f"{name}.safetensors"
