@@ -50,7 +50,7 @@ class Recipe:
     is_displayable: bool = False  # G's output kept to colours in [0, 1] in the loop; else unbounded
     code: Literal["ones", "data"] = "ones"  # pretrained f: relu(alpha * noise), or alpha as deviations of codes
     penalty_alpha: float = 0.1  # Eq. 4
-    contrast: float | None = None  # of pretrained pictures, 1: photographs'; None: the decoder's own
+    contrast: float | None = None  # luminance's deviation, pretrained; 0.87: photographs'. None: the decoder's
     wakes_silent_units: bool = False
     num_snapshots: int = 1  # above 1: the picture is the per-pixel median of the last snapshots
     updates_per_snapshot: int = 40
@@ -72,7 +72,13 @@ _DISPLAYABLE = Recipe(noise_sigma=0.3, penalty_others=0.001, num_views=4, is_dis
 STANDARD = {  # chosen by measurements, docs/method.md
     "untrained": replace(_DISPLAYABLE, width=0.5, has_last_relu=False, num_updates=240),
     "pretrained": replace(
-        _DISPLAYABLE, num_updates=240, learning_rate=0.2, noise_sigma=0.05, code="data", penalty_alpha=0.0, contrast=1.0
+        _DISPLAYABLE,
+        num_updates=240,
+        learning_rate=0.2,
+        noise_sigma=0.05,
+        code="data",
+        penalty_alpha=0.0,
+        contrast=0.87,
     ),
 }
 DRAFT = {mode: replace(recipe, num_updates=80, num_views=2) for mode, recipe in STANDARD.items()}
@@ -167,7 +173,7 @@ class _Batch:
             shared = {name: tensor.to(device, master) for name, tensor in decoder.items() if name != "alpha"}
             if config.pretrained.contrast is not None:
                 gamma_3 = shared[architecture.picture_gamma]
-                shared[architecture.picture_gamma] = gamma_3 * (config.pretrained.contrast / gamma_3.abs().mean())
+                shared[architecture.picture_gamma] = gamma_3 * (config.pretrained.contrast / gamma_3[0].abs())
             alpha = torch.ones if config.pretrained.code == "ones" else torch.zeros
             own = {"alpha": alpha(len(targets), architecture.num_features)}
         wanted_layers = tuple(dict.fromkeys(layer for target in targets for layer in target.layers))

@@ -188,6 +188,16 @@ def test_doctor(dgn, tmp_path):
     assert "ok  device" in out
 
 
+def test_the_decoder_that_ships_is_known_by_name(dgn, tmp_path):
+    quick = [word for word in QUICK if word not in ("--width", str(WIDTH))]
+    run, line = tmp_path / "r", ["--targets", "classes:star", "--modes", "pretrained", "--decoder", "drawings"]
+    code, out, err = dgn("render", run, *line, *quick)
+    assert code == 0, err
+    assert "1 of 1 pictures" in out
+    assert json.loads((run / "run.json").read_text())["config"]["decoder"] == "drawings"
+    assert "nothing was left to do" in dgn("resume", run)[1]
+
+
 def test_pretrained_mode_renders_with_a_decoder(dgn, tmp_path, decoder):
     (tmp_path / "decoder.safetensors").write_bytes(serialise(decoder, {"width": WIDTH}))
     line = [
