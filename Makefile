@@ -1,4 +1,4 @@
-# make demo: sets everything up and renders a dozen pictures with the embedded classifier.
+# make demo: sets everything up and renders a dozen targets of the embedded classifier in both modes.
 # make test: sets everything up and passes the tests.
 # make decoder: trains the decoder that ships with dgn again, 20 minutes on one core.
 PYTHON ?= python3

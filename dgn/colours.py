@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dgn.discriminator import IMAGENET_MEAN
+
 # Principal axes of the colour covariance of 900 ImageNet photographs (RGB in [0, 1]), each scaled by its standard
 # deviation: luminance, red against blue, green against magenta. Rows are R, G, B. Measured for this project.
 PHOTO_AXES = ((0.239, 0.089, 0.024), (0.245, 0.0, -0.049), (0.248, -0.085, 0.025))
-PHOTO_MEAN = (0.485, 0.456, 0.406)  # ImageNet's mean colour
 
 
 def from_axes(components_N3HW: Tensor) -> Tensor:
@@ -35,4 +36,4 @@ def _mixed(matrix_33: object, x_N3HW: Tensor) -> Tensor:
 
 
 def _mean(like: Tensor) -> Tensor:
-    return torch.tensor(PHOTO_MEAN, dtype=like.dtype, device=like.device)[:, None, None]
+    return torch.tensor(IMAGENET_MEAN, dtype=like.dtype, device=like.device)[:, None, None]

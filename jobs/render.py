@@ -84,8 +84,8 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
     config = config.model_copy(update=absolute)  # dgn resume may be typed in another folder
     if "pretrained" in modes and config.decoder is None:
         raise DgnError(
-            "pretrained mode without a decoder: give --decoder FILE (dgn pretrain IMAGES FILE makes one), "
-            "or --modes untrained"
+            "pretrained mode without a decoder: give --decoder FILE (dgn pretrain IMAGES FILE makes one; "
+            f"'{embedded.DECODER}' is the one that ships with dgn), or --modes untrained"
         )
     weights = discriminators.load_weights(config.discriminator, Path(config.weights) if config.weights else None)
     decoder = _decoder(config) if "pretrained" in modes else None

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dgn import render
-from dgn.colours import PHOTO_AXES, PHOTO_MEAN
+from dgn.colours import PHOTO_AXES
+from dgn.discriminator import IMAGENET_MEAN
 from dgn.errors import DgnError
 from dgn.generator import Architecture, initial_weights
 from dgn.render import PRESETS, RenderConfig, render_batch, render_targets
@@ -42,7 +43,7 @@ def test_losses_equal_the_plain_port_of_the_papers_loop(mode, width, paper_confi
 
 def _through_colours(discriminator, components):
     """A decoder draws along photographs' colour axes; the network wants normalised RGB."""
-    axes, mean = (torch.tensor(values, dtype=torch.float64) for values in (PHOTO_AXES, PHOTO_MEAN))
+    axes, mean = (torch.tensor(values, dtype=torch.float64) for values in (PHOTO_AXES, IMAGENET_MEAN))
     rgb = torch.tensordot(axes, components[0], 1)[None] + mean[:, None, None]
     return discriminator.model((rgb - discriminator.mean_311) / discriminator.std_311)
 
