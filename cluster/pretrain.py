@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import tempfile
@@ -35,13 +36,17 @@ from cluster.driver import Workers
 from cluster.photos import Survey, decoded, open_photos, survey
 from cluster.storage import KeyExists, S3Store, Store
 from dgn.autoencoder import Autoencoder, add_noise, along_axes, central_crop, crop_and_flip, displayed
+from dgn.decoder import FORMAT_VERSION, code_directions
 from dgn.errors import DgnError, ShardFailed, in_one_line
+
+log = logging.getLogger("dgn")
 
 MAX_FAILURES = 3  # of workers in one training; each costs at most the epoch that it was in
 SHUFFLED = 1024  # photographs that an epoch's order is drawn from at a time (200 MB)
 NUM_SAMPLES = 6  # held-out photographs on the sheet of reconstructions
 SCALES_RATE = 1 / 150  # of the learning rate: of normalisations' scales and shifts, and of biases
 CONTRAST_RATE = 1 / 30  # of the learning rate: of the pictures' scales and shifts
+DRAWING_RATE = 1 / 30  # of the learning rate: of the decoder's kernels but its last
 SETTINGS_FILE = "settings.json"
 STATE_FILE = "state.pt"
 
@@ -73,7 +78,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished training. `decoder`: the pretrained G, its running averages, and the codes' mean and deviation."""
+    """A finished training. `decoder`: what its file holds, see `dgn.decoder.FrozenDecoder`."""
 
     settings: Settings
     survey: Survey
@@ -173,12 +178,12 @@ def _check_folder(folder: Store, settings: Settings, is_resumed: bool) -> None:
     if is_resumed and not is_begun:
         raise DgnError(f"nothing to resume: {folder.url} has no checkpoints; leave out --resume")
     if is_begun:
-        _compare(folder, settings.model_dump())
+        _compare(folder, _identity(settings))
 
 
 def _claim(folder: Store, settings: Settings, found: Survey, is_resumed: bool) -> None:
     """Begins a folder of checkpoints, or makes sure that it is of the same photographs. Raises: DgnError."""
-    ours = {**settings.model_dump(), "photos_sha256": found.sha256}
+    ours = {**_identity(settings), "photos_sha256": found.sha256}
     if is_resumed:
         _compare(folder, ours)
         return
@@ -186,6 +191,10 @@ def _claim(folder: Store, settings: Settings, found: Survey, is_resumed: bool) -
         folder.create(SETTINGS_FILE, json.dumps(ours, indent=2).encode())
     except KeyExists as error:
         raise DgnError(f"another training into {folder.url} began just now") from error
+
+
+def _identity(settings: Settings) -> dict[str, Any]:
+    return {**settings.model_dump(), "decoder_format": FORMAT_VERSION}
 
 
 def _compare(folder: Store, ours: dict[str, Any]) -> None:
@@ -211,8 +220,11 @@ def _outcome(settings: Settings, found: Survey, state: dict[str, Any], held_out:
     with torch.no_grad():
         reconstructed, _ = model(noisy)
     samples = torch.stack([displayed(pictures) for pictures in (clean, noisy, reconstructed)])
-    codes = {"code.mean": state["code_mean"], "code.std": state["code_std"]}
-    return Outcome(settings, found, tuple(state["history"]), model.decoder.state_dict() | codes, samples)
+    decoder = model.decoder.state_dict()
+    mean, std = state["code_mean"], state["code_std"]
+    log.info("trained; measuring the directions of the code, which takes two minutes at full width")
+    codes = {"code.mean": mean, "code.directions": code_directions(decoder, settings.width, mean, std)}
+    return Outcome(settings, found, tuple(state["history"]), decoder | codes, samples)
 
 
 # From here on: what runs in the workers.
@@ -271,13 +283,15 @@ def _train_worker(config: dict[str, Any]) -> None:
 
 def _learning_rates(model: torch.nn.Module, learning_rate: float) -> list[dict[str, Any]]:
     """Adam's rate of each parameter: of a layer's weights inversely to its inputs, so that what comes out of it moves
-    by the same whatever its width; of the last normalisation higher, because contrast and colours wait for it."""
+    by the same whatever its width; of the last normalisation higher, because contrast and colours wait for it; of the
+    decoder's kernels before the last lower, or they unlearn to draw anything but what is smooth (docs/method.md)."""
     inner: Any = getattr(model, "module", model)
-    last = set(inner.decoder.last_norm.parameters())
+    *drawing, _ = (module.weight for module in inner.decoder.modules() if isinstance(module, torch.nn.Conv2d))
+    slow, last = set(drawing), set(inner.decoder.last_norm.parameters())
     groups = []
     for parameter in model.parameters():
         if parameter.ndim > 1:
-            rate = learning_rate / parameter[0].numel()
+            rate = learning_rate * (DRAWING_RATE if parameter in slow else 1) / parameter[0].numel()
         else:
             rate = learning_rate * (CONTRAST_RATE if parameter in last else SCALES_RATE)
         groups.append({"params": [parameter], "lr": rate, "first_lr": rate})

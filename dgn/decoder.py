@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from dgn.errors import WeightsMismatch
-from dgn.generator import Architecture
+from dgn.errors import DgnError, WeightsMismatch
+from dgn.generator import FEATURE_PX, PICTURE_PX, Architecture, Weights, generate
 
-FORMAT_VERSION = 2  # 1 drew normalised RGB, 2 draws along the colour axes of photographs
+FORMAT_VERSION = 3  # 1 drew normalised RGB, 2 along the colour axes of photographs, 3 knows the code's directions
+PLACES = (6, 18)  # of the code's 5 x 5, where the picture's derivative is taken: opposite corners of the inner 3 x 3
+WEAKEST = 1 / 30  # share of the strongest direction's effect; what has less is not brought to the same effect
 
 
 @dataclass(frozen=True)
 class FrozenDecoder:
-    """The pretrained G's weights but alpha, its running averages `norm{i}.mean` and `norm{i}.var`, and the mean and
-    standard deviation of the codes that it was trained on, `code.mean` and `code.std` (K,); float32 on the CPU."""
+    """The pretrained G's weights but alpha, its running averages `norm{i}.mean` and `norm{i}.var`, the mean of the
+    codes that it was trained on, `code.mean` (K,), and `code.directions` (C, C); float32 on the CPU."""
 
     weights: dict[str, Tensor]
     width: float
@@ -37,7 +44,8 @@ def serialise(weights: dict[str, Tensor], about: dict[str, Any]) -> bytes:
 
 def expected_shapes(width: float) -> dict[str, tuple[int, ...]]:
     """Every tensor of a decoder's file with its shape."""
-    shapes = Architecture("pretrained", width).shapes()
+    architecture = Architecture("pretrained", width)
+    shapes = architecture.shapes()
     code = shapes.pop("alpha")
     averages = {
         name.removesuffix("gamma") + kind: shape
@@ -45,7 +53,40 @@ def expected_shapes(width: float) -> dict[str, tuple[int, ...]]:
         if name.endswith(".gamma")
         for kind in ("mean", "var")
     }
-    return {**shapes, **averages, "code.mean": code, "code.std": code}
+    channels = architecture.feature_channels
+    return {**shapes, **averages, "code.mean": code, "code.directions": (channels, channels)}
+
+
+def code_directions(weights: Weights, width: float, mean_K: Tensor, std_K: Tensor) -> Tensor:
+    """(C, C) float32: directions of a place's C channels as columns; a step of 1 along any of them at one place changes
+    the picture by a fifth of its deviation (root mean square), as if the 25 places shared it.
+
+    Of the picture's derivative by a place's channels, at random codes of the given mean and deviation (CPU, float32),
+    these are the principal axes over their singular values. Directions weaker than `WEAKEST` stay weaker. Along the
+    channels themselves the strongest few directions would hide all others (docs/method.md).
+
+    Raises: DgnError where the decoder draws the same picture whatever its code.
+    """
+    architecture = Architecture("pretrained", width)
+    channels, places = architecture.feature_channels, FEATURE_PX**2
+    gram_CC, stream = torch.zeros(channels, channels, dtype=torch.float64), torch.Generator().manual_seed(0)
+    changes_CX = torch.empty(channels, 3 * PICTURE_PX**2)  # X: all values of a picture
+    for place in PLACES:
+        code_K = mean_K + std_K * torch.randn(mean_K.shape, generator=stream)
+        for channel in range(channels):
+            one_K = F.one_hot(torch.tensor(channel * places + place), len(code_K)).to(code_K)
+            with warnings.catch_warnings():  # torch's own forward derivatives still use what torch deprecates
+                warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+                drawn_and_change = torch.func.jvp(partial(generate, architecture, weights), (code_K,), (one_K,))
+            changes_CX[channel] = drawn_and_change[1].flatten()
+        gram_CC += (changes_CX @ changes_CX.T).double() / len(PLACES)
+    if not 0 < gram_CC.trace() < math.inf:
+        raise DgnError("the decoder draws the same whatever its code: train it longer, or on more photographs")
+    squares_C, axes_CC = torch.linalg.eigh(gram_CC)
+    effects_C = squares_C.clamp_min(squares_C[-1] * WEAKEST**2).sqrt()
+    # The last normalisation gives every picture gamma's variance.
+    share = (PICTURE_PX**2 * weights[architecture.picture_gamma].square().sum() / places).sqrt()
+    return (axes_CC * share / effects_C).float()
 
 
 def read_decoder(data: bytes, source: str) -> FrozenDecoder:

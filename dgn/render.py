@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dgn import objectives
-from dgn.colours import displayable, from_axes
+from dgn.colours import PICTURE_CONTRAST, displayable, from_axes
 from dgn.discriminator import Discriminator
 from dgn.errors import DgnError
 from dgn.generator import Architecture, Mode, Weights, generate_batch, initial_weights
@@ -48,9 +48,9 @@ class Recipe:
     num_views: int = 0  # moved views per update; 0: D sees the picture itself
     moves: Moves = field(default_factory=Moves)
     is_displayable: bool = False  # G's output kept to colours in [0, 1] in the loop; else unbounded
-    code: Literal["ones", "data"] = "ones"  # pretrained f: relu(alpha * noise), or alpha as deviations of codes
+    code: Literal["ones", "data"] = "ones"  # pretrained f: relu(alpha * noise), or steps away from the mean code
     penalty_alpha: float = 0.1  # Eq. 4
-    contrast: float | None = None  # luminance's deviation, pretrained; 0.87: photographs'. None: the decoder's
+    contrast: tuple[float, float, float] | None = None  # deviations of the colour axes, pretrained; None: the decoder's
     wakes_silent_units: bool = False
     num_snapshots: int = 1  # above 1: the picture is the per-pixel median of the last snapshots
     updates_per_snapshot: int = 40
@@ -74,11 +74,11 @@ STANDARD = {  # chosen by measurements, docs/method.md
     "pretrained": replace(
         _DISPLAYABLE,
         num_updates=240,
-        learning_rate=0.2,
+        learning_rate=0.06,
         noise_sigma=0.05,
         code="data",
         penalty_alpha=0.0,
-        contrast=0.87,
+        contrast=PICTURE_CONTRAST,
     ),
 }
 DRAFT = {mode: replace(recipe, num_updates=80, num_views=2) for mode, recipe in STANDARD.items()}
@@ -173,7 +173,7 @@ class _Batch:
             shared = {name: tensor.to(device, master) for name, tensor in decoder.items() if name != "alpha"}
             if config.pretrained.contrast is not None:
                 gamma_3 = shared[architecture.picture_gamma]
-                shared[architecture.picture_gamma] = gamma_3 * (config.pretrained.contrast / gamma_3[0].abs())
+                shared[architecture.picture_gamma] = gamma_3.sign() * gamma_3.new_tensor(config.pretrained.contrast)
             alpha = torch.ones if config.pretrained.code == "ones" else torch.zeros
             own = {"alpha": alpha(len(targets), architecture.num_features)}
         wanted_layers = tuple(dict.fromkeys(layer for target in targets for layer in target.layers))
@@ -198,11 +198,13 @@ class _Batch:
         return tensor.to(alpha.device, alpha.dtype, non_blocking=True)
 
     def features(self, noise_NK: Tensor | None) -> Tensor:
-        """f of Eq. 1, (N, K): alpha times the perturbed ones; pretrained, the notebook's ReLU follows."""
+        """f of Eq. 1, (N, K): alpha times the perturbed ones; pretrained, the notebook's ReLU follows. With the
+        code of data, the mean code and the perturbed alpha's steps along the directions of each place."""
         alpha_NK = self.own["alpha"]
         if self.recipe.code == "data":
             moved_NK = alpha_NK if noise_NK is None else alpha_NK + self.recipe.noise_sigma * noise_NK
-            return self.shared["code.mean"] + self.shared["code.std"] * moved_NK
+            steps_NCP = self.shared["code.directions"] @ moved_NK.unflatten(1, (self.architecture.feature_channels, -1))
+            return self.shared["code.mean"] + steps_NCP.flatten(1)
         # Additive noise on f = 1 and multiplicative noise around 1 are the same formula when f is all ones.
         f_NK = alpha_NK if noise_NK is None else alpha_NK * (1 + self.recipe.noise_sigma * noise_NK)
         return f_NK if self.architecture.mode == "untrained" else f_NK.relu()

@@ -32,7 +32,8 @@ def sheet_command(url: str, out: Path, layer: str | None, columns: int, picture_
     columns = min(columns, len(rows))
     font_px = max(10, picture_px // 16)
     font = ImageFont.load_default(font_px)
-    caption_px = 2 * (font_px + 4)
+    line_px = font_px + 4
+    caption_px = 3 * line_px
     cell_w, cell_h = picture_px + MARGIN_PX, picture_px + caption_px + MARGIN_PX
     page = Image.new(
         "RGB", (columns * cell_w + MARGIN_PX, math.ceil(len(rows) / columns) * cell_h + MARGIN_PX), "white"
@@ -45,9 +46,9 @@ def sheet_command(url: str, out: Path, layer: str | None, columns: int, picture_
                 page.paste(image.resize((picture_px, picture_px), Image.Resampling.LANCZOS), (x, y))
         else:
             pen.rectangle([x, y, x + picture_px, y + picture_px], outline="grey")
-        first, second = _caption(row)
-        pen.text((x, y + picture_px + 1), first, fill="black", font=font)
-        pen.text((x, y + picture_px + font_px + 4), second, fill="dimgrey", font=font)
+        for n, text in enumerate(_caption(row)):
+            at = (x, y + picture_px + 1 + n * line_px)
+            pen.text(at, _fitting(text, font, picture_px), fill="dimgrey" if n else "black", font=font)
     page.save(out)
     print(f"{len(rows)} pictures on {out}")
 
@@ -60,9 +61,16 @@ def _modes_side_by_side(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for pictures in by_target.values() for row in pictures]
 
 
-def _caption(row: dict[str, Any]) -> tuple[str, str]:
+def _caption(row: dict[str, Any]) -> tuple[str, ...]:
     name = row["label"] or row["target_id"].rsplit("-", 2)[0]
     if row["status"] == "nonfinite":
-        return name, "nonfinite"
+        return name, f"{row['mode']}, nonfinite"
     outcome = "" if row["status"] == "ok" else f", {row['status'].replace('_', ' ')}"
-    return f"{name} ({row['mode']})", f"activation {row['activation']:.3g}, rank {row['rank']}{outcome}"
+    return name, f"{row['mode']}{outcome}", f"activation {row['activation']:.3g}, rank {row['rank']}"
+
+
+def _fitting(text: str, font: Any, width_px: int) -> str:
+    """The text, or as much of its beginning as fits."""
+    while font.getlength(text) > width_px:
+        text = text.rstrip("…")[:-1] + "…"
+    return text

@@ -39,8 +39,10 @@ def random_decoder(width):
     """A decoder that nobody trained: random weights of the right shapes."""
     weights = initial_weights(Architecture("pretrained", width), torch.Generator().manual_seed(7))
     averages = {name: torch.zeros(shape) for name, shape in expected_shapes(width).items() if name not in weights}
-    ones = {name: tensor + 1 for name, tensor in averages.items() if name.endswith((".var", ".std"))}
-    return {name: tensor for name, tensor in weights.items() if name != "alpha"} | averages | ones
+    averages |= {name: tensor + 1 for name, tensor in averages.items() if name.endswith(".var")}
+    size = len(averages["code.directions"])
+    directions = {"code.directions": torch.randn(size, size, generator=torch.Generator().manual_seed(8)) / size**0.5}
+    return {name: tensor for name, tensor in weights.items() if name != "alpha"} | averages | directions
 
 
 @pytest.fixture(scope="session")

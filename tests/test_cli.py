@@ -153,7 +153,7 @@ def test_failed_lists_what_is_not_ok(finished, dgn):
 def test_sheet(finished, dgn, tmp_path):
     assert dgn("sheet", finished, tmp_path / "sheet.png", "--columns", 2)[0] == 0
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size == (466, 2 * (224 + 36 + 6) + 6)
+        assert sheet.size == (466, 2 * (224 + 3 * 18 + 6) + 6)
     assert dgn("sheet", finished, tmp_path / "none.png", "--layer", "fc7")[0] == 2
 
 
@@ -218,7 +218,7 @@ def test_pretrained_mode_renders_with_a_decoder(dgn, tmp_path, decoder):
     with Image.open(tmp_path / "sheet.png") as sheet:
         for row, unit in enumerate((4, 7)):
             for column, mode in enumerate(("untrained", "pretrained")):
-                left, top = 6 + column * (224 + 6), 6 + row * (224 + 36 + 6)
+                left, top = 6 + column * (224 + 6), 6 + row * (224 + 3 * 18 + 6)
                 [path] = (tmp_path / "r" / "images").rglob(f"fc8-{unit:05d}-{mode}-s0.png")
                 with Image.open(path) as picture:
                     assert sheet.crop((left, top, left + 224, top + 224)).tobytes() == picture.tobytes()

@@ -17,11 +17,14 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 
+from cluster.pretrain import Settings, _learning_rates
 from cluster.storage import read_url
-from dgn.decoder import read_decoder
+from dgn.autoencoder import Autoencoder
+from dgn.decoder import FORMAT_VERSION, read_decoder
 from dgn.embedded.drawings import LABELS, draw
 from jobs.pretrain import pretrain_command
 
@@ -71,12 +74,28 @@ def test_a_decoder_its_curve_and_its_samples(trained):
     assert about["validation_error"] == about["history"][-1]["validation"]
     decoder = read_decoder((folder / "decoder.safetensors").read_bytes(), "it")
     assert decoder.width == 0.03125
+    directions = decoder.weights["code.directions"].double()
+    products = directions.T @ directions
+    torch.testing.assert_close(products, products.diag().diag(), atol=1e-5 * products.max().item(), rtol=0)
+    assert products.diag().min() > 0
     for name in ("decoder.loss.png", "decoder.samples.png"):
         with Image.open(folder / name) as image:
             assert min(image.size) > 100
     assert sorted(path.name for path in folder.iterdir()) == [
         "decoder.loss.png", "decoder.safetensors", "decoder.samples.png",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: torch.nn.ModuleDict({"module": model})])
+def test_the_decoders_kernels_but_the_last_learn_slowly(wrap):
+    model = Autoencoder(0.03125, seed=0)
+    rates = {group["params"][0]: group["lr"] for group in _learning_rates(wrap(model), 0.3)}
+    kernels = [(name, parameter) for name, parameter in model.named_parameters() if parameter.ndim > 1]
+    effects = {name: rates[parameter] * parameter[0].numel() for name, parameter in kernels}
+    slow = [f"decoder.conv{i}.weight" for i in range(12)]
+    assert effects == {name: pytest.approx(0.01 if name in slow else 0.3) for name in effects}
+    assert set(slow) < set(effects)
+    assert len(rates) == len(list(model.parameters()))
 
 
 def train_into(photos, folder):
@@ -218,6 +237,11 @@ def test_an_unfinished_training_is_not_overwritten(photos, tmp_path, dgn, local_
     code, _, error = dgn("pretrain", photos, tmp_path / "d.safetensors", "--width", "0.5", "--resume")
     assert code == 2
     assert "width is 1.0 there, 0.5 here" in error
+    settings = Settings(precision="float32").model_dump()
+    (folder / "settings.json").write_text(json.dumps(settings))
+    code, _, error = dgn("pretrain", photos, tmp_path / "d.safetensors", "--precision", "float32", "--resume")
+    assert code == 2
+    assert f"decoder_format is None there, {FORMAT_VERSION} here" in error
     (tmp_path / "d.safetensors").touch()
     code, _, error = dgn("pretrain", photos, tmp_path / "d.safetensors")
     assert code == 2
