@@ -1,6 +1,6 @@
 # make demo: sets everything up and renders a dozen targets of the embedded classifier in both modes.
 # make test: sets everything up and passes the tests.
-# make decoder: trains the decoder that ships with dgn again, 20 minutes on one core.
+# make decoder: trains the decoder that ships with dgn again, 15 minutes on one core.
 PYTHON ?= python3
 BIN := .venv/bin
 UV_VERSION := 0.13.9

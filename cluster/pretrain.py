@@ -59,7 +59,7 @@ class Settings(BaseModel):
     width: float = Field(default=1.0, gt=0, le=4)
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=16, ge=1)  # over all workers
-    learning_rate: float = Field(default=0.3, gt=0)  # Adam's times a layer's inputs, falling to 0 along half a cosine
+    learning_rate: float = Field(default=0.3, gt=0)  # Adam's, times a layer's inputs; half a cosine to 0
     noise_sigma: float = Field(default=0.3, ge=0)  # of the input, in standard deviations of photographs' colours
     seed: int = Field(default=0, ge=0)
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -151,7 +151,10 @@ def train(
             f"the training diverged in epoch {last['epoch']} with --learning-rate {settings.learning_rate:g}: "
             f"delete {folder.url} and give a lower one"
         )
-    return _outcome(settings, found, state, held_out)
+    try:
+        return _outcome(settings, found, state, held_out)
+    except DgnError as error:
+        raise DgnError(f"{error}: delete {folder.url}, and train longer or on more photographs") from error
 
 
 def _cpus_each(num_workers: int) -> float:

@@ -58,12 +58,13 @@ def expected_shapes(width: float) -> dict[str, tuple[int, ...]]:
 
 
 def code_directions(weights: Weights, width: float, mean_K: Tensor, std_K: Tensor) -> Tensor:
-    """(C, C) float32: directions of a place's C channels as columns; a step of 1 along any of them at one place changes
-    the picture by a fifth of its deviation (root mean square), as if the 25 places shared it.
+    """(C, C) float32: directions of a place's C channels as columns, of equal effect: a step of 1 along any of them at
+    one place changes the picture by a fifth of its deviation, as if the 25 places shared it.
 
-    Of the picture's derivative by a place's channels, at random codes of the given mean and deviation (CPU, float32),
-    these are the principal axes over their singular values. Directions weaker than `WEAKEST` stay weaker. Along the
-    channels themselves the strongest few directions would hide all others (docs/method.md).
+    That is the root mean square over `PLACES`, each at a random code of the given mean and deviation (CPU, float32);
+    elsewhere effects differ. Of the picture's derivative by a place's channels, these are the principal axes over their
+    singular values. Directions weaker than `WEAKEST` stay weaker. Along the channels themselves the strongest few
+    directions would hide all others (docs/method.md).
 
     Raises: DgnError where the decoder draws the same picture whatever its code.
     """
@@ -81,7 +82,7 @@ def code_directions(weights: Weights, width: float, mean_K: Tensor, std_K: Tenso
             changes_CX[channel] = drawn_and_change[1].flatten()
         gram_CC += (changes_CX @ changes_CX.T).double() / len(PLACES)
     if not 0 < gram_CC.trace() < math.inf:
-        raise DgnError("the decoder draws the same whatever its code: train it longer, or on more photographs")
+        raise DgnError("the decoder draws the same whatever its code, or nothing finite")
     squares_C, axes_CC = torch.linalg.eigh(gram_CC)
     effects_C = squares_C.clamp_min(squares_C[-1] * WEAKEST**2).sqrt()
     # The last normalisation gives every picture gamma's variance.

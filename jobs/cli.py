@@ -108,7 +108,9 @@ def pretrain(
     width: Annotated[float | None, typer.Option(help="Factor on all channels (1: the paper's).")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the photographs (30).")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Photographs per step, over all workers (16).")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Adam's first, times a layer's inputs (0.3).")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Adam's first, times a layer's inputs; slower for the decoder (0.3).")
+    ] = None,
     noise_sigma: Annotated[float | None, typer.Option(help="Of the input's noise (0.3).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random (0).")] = None,
     precision: Annotated[str | None, typer.Option(help="auto (default), float32 or bfloat16.")] = None,

@@ -63,14 +63,15 @@ def _modes_side_by_side(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _caption(row: dict[str, Any]) -> tuple[str, ...]:
     name = row["label"] or row["target_id"].rsplit("-", 2)[0]
+    origin = f"{row['mode']}, {row['discriminator']}"
     if row["status"] == "nonfinite":
-        return name, f"{row['mode']}, nonfinite"
+        return name, origin, "nonfinite"
     outcome = "" if row["status"] == "ok" else f", {row['status'].replace('_', ' ')}"
-    return name, f"{row['mode']}{outcome}", f"activation {row['activation']:.3g}, rank {row['rank']}"
+    return name, origin, f"rank {row['rank']}, activation {row['activation']:.3g}{outcome}"
 
 
 def _fitting(text: str, font: Any, width_px: int) -> str:
     """The text, or as much of its beginning as fits."""
-    while font.getlength(text) > width_px:
+    while len(text) > 1 and font.getlength(text) > width_px:
         text = text.rstrip("…")[:-1] + "…"
     return text

@@ -132,14 +132,15 @@ def test_a_killed_worker_changes_nothing(photos, trained, tmp_path):
         while not kept.exists():
             time.sleep(0.05)
         time.sleep(random.random())
+        settings = json.loads((kept.parent / "settings.json").read_text())
         training_worker(psutil.Process()).kill()
-        killed.append(True)
+        killed.append(settings["decoder_format"])
 
     killer = Thread(target=kill, daemon=True)
     killer.start()
     train_into(photos, tmp_path)
     killer.join(timeout=1)
-    assert killed
+    assert killed == [FORMAT_VERSION]
     assert same_file(tmp_path, trained[0])
 
 
