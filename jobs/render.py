@@ -111,9 +111,8 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
     with progress_shown() as observe:
         frozen = decoder.weights if decoder else None
         progress = driver.Driver(run, run_info, context, weights, frozen, workers, observe).loop()
-    outcomes = (
-        ", ".join(f"{count} {name}" for name, count in sorted(progress.statuses.items())) or "nothing was left to do"
-    )
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(progress.statuses.items()))
+    outcomes = f"this time {counts}" if counts else "nothing was left to do"
     print(f"{progress.pictures_done} of {progress.num_targets} pictures in {store.url} ({outcomes})")
     if progress.quarantined:
         listed = ", ".join(f"{shard:06d}" for shard in progress.quarantined[:20])
