@@ -72,13 +72,14 @@ def code_directions(weights: Weights, width: float, mean_K: Tensor, std_K: Tenso
     channels, places = architecture.feature_channels, FEATURE_PX**2
     gram_CC, stream = torch.zeros(channels, channels, dtype=torch.float64), torch.Generator().manual_seed(0)
     changes_CX = torch.empty(channels, 3 * PICTURE_PX**2)  # X: all values of a picture
+    draw = partial(generate, architecture, weights)
     for place in PLACES:
         code_K = mean_K + std_K * torch.randn(mean_K.shape, generator=stream)
         for channel in range(channels):
             one_K = F.one_hot(torch.tensor(channel * places + place), len(code_K)).to(code_K)
             with warnings.catch_warnings():  # torch's own forward derivatives still use what torch deprecates
                 warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-                drawn_and_change = torch.func.jvp(partial(generate, architecture, weights), (code_K,), (one_K,))
+                drawn_and_change = torch.func.jvp(draw, (code_K,), (one_K,))
             changes_CX[channel] = drawn_and_change[1].flatten()
         gram_CC += (changes_CX @ changes_CX.T).double() / len(PLACES)
     if not 0 < gram_CC.trace() < math.inf:
