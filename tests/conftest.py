@@ -14,6 +14,7 @@ from dgn.decoder import expected_shapes
 from dgn.discriminator import Discriminator, load_weights
 from dgn.generator import Architecture, initial_weights
 from dgn.render import RenderConfig
+from tests.reliability import Fault, note
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # else other tests on the same cores starve Ray's workers
 
@@ -154,3 +155,14 @@ def real_weights():
     if not folder:
         pytest.skip("DGN_WEIGHTS is not set: a folder with mobilenet_v2-imagenet.safetensors and others")
     return Path(folder)
+
+
+@pytest.fixture
+def reliability(request):
+    """Notes a row for docs/reliability.md; nothing may be lost or there twice."""
+
+    def row(fault, injected, happened, noticed_s, mended_s, lost=0, twice=0):
+        note(Fault(fault, injected, happened, noticed_s, mended_s, lost, twice, request.node.nodeid))
+        assert (lost, twice) == (0, 0)
+
+    return row
