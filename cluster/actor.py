@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import platform
+import resource
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import ray
 import torch
 from torch import Tensor
 
+from cluster import storage
+from cluster.metrics import Metrics
 from cluster.plan import Plan
 from cluster.run import Run, image_key, sha256
 from cluster.storage import open_store
@@ -19,6 +24,8 @@ from dgn.discriminator import Discriminator, FrozenWeights
 from dgn.generator import Mode
 from dgn.info import cost
 from dgn.render import DTYPES, RenderConfig, RenderResult, render_targets
+
+log = logging.getLogger("dgn")
 
 AUTO_BATCH_CPU = 4
 MEMORY_SHARE = 0.8  # of a GPU's free memory that `--batch-size auto` plans with
@@ -47,6 +54,19 @@ class ShardReport:
     won: bool
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where an actor lives. `node`: Ray's id of the machine."""
+
+    node: str
+    host: str
+    device: str
+
+    @classmethod
+    def here(cls, device: str) -> Place:
+        return cls(ray.get_runtime_context().get_node_id(), platform.node(), device)
+
+
 class RenderActor:
     """Lives on one device. The driver wraps it with `ray.remote`, tests call it as it is."""
 
@@ -57,11 +77,21 @@ class RenderActor:
         is_exact = context.render.precision == "float32"
         self.judge = self.discriminator if is_exact else Discriminator(weights, self.device)
         self.run = Run(open_store(context.url))
+        self.run.expect(context.run_id)
         self.bytes_per_target: dict[tuple[Mode, str], int] = {}
+        self.largest_batch: dict[tuple[Mode, str], int] = {}  # where one had to be halved for memory
+        self.metrics = Metrics(context.run_id)
+        storage.retry_observers.append(self.metrics.note_storage_retry)
 
-    def ready(self) -> str:
-        """Answers once the replica is loaded. Returns: the device's name."""
-        return self.device_name
+    def ready(self) -> Place:
+        """Answers once the replica is loaded."""
+        return Place.here(self.device_name)
+
+    def _most_memory_bytes(self) -> int:
+        """The most that this process has held: of its GPU, or, on a CPU, of the machine's memory."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
     @property
     def device_name(self) -> str:
@@ -71,10 +101,23 @@ class RenderActor:
         """Renders a shard, saves its pictures under the attempt, and commits its rows in one step."""
         start = time.monotonic()
         shard = self.context.plan.shard(index)
-        batch_size = self.context.batch_size or self._auto_batch(shard.block.mode, shard.block.layer)
+        kind = (shard.block.mode, shard.block.layer)
+        about = {"run": self.context.run_id, "shard": index, "attempt": attempt, "host": platform.node()}
+        log.info("shard %06d begins: %d targets", index, len(shard), extra=about)
         rows: list[dict[str, Any]] = []
-        for result in render_targets(shard.targets, self.context.render, self.discriminator, self.decoder, batch_size):
-            rows.append(self._save(result, index, attempt))
+        for result in render_targets(
+            shard.targets,
+            self.context.render,
+            self.discriminator,
+            self.decoder,
+            self.largest_batch.get(kind) or self.context.batch_size or self._auto_batch(*kind),
+            on_halved=lambda size: self.largest_batch.update({kind: size}),
+        ):
+            row = self._save(result, index, attempt)
+            rows.append(row)
+            self.metrics.picture_seconds.observe(result.seconds, {"mode": kind[0], "layer": kind[1]})
+            log.info("%s: %s", row["target_id"], row["status"], extra={**about, "target": row["target_id"]})
+        self.metrics.device_memory.set(self._most_memory_bytes(), {"device": self.device_name})
         won = self.run.commit(index, attempt, rows, {"run_id": self.context.run_id, **self.context.fingerprint})
         statuses: dict[str, int] = {}
         for row in rows:

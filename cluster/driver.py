@@ -1,7 +1,8 @@
 """The driver: the only scheduling loop. Actors are given shards one at a time; retries belong to the driver.
 
-Ray keeps processes and nodes; it restarts nothing here. A shard gets three attempts, then quarantine; the run goes on
-and ends with the list. Commits decide what counts, so a shard may be rendered twice but is never in the results twice.
+Ray keeps processes and nodes; it restarts nothing here. A shard gets three attempts, then quarantine; what machines and
+stores do is not charged to it. The run goes on and ends with the list. Commits decide what counts, so a shard may be
+rendered twice but is never in the results twice.
 """
 
 from __future__ import annotations
@@ -10,42 +11,44 @@ import contextlib
 import itertools
 import logging
 import math
-import os
 import statistics
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError
 
-from cluster.actor import RenderActor, RunContext, ShardReport
+from cluster import fleet, storage
+from cluster.actor import Place, RenderActor, RunContext, ShardReport
+from cluster.fleet import Workers
+from cluster.lease import Lease
+from cluster.metrics import Metrics
 from cluster.run import Run, RunInfo, new_attempt
 from dgn.discriminator import FrozenWeights
-from dgn.errors import DgnError, ShardFailed, in_one_line
+from dgn.errors import DgnError, ShardFailed, StoreError, in_one_line
+from dgn.render import is_out_of_memory
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("dgn")
 
 MAX_ATTEMPTS = 3
-MAX_STARTS = 3  # actors in a row that die before they are ready: then something is wrong with all of them
+MAX_LOSSES = 20  # of one shard to machines and stores, which are not charged; then it is suspected all the same
+MAX_STORE_FAILURES = 10  # in a row: then the store is ill for everybody
+MAX_STARTS = 3  # actors in a row that die before they are ready, with none alive: something is wrong with all of them
+START_PAUSE_S = 2.0  # after an actor that did not start, times how many in a row
 FIRST_DEADLINE_S = 4 * 3600.0  # until a shard has finished and tells how long one takes
 DEADLINE_FACTOR = 10.0
 MIN_DEADLINE_S = 600.0
 STRAGGLER_FACTOR = 2.0
 POLL_S = 1.0
-OLD_GPUS = ("K80", "P4", "P100", "V100", "T4")
+WAITING_S = 60.0  # between two words that no worker is to be had
 
-
-@dataclass(frozen=True)
-class Workers:
-    """What the cluster's actors are: how many, and what each holds."""
-
-    num: int
-    gpus_each: float
-    cpus_each: float
+NOWHERE = Place("", "", "")  # of an actor that is not ready yet
+NOT_CHARGED = ("machine", "preempted", "storage")  # causes of a failed attempt that say nothing of its shard
 
 
 @dataclass
@@ -68,66 +71,23 @@ class Progress:
         return 60 * (self.pictures_done - self.pictures_before) / max(time.monotonic() - self.started_at, 1e-9)
 
 
+@dataclass(eq=False)
+class _Worker:
+    """One actor. `place` is known once it is ready."""
+
+    handle: Any
+    place: Place = NOWHERE
+
+
 @dataclass
 class _Task:
-    """One attempt at one shard on one actor."""
+    """One attempt at one shard on one actor. `is_leaving`: its machine is, and the shard waits for another."""
 
     shard: int
     attempt: str
     worker: _Worker
     started_at: float
-
-
-@dataclass(eq=False)
-class _Worker:
-    handle: Any
-
-
-def connect() -> None:
-    """Joins the cluster that RAY_ADDRESS or the job names, or starts Ray on this machine, on loopback."""
-    if ray.is_initialized():
-        return
-    if os.environ.get("RAY_ADDRESS"):
-        try:
-            ray.init(address="auto", logging_level=logging.WARNING)
-        except (ConnectionError, RayError, RuntimeError) as error:
-            address = os.environ["RAY_ADDRESS"]
-            raise DgnError(
-                f"no Ray cluster at RAY_ADDRESS={address}: {in_one_line(error)}; mend or unset it"
-            ) from error
-    else:
-        ray.init(
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            configure_logging=False,
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",  # Ray's default is an address that other machines reach
-        )
-
-
-def choose_workers(num: int | None, gpus_each: float | None) -> Workers:
-    """Workers for the cluster at hand: one per GPU, or one that has all CPUs where there is no GPU.
-
-    Raises: DgnError where more is asked of GPUs than there are.
-    """
-    resources = ray.cluster_resources()
-    gpus = resources.get("GPU", 0.0)
-    if gpus_each is None:
-        gpus_each = 1.0 if gpus else 0.0
-    if gpus_each and not gpus:
-        raise DgnError(f"--gpus-per-worker {gpus_each:g}: the cluster has no GPU; leave it out to render on CPUs")
-    largest = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
-    if gpus_each > largest:
-        raise DgnError(f"--gpus-per-worker {gpus_each:g}: no machine of the cluster has more than {largest:g} GPUs")
-    num = num or (max(1, int(gpus / gpus_each)) if gpus_each else 1)
-    cpus = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=1.0)
-    return Workers(num, gpus_each, 1.0 if gpus_each else max(1.0, cpus // num))
-
-
-def has_old_gpus() -> bool:
-    """Whether a machine's GPU does not multiply bfloat16 in hardware (before Ampere), as Ray names its model."""
-    models = [name for name in ray.cluster_resources() if name.startswith("accelerator_type:")]
-    return any(name.removeprefix("accelerator_type:") in OLD_GPUS for name in models)
+    is_leaving: bool = False
 
 
 class Driver:
@@ -144,8 +104,7 @@ class Driver:
         observe: Callable[[Progress], None] = lambda progress: None,
         actor_class: type = RenderActor,
     ):
-        self.run, self.context, self.observe = run, context, observe
-        self.num_workers = workers.num
+        self.run, self.context, self.workers, self.observe = run, context, workers, observe
         self.remote_class: Any = ray.remote(
             num_gpus=workers.gpus_each, num_cpus=workers.cpus_each, max_restarts=0, max_task_retries=0
         )(actor_class)
@@ -153,12 +112,20 @@ class Driver:
         self.committed = run.committed(info.num_shards)
         self.missing: Iterator[int] = self.committed.missing()
         self.queue: deque[int] = deque()
-        self.charged: dict[int, int] = {}
+        self.charged: Counter[int] = Counter()
+        self.losses: Counter[int] = Counter()
         self.tasks: dict[Any, _Task] = {}
         self.starting: dict[Any, _Worker] = {}
         self.idle: list[_Worker] = []
         self.failed_starts = 0
+        self.next_start_at = 0.0
+        self.store_failures = 0
+        self.last_ready_at = time.monotonic()
         self.recent_s: dict[tuple[str, str], deque[float]] = {}  # per picture, by mode and layer
+        self.metrics = Metrics(info.run_id)
+        # Lease and notes are for people: a store that is away must not hold up the scheduling, nor the end of a run.
+        self.hurried = Run(run.store.impatient())
+        self.notes = ThreadPoolExecutor(1, "notes")
         self.progress = Progress(info.num_targets, info.num_shards, shards_done=self.committed.count)
         before = info.num_targets if self.committed.count == info.num_shards else self._targets_committed()
         self.progress.pictures_done = self.progress.pictures_before = before
@@ -167,25 +134,49 @@ class Driver:
         plan = self.context.plan
         return sum(len(plan.shard(i)) for i in range(plan.num_shards) if i in self.committed)
 
+    def _about(self, **more: Any) -> dict[str, Any]:
+        return {"run": self.context.run_id, **more}
+
     def loop(self) -> Progress:
-        """Returns the final progress, quarantined shards included."""
+        """Returns the final progress, quarantined shards included.
+
+        Raises: ShardFailed where no worker starts, or the store can no longer be used; the same line goes on.
+        """
         self.observe(self.progress)
+        storage.retry_observers.append(self.metrics.note_storage_retry)
+        looked_at = 0.0
         try:
-            while self._feed():
-                waiting = [*self.tasks, *self.starting]
-                done, _ = ray.wait(waiting, num_returns=1, timeout=POLL_S)
-                for reference in done:
-                    if reference in self.starting:
-                        self._note_started(reference)
-                    else:
-                        self._note_finished(reference)
-                self._enforce_deadlines()
-                self.observe(self.progress)
+            with Lease(self.hurried.store), self.notes:
+                while self._feed():
+                    for reference in self._wait():
+                        if reference in self.starting:
+                            self._note_started(reference)
+                        else:
+                            self._note_finished(reference)
+                    if time.monotonic() - looked_at > POLL_S:
+                        looked_at = time.monotonic()
+                        self._enforce_deadlines()
+                        self._leave_draining_machines()
+                        self._report()
+                    self.observe(self.progress)
         finally:
+            storage.retry_observers.remove(self.metrics.note_storage_retry)
             for worker in [*self.idle, *self.starting.values(), *(task.worker for task in self.tasks.values())]:
                 self._kill(worker)
         self._reconcile()
+        self._report()
         return self.progress
+
+    def _wait(self) -> list[Any]:
+        """What has ended: as soon as anything has, then whatever else has by then."""
+        under_way = [*self.tasks, *self.starting]
+        if not under_way:
+            time.sleep(POLL_S)  # a pause after actors that did not start
+            return []
+        done, _ = ray.wait(under_way, timeout=POLL_S)
+        if done and len(under_way) > 1:
+            done, _ = ray.wait(under_way, num_returns=len(under_way), timeout=0)
+        return done
 
     def _reconcile(self) -> None:
         """What counts is what the store holds, not what workers say. Raises: ShardFailed."""
@@ -209,52 +200,80 @@ class Driver:
                 return shard
 
     def _feed(self) -> bool:
-        """Gives shards to idle workers and starts workers where there is more work. False when all is done."""
+        """Gives shards to idle workers, asks for workers while there is work, gives them back when there is none.
+
+        Returns: False when all is done.
+        """
+        slow: list[int] | None = None
         while self.idle:
             shard = self._next_shard()
             if shard is None:
-                shard = self._straggler()
+                slow = self._stragglers() if slow is None else slow
+                shard = slow.pop() if slow else None
+                if shard is not None:
+                    log.info("shard %06d is slow: it begins a second time", shard, extra=self._about(shard=shard))
             if shard is None:
                 break
             self._begin(shard, self.idle.pop())
-        in_work = {task.shard for task in self.tasks.values() if task.shard not in self.committed}
-        num_left = self.committed.num_shards - self.committed.count - len(self.progress.quarantined) - len(in_work)
-        num_alive = len(self.idle) + len(self.starting) + len(self.tasks)
-        for _ in range(min(num_left - len(self.starting), self.num_workers - num_alive)):
-            handle = self.remote_class.remote(*self.arguments)
-            self.starting[handle.ready.remote()] = _Worker(handle)
-        return bool(in_work) or num_left > 0
+        staying = [task for task in self.tasks.values() if not task.is_leaving]
+        num_running = len({task.shard for task in staying if task.shard not in self.committed})
+        num_waiting = self.committed.num_shards - self.committed.count - len(self.progress.quarantined) - num_running
+        if num_waiting > 0:
+            num_alive = len(self.idle) + len(self.starting) + len(staying)
+            if time.monotonic() >= self.next_start_at:
+                for _ in range(min(num_waiting - len(self.starting), self.workers.at_most - num_alive)):
+                    worker = _Worker(self._spawn())
+                    self.starting[worker.handle.ready.remote()] = worker
+        else:
+            num_kept = max(self.workers.at_least - len(staying), 1)  # one spare, for a straggler or a loss
+            for reference in list(self.starting)[max(0, num_kept - len(self.idle)) :]:
+                self._kill(self.starting.pop(reference))  # withdraws the request from an autoscaler
+            for worker in self.idle[num_kept:]:
+                self._dismiss(worker)
+            del self.idle[num_kept:]
+        return num_running > 0 or num_waiting > 0
+
+    def _spawn(self) -> Any:
+        return self.remote_class.remote(*self.arguments)
 
     def _begin(self, shard: int, worker: _Worker) -> None:
         attempt = new_attempt()
         reference = worker.handle.render.remote(shard, attempt)
         self.tasks[reference] = _Task(shard, attempt, worker, time.monotonic())
 
-    def _straggler(self) -> int | None:
-        """At the tail: a shard that runs far longer than others and has one attempt under way; commits make it safe."""
-        running = [task.shard for task in self.tasks.values()]
+    def _stragglers(self) -> list[int]:
+        """At the tail: shards that run far longer than others and have one attempt under way, the slowest last;
+        commits make it safe to begin them again."""
+        running = Counter(task.shard for task in self.tasks.values())
+        now = time.monotonic()
         slow = [
             task
             for task in self.tasks.values()
-            if running.count(task.shard) == 1
+            if running[task.shard] == 1
             and task.shard not in self.committed
-            and time.monotonic() - task.started_at > STRAGGLER_FACTOR * self._expected_s(task.shard, math.inf)
+            and now - task.started_at > STRAGGLER_FACTOR * self._expected_s(task.shard, math.inf)
         ]
-        return min(slow, key=lambda task: task.started_at).shard if slow else None
+        return [task.shard for task in sorted(slow, key=lambda task: -task.started_at)]
 
     def _note_started(self, reference: Any) -> None:
         worker = self.starting.pop(reference)
         try:
-            device = ray.get(reference)
+            worker.place = ray.get(reference)
         except RayError as error:
             self._kill(worker)
+            cause = self._cause(error, worker)
+            log.warning("a worker did not start (%s): %s", cause, in_one_line(error), extra=self._about(cause=cause))
+            if cause in ("machine", "preempted"):
+                return
             self.failed_starts += 1
-            log.warning("a worker did not start: %s", in_one_line(error))
-            if self.failed_starts >= MAX_STARTS:
+            self.next_start_at = time.monotonic() + START_PAUSE_S * min(self.failed_starts, 30)
+            if self.failed_starts >= MAX_STARTS and not (self.idle or self.tasks):
                 raise ShardFailed(f"{MAX_STARTS} workers in a row did not start: {in_one_line(error)}") from error
             return
         self.failed_starts = 0
-        log.info("worker ready on %s", device)
+        log.info(
+            "worker ready on %s, %s", worker.place.host, worker.place.device, extra=self._about(**vars(worker.place))
+        )
         self.idle.append(worker)
         self.progress.workers_ready += 1
 
@@ -263,47 +282,92 @@ class Driver:
         try:
             report: ShardReport = ray.get(reference)
         except RayError as error:  # raised, died, unavailable, out of memory: a new worker, in case its device is ill
-            self._kill(task.worker)
-            self.progress.workers_ready -= 1
-            is_preempted = isinstance(error, ActorDiedError) and getattr(error, "preempted", False)
-            self._note_failure(task, error, is_charged=not is_preempted)
+            self._dismiss(task.worker)
+            self._note_failure(task, error, self._cause(error, task.worker))
+            return
+        if task.is_leaving:
+            self._dismiss(task.worker)
         else:
             self.idle.append(task.worker)
-            shard = self.context.plan.shard(report.shard)
-            recent = self.recent_s.setdefault((shard.block.mode, shard.block.layer), deque(maxlen=50))
-            recent.append(report.seconds / len(shard))
-            self._note_committed(report)
+        shard = self.context.plan.shard(report.shard)
+        recent = self.recent_s.setdefault((shard.block.mode, shard.block.layer), deque(maxlen=50))
+        recent.append(report.seconds / len(shard))
+        self._note_committed(report, task.worker.place)
 
-    def _note_committed(self, report: ShardReport) -> None:
+    def _cause(self, error: RayError, worker: _Worker) -> str:
+        """Of a failed attempt, as the metrics and the rules name it."""
+        cause = getattr(error, "cause", None) or error
+        if getattr(error, "preempted", False) or worker.place.node in fleet.leaving():
+            return "preempted"
+        if isinstance(error, ActorUnavailableError) or (worker.place.node and fleet.is_gone(worker.place.node)):
+            return "machine"
+        if isinstance(error, OutOfMemoryError) or is_out_of_memory(cause):
+            return "memory"
+        return "storage" if isinstance(cause, StoreError) else "error"
+
+    def _note_committed(self, report: ShardReport, place: Place) -> None:
+        self.store_failures = 0
         if report.shard in self.committed:
             return
         self.committed.add(report.shard)
+        if report.shard in self.progress.quarantined:  # an attempt on a leaving machine has made it after all
+            self.progress.quarantined.remove(report.shard)
         self.progress.shards_done += 1
         self.progress.pictures_done += report.num_pictures
+        block = self.context.plan.shard(report.shard).block
         for status, count in report.statuses.items():
             self.progress.statuses[status] = self.progress.statuses.get(status, 0) + count
-        log.info("shard %06d done: %d pictures in %.1f s", report.shard, report.num_pictures, report.seconds)
+            self.metrics.pictures_done.inc(count, {"mode": block.mode, "layer": block.layer, "status": status})
+        log.info(
+            "shard %06d done: %d pictures in %.1f s", report.shard, report.num_pictures, report.seconds,
+            extra=self._about(shard=report.shard, node=place.node, host=place.host),
+        )  # fmt: skip
 
-    def _note_failure(self, task: _Task, error: BaseException, is_charged: bool) -> None:
+    def _note_failure(self, task: _Task, error: BaseException, cause: str) -> None:
         details = {
             "traceback": "".join(traceback.format_exception(error)),
             "seconds": time.monotonic() - task.started_at,
+            "cause": cause,
+            "host": task.worker.place.host,
         }
-        try:
-            self.run.note_failure(task.shard, task.attempt, in_one_line(error), details)
-        except Exception as unwritten:  # the note is for people; whatever ails the store, the shard is attempted again
-            log.warning("the failure of shard %06d could not be noted: %s", task.shard, in_one_line(unwritten))
-        if task.shard in self.committed or any(other.shard == task.shard for other in self.tasks.values()):
+        about = self._about(shard=task.shard, attempt=task.attempt, node=task.worker.place.node, cause=cause)
+        self.metrics.attempts_failed.inc(tags={"cause": cause})
+        self.notes.submit(self._write_note, task, in_one_line(error), details)
+        if cause == "storage":
+            self._judge_store(error)
+        if task.is_leaving or task.shard in self.committed:
             return
-        if is_charged:
-            self.charged[task.shard] = self.charged.get(task.shard, 0) + 1
-        if self.charged.get(task.shard, 0) >= MAX_ATTEMPTS:
+        if any(other.shard == task.shard and not other.is_leaving for other in self.tasks.values()):
+            return
+        (self.losses if cause in NOT_CHARGED else self.charged)[task.shard] += 1
+        if self.charged[task.shard] >= MAX_ATTEMPTS or self.losses[task.shard] >= MAX_LOSSES:
             self.progress.quarantined.append(task.shard)
-            log.error("shard %06d failed %d times: quarantined (%s)", task.shard, MAX_ATTEMPTS, in_one_line(error))
+            tries = self.charged[task.shard] + self.losses[task.shard]
+            log.error(
+                "shard %06d failed %d times: quarantined (%s)", task.shard, tries, in_one_line(error), extra=about
+            )
             return
         self.progress.retries += 1
         self.queue.append(task.shard)
-        log.warning("shard %06d failed and will be tried again: %s", task.shard, in_one_line(error))
+        log.warning("shard %06d will be tried again (%s): %s", task.shard, cause, in_one_line(error), extra=about)
+
+    def _write_note(self, task: _Task, error: str, details: dict[str, Any]) -> None:
+        try:
+            self.hurried.note_failure(task.shard, task.attempt, error, details)
+        except DgnError as unwritten:  # the note is for people; whatever ails the store, the shard is attempted again
+            log.warning("the failure of shard %06d could not be noted: %s", task.shard, in_one_line(unwritten))
+
+    def _judge_store(self, error: BaseException) -> None:
+        """A worker's store failed for good. Raises: ShardFailed where it is not that worker's alone."""
+        self.store_failures += 1
+        reason = in_one_line(error) if self.store_failures >= MAX_STORE_FAILURES else None
+        try:
+            self.run.store.check(must_write=True)
+        except StoreError as ours:
+            reason = str(ours)
+        if reason:
+            done = f"{self.progress.pictures_done} of {self.progress.num_targets} pictures are safe"
+            raise ShardFailed(f"{reason}; {done}, the same line goes on when the store is well again") from error
 
     def _expected_s(self, index: int, unknown: float) -> float:
         """How long a shard should take, by others of its mode and layer; `unknown` where none has finished yet."""
@@ -314,13 +378,58 @@ class Driver:
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
         for reference, task in list(self.tasks.items()):
+            if now - task.started_at < MIN_DEADLINE_S:
+                continue
             expected = self._expected_s(task.shard, FIRST_DEADLINE_S / DEADLINE_FACTOR)
             limit = max(MIN_DEADLINE_S, DEADLINE_FACTOR * expected)
             if now - task.started_at > limit:
                 del self.tasks[reference]
-                self._kill(task.worker)
-                self.progress.workers_ready -= 1
-                self._note_failure(task, TimeoutError(f"no answer within {limit:.0f} s"), is_charged=True)
+                self._dismiss(task.worker)
+                self._note_failure(task, TimeoutError(f"no answer within {limit:.0f} s"), "deadline")
+
+    def _leave_draining_machines(self) -> None:
+        """A spot notice: its machine gets no more shards; those under way may still finish there, and begin elsewhere
+        at once. Whichever attempt commits first counts."""
+        leaving = fleet.leaving()
+        if not leaving:
+            return
+        for worker in [worker for worker in self.idle if worker.place.node in leaving]:
+            self.idle.remove(worker)
+            self._dismiss(worker)
+        for task in self.tasks.values():
+            if task.worker.place.node in leaving and not task.is_leaving:
+                task.is_leaving = True
+                if task.shard not in self.committed:
+                    self.queue.appendleft(task.shard)
+                log.warning(
+                    "%s is leaving: shard %06d begins elsewhere", task.worker.place.host, task.shard,
+                    extra=self._about(shard=task.shard, node=task.worker.place.node, cause="preempted"),
+                )  # fmt: skip
+
+    def _report(self) -> None:
+        """Gauges, and a word where no worker is to be had."""
+        num_running = len({task.shard for task in self.tasks.values() if task.shard not in self.committed})
+        num_quarantined = len(self.progress.quarantined)
+        num_waiting = self.committed.num_shards - self.committed.count - num_running - num_quarantined
+        states = {"waiting": num_waiting, "running": num_running, "done": self.committed.count}
+        for state, count in {**states, "quarantined": num_quarantined}.items():
+            self.metrics.shards.set(count, {"state": state})
+        self.metrics.workers.set(len(self.starting), {"state": "starting"})
+        self.metrics.workers.set(self.progress.workers_ready, {"state": "ready"})
+        if self.progress.workers_ready or not self.starting:
+            self.last_ready_at = time.monotonic()
+        elif time.monotonic() - self.last_ready_at > WAITING_S:
+            self.last_ready_at = time.monotonic()
+            each = f"{self.workers.gpus_each:g} GPU, {self.workers.cpus_each:g} CPU"
+            log.warning(
+                "no worker yet: %d asked for, each with %s; the cluster has %s", len(self.starting), each,
+                {name: count for name, count in ray.cluster_resources().items() if name in ("CPU", "GPU")},
+            )  # fmt: skip
+
+    def _dismiss(self, worker: _Worker) -> None:
+        """Ends a worker that was ready."""
+        self._kill(worker)
+        self.progress.workers_ready -= 1
 
     @staticmethod
     def _kill(worker: _Worker) -> None:

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 from ray.data import DataContext, Dataset
@@ -61,7 +62,7 @@ def open_photos(url: str, column: str = "image") -> Dataset:
         rows = ray.data.from_items([{"key": key} for key in photos], override_num_blocks=-(-len(photos) // 64))
         return rows.map(partial(_read_photo, store.url), num_cpus=TASK_CPUS)
     if tables:
-        _check_column(store, tables[0], column)
+        _check_table(store, tables[0], column)
         rows = ray.data.from_items([{"key": key} for key in tables], override_num_blocks=len(tables))
         return rows.flat_map(partial(_read_table, store.url, column), num_cpus=TASK_CPUS)
     raise DgnError(f"no pictures in {url}: expected files {', '.join(SUFFIXES)}, or .parquet with an image column")
@@ -81,30 +82,38 @@ def _read_photo(url: str, row: Row) -> Row:
 
 
 def _read_table(url: str, column: str, row: Row) -> Iterator[Row]:
-    """Image columns hold bytes, or a struct with `bytes` as Hugging Face writes them."""
+    """Image columns hold bytes, or a struct with `bytes` as Hugging Face writes them. Nothing else of a file is turned
+    into Python objects: Arrow's extension types may unpickle."""
     number = 0
     try:
         with pq.ParquetFile(pa.BufferReader(_store(url).read(row["key"]))) as file:
+            _check_column(f"{url}/{row['key']}", file.schema_arrow, column)
             for batch in file.iter_batches(64, columns=[column]):
-                for value in batch.column(column).to_pylist():
-                    data = value["bytes"] if isinstance(value, dict) else value
+                values = batch.column(column)
+                pictures = pc.struct_field(values, "bytes") if pa.types.is_struct(values.type) else values
+                for data in pictures.to_pylist():
                     yield {"name": f"{row['key']} row {number}", "bytes": data or b"", "error": ""}
                     number += 1
-    except (pa.ArrowInvalid, KeyError) as error:
+    except pa.ArrowInvalid as error:
         raise DgnError(f"{url}/{row['key']} cannot be read from row {number} on: {in_one_line(error)}") from error
 
 
-def _check_column(store: Store, table: str, column: str) -> None:
+def _check_table(store: Store, table: str, column: str) -> None:
     try:
         schema = pq.read_schema(pa.BufferReader(store.read(table)))
     except pa.ArrowInvalid as error:
         raise DgnError(f"{store.url}/{table} is no Parquet file: {in_one_line(error)}") from error
+    _check_column(f"{store.url}/{table}", schema, column)
+
+
+def _check_column(table: str, schema: pa.Schema, column: str) -> None:
     if column not in schema.names:
-        raise DgnError(f"{store.url}/{table} has no column '{column}': give --column, one of {', '.join(schema.names)}")
-    kind = schema.field(column).type
-    is_struct = pa.types.is_struct(kind) and "bytes" in [field.name for field in kind]
-    if not is_struct and not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise DgnError(f"column '{column}' of {store.url}/{table} holds {kind}: expected the bytes of picture files")
+        raise DgnError(f"{table} has no column '{column}': give --column, one of {', '.join(schema.names)}")
+    kind = found = schema.field(column).type
+    if pa.types.is_struct(kind) and "bytes" in [field.name for field in kind]:
+        kind = kind.field("bytes").type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise DgnError(f"column '{column}' of {table} holds {found}: expected the bytes of picture files")
 
 
 def survey(photos: Dataset, url: str) -> Survey:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 import dgn
 from dgn.render import RenderConfig
@@ -41,8 +41,24 @@ class RunConfig(BaseModel):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     shard_size: int = Field(default=32, ge=1, le=4096)
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    workers: int | None = Field(default=None, ge=1)  # None: one per GPU, or one on a machine without
+    # N or MIN-MAX; None: one per GPU, or one per machine without, as many as the cluster may grow to
+    workers: Annotated[str, BeforeValidator(str), StringConstraints(pattern=r"^(\d+-)?[1-9]\d*$")] | None = None
     gpus_per_worker: float | None = Field(default=None, ge=0)  # None: 1 where the cluster has GPUs
+    log_format: Literal["text", "json"] = "text"
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> RunConfig:
+        if self.workers_range is not None and self.workers_range[0] > self.workers_range[1]:
+            raise ValueError(f"workers {self.workers}: expected MIN-MAX with MIN at most MAX")
+        return self
+
+    @property
+    def workers_range(self) -> tuple[int, int] | None:
+        """The fewest and the most workers."""
+        if self.workers is None:
+            return None
+        fewest, _, most = self.workers.rpartition("-")
+        return int(fewest or most), int(most)
 
     def render_config(
         self, precision: Literal["float32", "bfloat16"], decoder_width: float | None = None

@@ -32,12 +32,12 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
-from cluster.driver import Workers
+from cluster.fleet import Workers
 from cluster.photos import Survey, decoded, open_photos, survey
 from cluster.storage import KeyExists, S3Store, Store
 from dgn.autoencoder import Autoencoder, add_noise, along_axes, central_crop, crop_and_flip, displayed
 from dgn.decoder import FORMAT_VERSION, code_directions
-from dgn.errors import DgnError, ShardFailed, in_one_line
+from dgn.errors import DgnError, ShardFailed, in_one_line, printable
 
 log = logging.getLogger("dgn")
 
@@ -104,11 +104,11 @@ def train(
     photos = open_photos(images, column)
     found = survey(photos, images)
     for line in found.broken:
-        print(f"skipped {line}")
+        print(printable(f"skipped {line}"))
     held_out = decoded(photos, found.held_out, is_held_out=True).materialize()
     num_train = found.num_photos - held_out.count()
-    if num_train < workers.num:
-        raise DgnError(f"{num_train} photographs to train on in {images}: {workers.num} workers need one each")
+    if num_train < workers.at_most:
+        raise DgnError(f"{num_train} photographs to train on in {images}: {workers.at_most} workers need one each")
     _claim(folder, settings, found, is_resumed)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # lives as long as this process does
@@ -119,9 +119,9 @@ def train(
         _train_worker,
         train_loop_config={"settings": settings.model_dump(), "num_train": num_train, "board": board},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers.num,
+            num_workers=workers.at_most,
             use_gpu=is_on_gpus,
-            resources_per_worker=None if is_on_gpus else {"CPU": _cpus_each(workers.num)},
+            resources_per_worker=None if is_on_gpus else {"CPU": _cpus_each(workers.at_most)},
         ),
         run_config=ray.train.RunConfig(
             **_storage(folder),
@@ -201,7 +201,10 @@ def _identity(settings: Settings) -> dict[str, Any]:
 
 
 def _compare(folder: Store, ours: dict[str, Any]) -> None:
-    theirs = json.loads(folder.read(SETTINGS_FILE))
+    try:
+        theirs = dict(json.loads(folder.read(SETTINGS_FILE)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DgnError(f"{folder.url}/{SETTINGS_FILE} holds no settings: delete the folder and begin again") from error
     for name, value in ours.items():
         if value != theirs.get(name):
             raise DgnError(

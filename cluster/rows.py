@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.plan import SCHEMA_VERSION
+from dgn.errors import DgnError, in_one_line
 
 SCHEMA = pa.schema(
     [
@@ -51,6 +52,7 @@ SCHEMA = pa.schema(
         ("rendered_at", pa.timestamp("us", tz="UTC")),
     ]
 )
+NEVER_NULL = {"target_id", "mode", "status"}  # not in the schema, which older files share
 
 
 def serialise(rows: Sequence[dict[str, Any]], metadata: dict[str, Any]) -> bytes:
@@ -63,4 +65,25 @@ def serialise(rows: Sequence[dict[str, Any]], metadata: dict[str, Any]) -> bytes
 
 
 def parse(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    return pq.read_table(io.BytesIO(data), columns=list(columns) if columns else None)
+    """Rows as they were serialised. Only columns of the schema's own types leave here, whoever wrote the file.
+
+    Raises: DgnError where the bytes are no whole Parquet file of this schema.
+    """
+    names = list(columns or SCHEMA.names)
+    try:
+        schema = pq.read_schema(io.BytesIO(data))
+        for name in names:
+            if name not in schema.names or schema.field(name).type != SCHEMA.field(name).type:
+                raise DgnError(f"it has no column {name} of type {SCHEMA.field(name).type}")
+        table = pq.read_table(io.BytesIO(data), columns=names)
+        table.validate(full=True)  # Parquet's strings need not be UTF-8
+    except (pa.ArrowException, OSError) as error:
+        raise DgnError(f"it is no whole Parquet file, {in_one_line(error)}") from error
+    return table
+
+
+def check_filled(table: pa.Table) -> None:
+    """Raises: DgnError where a row lacks what every picture has."""
+    for name in NEVER_NULL.intersection(table.column_names):
+        if table[name].null_count:
+            raise DgnError(f"it has rows without a {name}")

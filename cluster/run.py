@@ -4,27 +4,31 @@ run.json                                  create-once: fingerprint, configuratio
 images/<shard:06d>/<attempt>/<target>.png
 metadata/<shard:06d>.parquet              THE COMMIT: its presence means that the shard is whole
 failures/<shard:06d>/<attempt>.json       what went wrong, for people
+lease.json                                the driver at work, for the warning about a second one
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from cluster import rows as row_files
 from cluster.plan import SCHEMA_VERSION, RunConfig
 from cluster.storage import KeyExists, Store
-from dgn.errors import PlanMismatch, StoreError
+from dgn.errors import DgnError, PlanMismatch, StoreError
 
 RUN_FILE = "run.json"
+MAX_SHARDS = 10**10  # a bit of memory each; what says more was edited
 
 
 def new_attempt() -> str:
@@ -40,20 +44,37 @@ def image_key(shard: int, attempt: str, target_id: str) -> str:
     return f"images/{shard:06d}/{attempt}/{target_id}.png"
 
 
+def _having(*names: str) -> AfterValidator:
+    """Makes a dictionary that lacks one of the keys invalid."""
+
+    def check(content: dict[str, Any]) -> dict[str, Any]:
+        if missing := [name for name in names if name not in content]:
+            raise ValueError(f"lacks {missing[0]}")
+        return content
+
+    return AfterValidator(check)
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """run.json: what this run is. Written once, by the first driver."""
 
     run_id: str
     created_at: str
-    fingerprint: dict[str, Any]
-    config: dict[str, Any]
+    fingerprint: Annotated[dict[str, Any], _having("discriminator", "weights_sha256", "targets_sha256")]
+    config: Annotated[dict[str, Any], _having("preset")]
     num_targets: int
-    num_shards: int
+    num_shards: Annotated[int, Field(ge=0, le=MAX_SHARDS)]
 
     @property
     def run_config(self) -> RunConfig:
-        return RunConfig.model_validate(self.config)
+        """Raises: StoreError."""
+        try:
+            return RunConfig.model_validate(self.config)
+        except ValidationError as error:
+            raise StoreError(
+                f"{RUN_FILE} of run {self.run_id} does not fit this dgn: {_first_problem(error)}"
+            ) from error
 
 
 class Committed:
@@ -88,15 +109,21 @@ class Run:
             content = json.loads(self.store.read(RUN_FILE))
         except FileNotFoundError as error:
             raise StoreError(f"no run at {self.store.url}: it has no {RUN_FILE}; dgn render makes one") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(f"{self.store.url}/{RUN_FILE} is no JSON: this is not a run of dgn") from error
-        version = content.get("fingerprint", {}).get("schema_version")
+        fingerprint = content.get("fingerprint") if isinstance(content, dict) else None
+        version = fingerprint.get("schema_version") if isinstance(fingerprint, dict) else None
         if version != SCHEMA_VERSION:
             raise StoreError(
                 f"{self.store.url} has schema version {version}, this dgn reads {SCHEMA_VERSION}: "
                 "use the dgn that wrote it"
             )
-        return RunInfo(**content)
+        try:
+            return TypeAdapter(RunInfo).validate_python(content)
+        except ValidationError as error:
+            raise StoreError(
+                f"{self.store.url}/{RUN_FILE} is not as it was written: {_first_problem(error)}"
+            ) from error
 
     def start(self, fingerprint: dict[str, Any], config: RunConfig, num_targets: int, num_shards: int) -> RunInfo:
         """Creates run.json, or takes up the run that is there.
@@ -131,13 +158,26 @@ class Run:
             )
         return info
 
+    def expect(self, run_id: str) -> None:
+        """Raises: StoreError where this store holds another run than the driver's, or none: a machine's own folder."""
+        try:
+            found = json.loads(self.store.read(RUN_FILE))["run_id"]
+        except FileNotFoundError:
+            found = "no run"
+        if found != run_id:
+            raise StoreError(
+                f"{self.store.url} on {platform.node()} holds {found}, not the run {run_id}: all machines have to "
+                "share it; give s3://bucket/prefix, or a folder of a network file system that all machines mount"
+            )
+
     def committed(self, num_shards: int) -> Committed:
         """One uncached listing of the commits."""
         committed = Committed(num_shards)
         for key in self.store.list("metadata"):
             name = PurePosixPath(key)
-            if name.suffix == ".parquet" and name.stem.isdigit() and int(name.stem) < num_shards:
-                committed.add(int(name.stem))
+            shard = int(name.stem) if name.stem.isdecimal() else num_shards
+            if shard < num_shards and key == metadata_key(shard):
+                committed.add(shard)
         return committed
 
     def commit(self, shard: int, attempt: str, rows: list[dict[str, Any]], metadata: dict[str, Any]) -> bool:
@@ -165,15 +205,41 @@ class Run:
 
     def failures(self) -> Iterator[dict[str, Any]]:
         for key in sorted(self.store.list("failures")):
-            yield json.loads(self.store.read(key))
+            try:
+                failure = json.loads(self.store.read(key))
+            except (ValueError, RecursionError) as error:
+                raise StoreError(f"{self.store.url}/{key} is no JSON: delete it") from error
+            has_all = isinstance(failure, dict) and failure.keys() >= {"shard", "attempt", "error", "failed_at"}
+            if not has_all or not isinstance(failure["shard"], int):
+                raise StoreError(f"{self.store.url}/{key} is no note of a failed attempt: delete it")
+            yield failure
 
     def tables(self, committed: Iterable[int], columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Rows of whole shards, one table each."""
-        return (row_files.parse(self.store.read(metadata_key(shard)), columns) for shard in committed)
+        """Rows of whole shards, one table each. Raises: StoreError for a file that is not as it was committed."""
+        for shard in committed:
+            key = metadata_key(shard)
+            try:
+                data = self.store.read(key)
+            except FileNotFoundError as error:
+                raise StoreError(
+                    f"{self.store.url}/{key} was listed and is gone: dgn resume renders it again"
+                ) from error
+            try:
+                table = row_files.parse(data, columns)
+                row_files.check_filled(table)
+            except DgnError as error:
+                advice = "delete it, and dgn resume renders the shard again"
+                raise StoreError(f"{self.store.url}/{key} is not as it was committed: {error}; {advice}") from error
+            yield table
 
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 def _differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, str, str]]:

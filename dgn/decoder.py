@@ -17,7 +17,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from dgn.errors import DgnError, WeightsMismatch
+from dgn.errors import DgnError, WeightsMismatch, in_one_line
 from dgn.generator import FEATURE_PX, PICTURE_PX, Architecture, Weights, generate
 
 FORMAT_VERSION = 3  # 1 drew normalised RGB, 2 along the colour axes of photographs, 3 knows the code's directions
@@ -97,15 +97,21 @@ def read_decoder(data: bytes, source: str) -> FrozenDecoder:
         weights = load_safetensors(data)
         length = int.from_bytes(data[:8], "little")
         about = json.loads(json.loads(data[8 : 8 + length]).get("__metadata__", {}).get("dgn", "{}"))
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise WeightsMismatch(f"{source} is no whole decoder file: {str(error).splitlines()[0]}") from error
-    if about.get("format_version") != FORMAT_VERSION or "width" not in about:
+    version = about.get("format_version") if isinstance(about, dict) else None
+    if version != FORMAT_VERSION:
         raise WeightsMismatch(
-            f"{source} is no decoder of this dgn: its header has format version {about.get('format_version')}, "
+            f"{source} is no decoder of this dgn: its header has format version {version}, "
             f"expected {FORMAT_VERSION}; dgn pretrain IMAGES OUT.safetensors makes one"
         )
-    for name, shape in expected_shapes(about["width"]).items():
+    try:
+        width = float(about["width"])
+        shapes = expected_shapes(width)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsMismatch(f"{source} does not say in its header how wide it is: {in_one_line(error)}") from error
+    for name, shape in shapes.items():
         found = tuple(weights[name].shape) if name in weights else "missing"
         if found != shape:
-            raise WeightsMismatch(f"{source} does not fit its width {about['width']:g}: {name} is {found}, not {shape}")
-    return FrozenDecoder(weights, about["width"], hashlib.sha256(data).hexdigest())
+            raise WeightsMismatch(f"{source} does not fit its width {width:g}: {name} is {found}, not {shape}")
+    return FrozenDecoder(weights, width, hashlib.sha256(data).hexdigest())

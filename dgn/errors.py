@@ -29,6 +29,11 @@ class ShardFailed(RuntimeError):
     """Work that could not be finished, shards in quarantine for instance; the same line, or --resume, goes on."""
 
 
+def printable(text: object) -> str:
+    """The text with control characters as escapes: what others wrote must not steer a terminal or add lines."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
+
+
 def in_one_line(error: BaseException) -> str:
     """The cause in one line, without the envelope that Ray puts around it."""
     cause = getattr(error, "cause", None) or error

@@ -12,6 +12,7 @@ from dgn.errors import DgnError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 SQUARE_PX = 256  # what is kept of a photograph; training crops 224 of it
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # whatever the name says; Pillow's EPS runs Ghostscript
 MAX_PIXELS = 89_478_485  # from here on Pillow warns of decompression bombs; 268 MB decoded
 
 
@@ -27,7 +28,7 @@ def load_photo(data: bytes) -> NDArray[np.uint8]:
     Raises: UnreadablePhoto.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadablePhoto(f"{image.width} x {image.height} px, at most {MAX_PIXELS / 1e6:.0f} million")
             image.draft("RGB", (2 * SQUARE_PX, 2 * SQUARE_PX))  # JPEG: decodes at a fraction of the size

@@ -13,14 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dgn.discriminator import Discriminator
+from dgn.errors import DgnError, in_one_line
+from dgn.generator import PICTURE_PX
 from dgn.render import RenderResult
 from dgn.targets import Target
 
 THUMBNAIL_PX = 96
+MAX_PX = 4096  # a side of a picture that is decoded; a few bytes of PNG can claim a billion pixels
 NUM_TOP = 5
 
 
@@ -33,9 +36,20 @@ def encode_png(picture_3HW: Tensor) -> bytes:
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
-    """Picture file -> (H, W, 3) uint8 RGB."""
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
+    """PNG bytes -> (H, W, 3) uint8 RGB.
+
+    Raises: DgnError where they are no whole PNG, or one far larger than G's pictures.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if max(image.size) <= MAX_PX:
+                return np.asarray(image.convert("RGB"))
+            size = f"{image.width} x {image.height} px"
+    except UnidentifiedImageError as error:
+        raise DgnError("a picture of the run is no PNG") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: of a broken chunk
+        raise DgnError(f"a picture of the run is no whole PNG: {in_one_line(error)}") from error
+    raise DgnError(f"a picture of the run is {size}: expected {PICTURE_PX} x {PICTURE_PX}")
 
 
 def encode_thumbnail(png: bytes) -> bytes:
@@ -70,10 +84,12 @@ class Scores:
 
 
 def rescore(pngs: Sequence[bytes], targets: Sequence[Target], discriminator: Discriminator) -> list[Scores]:
-    """Scores of saved pictures, each by its own target. D should be the float32 one."""
-    return score(
-        torch.from_numpy(np.stack([decode(png) for png in pngs])).permute(0, 3, 1, 2) / 255, targets, discriminator
-    )
+    """Scores of saved pictures, each by its own target. D should be the float32 one. Raises: DgnError."""
+    pictures = [decode(png) for png in pngs]
+    for picture in pictures:
+        if picture.shape[:2] != (PICTURE_PX, PICTURE_PX):
+            raise DgnError(f"a picture of the run is {picture.shape[1]} x {picture.shape[0]} px: expected {PICTURE_PX}")
+    return score(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255, targets, discriminator)
 
 
 def score(images_N3HW: Tensor, targets: Sequence[Target], discriminator: Discriminator) -> list[Scores]:

@@ -322,8 +322,13 @@ def render_targets(
     discriminator: Discriminator,
     decoder: Weights | None = None,
     batch_size: int = 8,
+    on_halved: Callable[[int], None] = lambda batch_size: None,
 ) -> Iterator[RenderResult]:
-    """Renders any number of targets of one mode in batches. Out of memory halves the batch and goes on."""
+    """Renders any number of targets of one mode in batches. Out of memory halves the batch and goes on.
+
+    Args:
+        on_halved: called with the batch size that is left, so that a caller can begin with it next time.
+    """
     pending = list(targets)
     while pending:
         batch = pending[:batch_size]
@@ -333,6 +338,7 @@ def render_targets(
             if not is_out_of_memory(error) or len(batch) == 1:
                 raise
             batch_size = len(batch) // 2
+            on_halved(batch_size)
         else:
             yield from results
             del pending[: len(batch)]

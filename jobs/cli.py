@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import Abort, TyperException
 
-from dgn.errors import DgnError, ShardFailed
+from dgn.errors import DgnError, ShardFailed, printable
 
 app = typer.Typer(
     name="dgn",
@@ -74,8 +74,12 @@ def render(
     ] = None,
     shard_size: Annotated[int | None, typer.Option(help="Targets per shard (32).")] = None,
     batch_size: Annotated[str | None, typer.Option(help="auto (default) or targets per pass.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Default: one per GPU, or one on a machine without.")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="N|MIN-MAX", help="Default: one per GPU, or per machine without, as the cluster grows."),
+    ] = None,
     gpus_per_worker: Annotated[float | None, typer.Option(help="Default: 1 where there are GPUs.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="text (default) or json, of this job and its workers.")] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="All of these in one file; flags win.")
     ] = None,
@@ -97,6 +101,7 @@ def render(
         "preset": preset, "discriminator": discriminator, "weights": weights, "decoder": decoder, "seed": seed,
         "seeds": seeds, "updates": updates, "views": views, "tone_mapping": tone_mapping, "width": width,
         "precision": precision, "shard_size": shard_size, "workers": workers, "gpus_per_worker": gpus_per_worker,
+        "log_format": log_format,
     }  # fmt: skip
     render_command(run, load_config(config, flags), dry_run)
 
@@ -262,5 +267,5 @@ def main() -> None:
 
 
 def _say(what: object, code: int) -> int:
-    print(f"dgn: {what}", file=sys.stderr)
+    print(f"dgn: {printable(what)}", file=sys.stderr)
     return code

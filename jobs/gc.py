@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dgn.errors import printable
 from jobs.status import open_run
 
 
@@ -15,7 +16,7 @@ def gc_command(url: str, uncommitted: bool, dry_run: bool) -> None:
     num_deleted = num_kept = num_temporary = 0
     for key in run.store.list("images"):
         name = key.split("/")[1]
-        if not name.isdigit():
+        if not name.isdecimal():
             continue  # not ours
         shard = int(name)
         if shard in committed and shard not in named:
@@ -26,14 +27,14 @@ def gc_command(url: str, uncommitted: bool, dry_run: bool) -> None:
             continue
         num_deleted += 1
         if dry_run:
-            print(key)
+            print(printable(key))
         else:
             run.store.delete(key)
     if uncommitted:
         for key in list(run.store.list("", is_hidden=True)):
             num_temporary += 1
             if dry_run:
-                print(key)
+                print(printable(key))
             else:
                 run.store.delete(key)
     files = f"{num_deleted} pictures" + (f" and {num_temporary} unfinished files" if uncommitted else "")

@@ -27,18 +27,18 @@ def pretrain_command(images: str, out: str, column: str, workers: int | None, is
     store.check(must_write=True)
     if store.exists(name):
         raise DgnError(f"{out} exists: give another name, or delete it")
-    from cluster import driver, pretrain
+    from cluster import fleet, pretrain
     from dgn.decoder import serialise
 
     chosen = {key: value for key, value in given.items() if value is not None}
     precision = chosen.pop("precision", "auto")
     settings = validated(pretrain.Settings, chosen if precision == "auto" else chosen | {"precision": precision})
     log_to_stderr()
-    driver.connect()
-    at_hand = driver.choose_workers(workers, None)
-    num_gpus = driver.choose_workers(None, None).num if at_hand.gpus_each else 0
-    if num_gpus and at_hand.num > num_gpus:
-        raise DgnError(f"--workers {at_hand.num}: the cluster has {num_gpus} GPUs, one for each worker")
+    fleet.connect()
+    at_hand = fleet.choose_workers((workers, workers) if workers else None, None)
+    num_gpus = fleet.choose_workers(None, None).at_most if at_hand.gpus_each else 0
+    if num_gpus and at_hand.at_most > num_gpus:
+        raise DgnError(f"--workers {at_hand.at_most}: the cluster has {num_gpus} GPUs, one for each worker")
     if precision == "auto":
         settings = settings.model_copy(update={"precision": resolve_precision("auto", num_gpus > 0)})
     stem = name.removesuffix(".safetensors")

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from cluster.run import Run
-from dgn.errors import DgnError
+from dgn.errors import DgnError, printable
 from dgn.targets import MODES
 from jobs.cli import print_json
 from jobs.status import open_run
@@ -42,7 +42,10 @@ def query_command(
     elif form == "csv":
         writer = csv.DictWriter(sys.stdout, COLUMNS)
         writer.writeheader()
-        writer.writerows(by_activation)
+        for row in by_activation:
+            writer.writerow(
+                {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
+            )
     else:
         _print_table(by_activation)
 
@@ -85,4 +88,4 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(value)

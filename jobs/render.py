@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from cluster.plan import Plan, RunConfig, fingerprint, make_plan
 from cluster.run import Run
-from cluster.storage import open_store, read_url
+from cluster.storage import LocalStore, open_store, read_url
 from dgn import discriminator as discriminators
 from dgn import embedded, info
 from dgn.decoder import FrozenDecoder, read_decoder
@@ -64,7 +64,7 @@ def validated(model: type[Settings], settings: dict[str, Any]) -> Settings:
 
 def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
     """Checks everything that can be wrong before anything is written, then renders."""
-    from cluster import driver
+    from cluster import driver, fleet
     from cluster.actor import RunContext
 
     layout = discriminators.layout(config.discriminator)
@@ -89,10 +89,12 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
         )
     weights = discriminators.load_weights(config.discriminator, Path(config.weights) if config.weights else None)
     decoder = _decoder(config) if "pretrained" in modes else None
-    log_to_stderr()
-    driver.connect()
-    workers = driver.choose_workers(config.workers, config.gpus_per_worker)
+    log_to_stderr(config.log_format)
+    fleet.connect(config.log_format)
+    workers = fleet.choose_workers(config.workers_range, config.gpus_per_worker)
     store.check(must_write=True)
+    if isinstance(store, LocalStore):
+        fleet.check_shared(store)
     config = config.model_copy(update={"precision": resolve_precision(config.precision, workers.gpus_each > 0)})
     render_config = config.render_config(config.precision, decoder and decoder.width)  # type: ignore[arg-type]
     run = Run(store)
@@ -117,7 +119,7 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
     if progress.quarantined:
         listed = ", ".join(f"{shard:06d}" for shard in progress.quarantined[:20])
         raise ShardFailed(
-            f"{len(progress.quarantined)} shards failed {driver.MAX_ATTEMPTS} times: {listed}; "
+            f"{len(progress.quarantined)} shards failed again and again and are left out: {listed}; "
             f"dgn failed {url} tells why, the same line tries them again"
         )
 
@@ -152,7 +154,7 @@ def resolve_precision(precision: str, has_gpus: bool) -> Literal["float32", "bfl
     if precision in ("float32", "bfloat16"):
         return precision  # type: ignore[return-value]
     if has_gpus:
-        from cluster.driver import has_old_gpus
+        from cluster.fleet import has_old_gpus
 
         return "float32" if has_old_gpus() else "bfloat16"
     import torch
@@ -181,8 +183,10 @@ def print_plan(plan: Plan, config: RunConfig, decoder_width: float | None = None
     print(f"  {total_ops / 1e15:,.1f} PFLOP in all: {hours:,.1f} device hours at an assumed {rate}")
 
 
-def log_to_stderr() -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+def log_to_stderr(log_format: Literal["text", "json"] = "text") -> None:
+    """Lines of text; as JSON they are Ray's to write, from `fleet.connect` on."""
+    if log_format == "text":
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for chatty in ("ray", "botocore", "aiobotocore", "s3fs", "fsspec", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from dgn.errors import DgnError
+from cluster.run import Run
+from dgn import picture
+from dgn.errors import DgnError, printable
 from jobs.status import open_run
 
 MARGIN_PX = 6
@@ -42,15 +45,22 @@ def sheet_command(url: str, out: Path, layer: str | None, columns: int, picture_
     for i, row in enumerate(rows):
         x, y = MARGIN_PX + i % columns * cell_w, MARGIN_PX + i // columns * cell_h
         if row["file_name"]:
-            with Image.open(io.BytesIO(run.store.read(row["file_name"]))) as image:
-                page.paste(image.resize((picture_px, picture_px), Image.Resampling.LANCZOS), (x, y))
+            image = Image.fromarray(_picture(run, row["file_name"]))
+            page.paste(image.resize((picture_px, picture_px), Image.Resampling.LANCZOS), (x, y))
         else:
             pen.rectangle([x, y, x + picture_px, y + picture_px], outline="grey")
         for n, text in enumerate(_caption(row)):
             at = (x, y + picture_px + 1 + n * line_px)
-            pen.text(at, _fitting(text, font, picture_px), fill="dimgrey" if n else "black", font=font)
+            pen.text(at, _fitting(printable(text), font, picture_px), fill="dimgrey" if n else "black", font=font)
     page.save(out)
     print(f"{len(rows)} pictures on {out}")
+
+
+def _picture(run: Run, key: str) -> NDArray[np.uint8]:
+    try:
+        return picture.decode(run.store.read(key))
+    except FileNotFoundError as error:
+        raise DgnError(f"{run.store.url}/{key} is missing: dgn verify tells what else is") from error
 
 
 def _modes_side_by_side(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -64,7 +74,7 @@ def _modes_side_by_side(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _caption(row: dict[str, Any]) -> tuple[str, ...]:
     name = row["label"] or row["target_id"].rsplit("-", 2)[0]
     origin = f"{row['mode']}, {row['discriminator']}"
-    if row["status"] == "nonfinite":
+    if row["status"] == "nonfinite" or row["activation"] is None:
         return name, origin, "nonfinite"
     outcome = "" if row["status"] == "ok" else f", {row['status'].replace('_', ' ')}"
     return name, origin, f"rank {row['rank']}, activation {row['activation']:.3g}{outcome}"

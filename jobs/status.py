@@ -8,6 +8,7 @@ from typing import Any
 
 from cluster.run import Committed, Run
 from cluster.storage import open_store
+from dgn.errors import printable
 from jobs.cli import print_json
 
 WATCH_S = 2.0
@@ -55,7 +56,7 @@ def _summary(run: Run, statuses: _Statuses) -> dict[str, Any]:
 
 def _line(summary: dict[str, Any]) -> str:
     outcomes = ", ".join(f"{count:,} {status}" for status, count in summary["statuses"].items()) or "none yet"
-    return (
+    return printable(
         f"{summary['pictures_done']:,} of {summary['pictures']:,} pictures ({outcomes}), "
         f"{summary['shards_done']:,} of {summary['shards']:,} shards, {summary['failed_attempts']} failed attempts"
     )
@@ -72,7 +73,8 @@ def status_command(url: str, as_json: bool, watch: bool) -> None:
     if as_json:
         print_json(summary)
     else:
-        print(f"{summary['run']}: {summary['discriminator']}, preset {summary['preset']}, run {summary['run_id']}")
+        begun_as = f"{summary['discriminator']}, preset {summary['preset']}, run {summary['run_id']}"
+        print(printable(f"{summary['run']}: {begun_as}"))
         print(_line(summary))
 
 
@@ -84,15 +86,14 @@ def failed_command(url: str) -> None:
     for failure in run.failures():
         if failure["shard"] not in committed:
             num_shards += 1
-            print(
-                f"shard {failure['shard']:06d} attempt {failure['attempt']} {failure['failed_at']}: {failure['error']}"
-            )
+            attempt = f"shard {failure['shard']:06d} attempt {failure['attempt']} {failure['failed_at']}"
+            print(printable(f"{attempt}: {failure['error']}"))
     num_pictures = 0
     columns = ["target_id", "status", "reason"]
     for table in run.tables((shard for shard in range(info.num_shards) if shard in committed), columns):
         for row in table.to_pylist():
             if row["status"] != "ok":
                 num_pictures += 1
-                print(f"{row['target_id']}: {row['status']}, {row['reason']}")
+                print(printable(f"{row['target_id']}: {row['status']}, {row['reason']}"))
     missing = info.num_shards - committed.count
     print(f"{missing} shards missing ({num_shards} failed attempts at them), {num_pictures} pictures not ok")

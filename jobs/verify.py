@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from cluster.run import Run, sha256
 from dgn import discriminator as discriminators
 from dgn import picture
 from dgn.discriminator import Discriminator
-from dgn.errors import DgnError, ShardFailed
+from dgn.errors import DgnError, ShardFailed, printable
 from dgn.targets import Target
 from jobs.status import open_run
 
@@ -58,7 +59,7 @@ def verify_command(url: str, sample: int, weights: str | None) -> None:
         problems += _score_again(run, config, reservoir, weights)
         num_scored = len(reservoir)
     for problem in problems[:SHOWN]:
-        print(problem)
+        print(printable(problem))
     print(
         f"{info.num_targets} targets expected, {num_found} found, {num_pictures - num_found} twice or stray, "
         f"{num_scored} scored again, {len(problems)} problems"
@@ -88,8 +89,7 @@ def _score_again(
     problems = []
     for target, row in sampled:
         again = picture.rescore([run.store.read(row["file_name"])], [target], judge)[0]
-        if abs(again.activation - row["activation"]) > RELATIVE_TOLERANCE * max(abs(row["activation"]), 1e-6):
-            problems.append(
-                f"{row['target_id']}: scored {again.activation:.6g} again, its row says {row['activation']:.6g}"
-            )
+        theirs = math.nan if row["activation"] is None else row["activation"]
+        if not abs(again.activation - theirs) <= RELATIVE_TOLERANCE * max(abs(theirs), 1e-6):  # nor is NaN within it
+            problems.append(f"{row['target_id']}: scored {again.activation:.6g} again, its row says {theirs:.6g}")
     return problems

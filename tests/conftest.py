@@ -86,10 +86,10 @@ def server(command, port, env=None):
         process.wait(timeout=10)
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory):
-    """A real S3 server and the environment that reaches it."""
-    port, folder = free_port(), tmp_path_factory.mktemp("s3")
+@contextlib.contextmanager
+def running_s3(folder):
+    """A real S3 server that keeps its objects in the folder. Gives the environment that reaches it."""
+    port = free_port()
     env = {
         "BIND_HOST": "127.0.0.1", "MINISTACK_HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "SERVICES": "s3",
         "S3_PERSIST": "1", "S3_DATA_DIR": str(folder), "STATE_DIR": str(folder),
@@ -104,6 +104,13 @@ def s3_server(tmp_path_factory):
             "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": "us-east-1",
         }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """A real S3 server and the environment that reaches it."""
+    with running_s3(tmp_path_factory.mktemp("s3")) as environment:
+        yield environment
 
 
 @pytest.fixture
@@ -126,7 +133,7 @@ def local_ray(s3_server):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_server.items():
             patch.setenv(name, value)
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -5,7 +5,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cluster.actor import ShardReport
+import torch
+
+import dgn.render
+from cluster.actor import Place, RenderActor, ShardReport
 from cluster.run import Run, image_key, sha256
 from cluster.storage import open_store
 
@@ -16,13 +19,14 @@ class FakeActor:
     def __init__(self, context, weights, decoder):
         self.context = context
         self.run = Run(open_store(context.url))
+        self.run.expect(context.run_id)
         self.before_start()
 
     def before_start(self):
         pass
 
     def ready(self):
-        return "fake"
+        return Place.here("fake")
 
     def trouble(self, index, attempt):
         pass
@@ -35,6 +39,7 @@ class FakeActor:
         return len(list(folder.glob(f"{index}-*")))
 
     def render(self, index, attempt):
+        start = time.monotonic()
         self.trouble(index, attempt)
         rows = []
         for target in self.context.plan.shard(index).targets:
@@ -49,7 +54,7 @@ class FakeActor:
                 }
             )  # fmt: skip
         won = self.run.commit(index, attempt, rows, {"run_id": self.context.run_id})
-        return ShardReport(index, len(rows), {"ok": len(rows)}, 0.1, won)
+        return ShardReport(index, len(rows), {"ok": len(rows)}, time.monotonic() - start, won)
 
 
 class PoisonActor(FakeActor):
@@ -82,3 +87,58 @@ class HangingActor(FakeActor):
 class UnstartableActor(FakeActor):
     def before_start(self):
         raise RuntimeError("no such device")
+
+
+class SleepyActor(FakeActor):
+    """A second per shard, so that something can happen in the middle of one."""
+
+    def trouble(self, index, attempt):
+        time.sleep(1.0)
+
+
+class SlowActor(FakeActor):
+    """Eight seconds per shard: a machine can be told to leave long before one is done."""
+
+    def trouble(self, index, attempt):
+        time.sleep(8.0)
+
+
+class JumpingClockActor(SleepyActor):
+    """The machine's clock goes forward by a day, then back by two, shard by shard."""
+
+    def trouble(self, index, attempt):
+        super().trouble(index, attempt)
+        jump_clock(86400.0 if index % 2 else -172800.0)
+
+
+real_time = time.time
+
+
+def jump_clock(seconds):
+    """Sets this process's wall clock off; its monotonic one cannot be."""
+    time.time = lambda: real_time() + seconds
+
+
+class CrampedActor(RenderActor):
+    """A device whose memory holds two targets at once, not four."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        render_batch = dgn.render.render_batch
+
+        def cramped(targets, *others):
+            if len(targets) > 2:
+                with Path(self.context.url + "-too-large").open("a") as notes:
+                    notes.write(str(len(targets)))
+                raise torch.OutOfMemoryError(f"no room for {len(targets)} targets")
+            return render_batch(targets, *others)
+
+        dgn.render.render_batch = cramped
+
+
+class FullDeviceActor(FakeActor):
+    """A device that has no room for a single target of shard 2."""
+
+    def trouble(self, index, attempt):
+        if index == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")

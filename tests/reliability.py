@@ -1,7 +1,7 @@
 """The table of docs/reliability.md: each test that injects a fault says what came of it.
 
-    DGN_RELIABILITY=build/faults.jsonl pytest ...    # notes a line per fault
-    python -m tests.reliability build/faults.jsonl   # prints the table
+DGN_RELIABILITY=build/faults.jsonl pytest ...    # notes a line per fault
+python -m tests.reliability build/faults.jsonl   # prints the table
 """
 
 from __future__ import annotations

@@ -1,16 +1,20 @@
 """The driver on a real Ray: retries, quarantine, deaths, deadlines, stragglers."""
 
+import time
+
 import pytest
 
 from cluster import driver
 from cluster.actor import RunContext
-from cluster.driver import Driver, Workers, choose_workers, connect
+from cluster.driver import Driver
+from cluster.fleet import Workers, choose_workers, connect
 from cluster.plan import RunConfig, fingerprint, make_plan
 from cluster.run import Run
 from cluster.storage import open_store
 from dgn.discriminator import layout
 from dgn.errors import DgnError
 from tests import fakes
+from tests.conftest import WIDTH
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -60,8 +64,10 @@ def test_nothing_is_rendered_again(render_with):
     assert len(target_ids(run)) == 16
 
 
-def test_poison_is_quarantined_after_three_attempts_and_the_rest_finishes(render_with):
-    run, progress = render_with(fakes.PoisonActor)
+def test_poison_is_quarantined_after_three_attempts_and_the_rest_finishes(render_with, reliability):
+    start, seen = time.monotonic(), []
+    watch = lambda p: seen.append((time.monotonic() - start, len(p.quarantined)))  # noqa: E731
+    run, progress = render_with(fakes.PoisonActor, observe=watch)
     assert sorted(progress.quarantined) == [1, 2]
     assert progress.shards_done == 6
     failures = list(run.failures())
@@ -70,6 +76,11 @@ def test_poison_is_quarantined_after_three_attempts_and_the_rest_finishes(render
     poison = next(f for f in failures if f["shard"] == 1)
     assert poison["error"].startswith("RuntimeError: ")
     assert "this shard is poison" in poison["traceback"]
+    reliability(
+        "a shard that always kills its worker", "os._exit in one shard, an exception in another",
+        "three attempts, then quarantined with its reasons; the other six finish, exit code 1",
+        next(at for at, count in seen if count), time.monotonic() - start,
+    )  # fmt: skip
 
 
 def test_an_answer_lost_after_the_commit_makes_no_second_picture(render_with, monkeypatch):
@@ -80,19 +91,65 @@ def test_an_answer_lost_after_the_commit_makes_no_second_picture(render_with, mo
     assert len(list(run.store.list("images"))) == 16
 
 
-def test_a_hanging_shard_is_given_to_another_worker(render_with, monkeypatch):
+def test_a_hanging_shard_is_given_to_another_worker(render_with, monkeypatch, reliability):
     monkeypatch.setattr(driver, "FIRST_DEADLINE_S", 8.0)
     monkeypatch.setattr(driver, "MIN_DEADLINE_S", 8.0)
-    run, progress = render_with(fakes.HangingActor, num_workers=1)
+    start, seen = time.monotonic(), []
+    watch = lambda p: seen.append((time.monotonic() - start, p.retries))  # noqa: E731
+    run, progress = render_with(fakes.HangingActor, num_workers=1, observe=watch)
     assert progress.shards_done == 8
+    reliability(
+        "hanging shard", "a sleep of ten minutes, deadline 8 s (by default 10 times the median, 10 minutes at least)",
+        "its worker is ended, the shard tried again", next(at for at, retries in seen if retries),
+        time.monotonic() - start,
+    )  # fmt: skip
     assert any("no answer within 8 s" in f["error"] for f in run.failures())
 
 
-def test_a_straggler_is_duplicated_at_the_tail(render_with):
-    run, progress = render_with(fakes.HangingActor)
+def test_a_straggler_is_duplicated_at_the_tail(render_with, reliability, caplog):
+    start = time.time()
+    with caplog.at_level("INFO", logger="dgn"):
+        run, progress = render_with(fakes.HangingActor)
+    noticed = next(record for record in caplog.records if "begins a second time" in record.getMessage())
+    reliability(
+        "straggler at the tail", "a sleep of ten minutes in one of eight shards",
+        "an idle worker does it too, the first commit counts", noticed.created - start, time.time() - start,
+    )  # fmt: skip
     assert progress.shards_done == 8
     assert progress.retries == 0
     assert len(target_ids(run)) == len(set(target_ids(run))) == 16
+
+
+def test_a_device_without_room_for_a_target(render_with, reliability):
+    start = time.monotonic()
+    run, progress = render_with(fakes.FullDeviceActor)
+    assert progress.quarantined == [2]
+    assert [f["cause"] for f in run.failures()] == ["memory"] * 3
+    reliability(
+        "device too small for one target", "torch.OutOfMemoryError in one shard",
+        "charged, quarantined after three; the rest finishes", 0.0, time.monotonic() - start,
+    )  # fmt: skip
+
+
+def test_a_device_without_room_for_a_batch(tmp_path, mini_weights, reliability):
+    """The real renderer, on a device that holds two targets: batches are halved, and the size is kept."""
+    config = RunConfig(
+        targets=("classes:0-7",), discriminator="vgg16-mini", shard_size=4, width=WIDTH, updates=2, views=1
+    )
+    plan, render = make_plan(config, layout("vgg16-mini")), config.render_config("float32")
+    identity = fingerprint(plan, render, "vgg16-mini", mini_weights.sha256, None)
+    run = Run(open_store(str(tmp_path / "run")))
+    info = run.start(identity, config, plan.num_targets, plan.num_shards)
+    context = RunContext(run.store.url, info.run_id, plan, render, identity, 4)
+    start = time.monotonic()
+    progress = Driver(run, info, context, mini_weights, None, Workers(1, 0, 1), actor_class=fakes.CrampedActor).loop()
+    assert (progress.shards_done, progress.retries) == (2, 0)
+    assert sum(progress.statuses.values()) == 8
+    assert (tmp_path / "run-too-large").read_text() == "4", "the second shard begins with two at once"
+    reliability(
+        "device out of memory", "torch.OutOfMemoryError for more than two targets at once",
+        "the batch is halved, later ones begin with that size", 0.0, time.monotonic() - start,
+    )  # fmt: skip
 
 
 def test_workers_that_never_start_end_the_run(render_with):
@@ -102,7 +159,8 @@ def test_workers_that_never_start_end_the_run(render_with):
 
 def test_workers_are_chosen_from_the_cluster():
     connect()
-    assert choose_workers(None, None) == Workers(1, 0.0, 4)
-    assert choose_workers(2, 0) == Workers(2, 0.0, 2)
+    assert choose_workers(None, None) == Workers(1, 0.0, 4, 1)
+    assert choose_workers((1, 2), 0) == Workers(2, 0.0, 2, 1)
+    assert choose_workers((2, 2), 0) == Workers(2, 0.0, 2, 2)
     with pytest.raises(DgnError, match="the cluster has no GPU"):
         choose_workers(None, 1)

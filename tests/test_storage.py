@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,13 +27,23 @@ def test_reads_writes_lists_deletes(store):
     store.write("images/000001/ab/x.png", b"again")
     assert store.read("images/000001/ab/x.png") == b"again"
     assert list(store.list("metadata")) == ["metadata/000001.parquet"]
-    assert list(store.list("images")) == ["images/000001/ab/x.png"]
+    assert list(store.list("images")) == list(store.list("images/")) == ["images/000001/ab/x.png"]
+    assert list(store.list("image")) == []  # a folder's name, not the beginning of one
     assert list(store.list("failures")) == []
     store.delete("images/000001/ab/x.png")
     store.delete("images/000001/ab/x.png")
     assert list(store.list("images")) == []
     with pytest.raises(FileNotFoundError):
         store.read("images/000001/ab/x.png")
+
+
+def test_a_listing_of_a_folder_goes_down_but_not_along_links(tmp_path):
+    store = LocalStore(str(tmp_path / "run"))
+    store.write("a/b/c.png", b"")
+    store.write("d.png", b"")
+    (tmp_path / "run" / "loop").symlink_to(tmp_path / "run")
+    (tmp_path / "run" / "linked.png").symlink_to(tmp_path / "run" / "d.png")
+    assert sorted(store.list("")) == ["a/b/c.png", "d.png", "linked.png"]
 
 
 def test_of_many_creators_one_wins_and_nothing_else_is_left(store):
@@ -92,6 +103,23 @@ def test_unusable_places_are_one_line(bucket, tmp_path):
     with pytest.raises(StoreError, match="no run at"):
         open_store(str(tmp_path / "nowhere")).check(must_write=False)
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "says"),
+    [
+        ("127.0.0.1:9000", "the endpoint is no address"),
+        ("user:secret@127.0.0.1:9000", "the endpoint is no address"),
+        ("http://user:secret@127.0.0.1:9000", "holds a user or password"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_used_is_one_line_without_its_password(endpoint, says, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(StoreError, match=says) as caught:
+        open_store("s3://bucket/run")
+    printed = "".join(traceback.format_exception(caught.value))
+    assert "secret" not in printed
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")

@@ -1,0 +1,182 @@
+"""The machines, as Ray tells of them: joining the cluster, how many workers it holds, who is leaving or gone."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import uuid
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+from ray._private import ray_constants
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.storage import HIDDEN, LocalStore, open_store
+from dgn.errors import DgnError, StoreError, in_one_line
+
+log = logging.getLogger("dgn")
+
+OLD_GPUS = ("K80", "P4", "P100", "V100", "T4")
+LOOK_S = 120.0  # for a machine to look into the run's folder, the start of its first worker process included
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many actors a run may hold, and what each holds of its machine.
+
+    With less work than workers, all but `at_least` and one spare are given back.
+    """
+
+    at_most: int
+    gpus_each: float
+    cpus_each: float
+    at_least: int = 1
+
+
+def connect(log_format: Literal["text", "json"] = "text") -> None:
+    """Joins the cluster that RAY_ADDRESS or the job names, or starts Ray on this machine, on loopback.
+
+    With `json`, this process and all workers log one JSON object a line, with Ray's job, node and actor beside ours.
+
+    Raises: DgnError where RAY_ADDRESS leads nowhere.
+    """
+    if ray.is_initialized():
+        return
+    arguments: dict[str, Any] = {"logging_level": logging.WARNING}
+    if log_format == "json":
+        arguments = {"logging_config": ray.LoggingConfig(encoding="JSON"), "log_to_driver": False}
+    if os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(address="auto", **arguments)
+        except (ConnectionError, RayError, RuntimeError) as error:
+            address = os.environ["RAY_ADDRESS"]
+            raise DgnError(
+                f"no Ray cluster at RAY_ADDRESS={address}: {in_one_line(error)}; mend or unset it"
+            ) from error
+    else:
+        arguments = {"configure_logging": False, "log_to_driver": False, **arguments}
+        # Ray's default joins whatever cluster was last started here, and is reached from other machines: even 127.0.0.1
+        # it takes for the address that they reach, unless it believes, as on macOS, that the system has no clusters.
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        ray.init(address="local", include_dashboard=False, **arguments)
+
+
+def machines() -> list[dict[str, Any]]:
+    """The cluster's living machines, as `ray.nodes()` describes them."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _groups() -> list[tuple[dict[str, float], int]]:
+    """What the autoscaler may start: resources of one machine and how many of it; empty where nothing scales."""
+    try:
+        from ray._private.state import state
+
+        config = state.get_cluster_config()
+        groups = config.node_group_configs if config else []
+        return [(dict(group.resources), group.max_count) for group in groups if group.max_count > 0]
+    except (ImportError, AttributeError, RayError) as error:  # no public interface tells this
+        log.warning("cannot ask what the cluster may grow to (%s): only machines that run now count", error)
+        return []
+
+
+def choose_workers(asked: tuple[int, int] | None, gpus_each: float | None) -> Workers:
+    """Workers for the cluster at hand, grown as far as its autoscaler may: one per GPU, or, without any GPU, one per
+    machine. `asked`: the fewest and the most.
+
+    Raises: DgnError where more is asked of GPUs than there are.
+    """
+    now = [(node["Resources"], 1) for node in machines()]
+    most = [*_groups(), *now]
+
+    def count(groups: list[tuple[dict[str, float], int]], resource: str, each: float) -> int:
+        return sum(int(resources.get(resource, 0.0) / each) * number for resources, number in groups)
+
+    largest = max((resources.get("GPU", 0.0) for resources, _ in most), default=0.0)
+    if gpus_each is None:
+        gpus_each = 1.0 if largest else 0.0
+    if gpus_each and not largest:
+        raise DgnError(f"--gpus-per-worker {gpus_each:g}: the cluster has no GPU; leave it out to render on CPUs")
+    if gpus_each > largest:
+        raise DgnError(f"--gpus-per-worker {gpus_each:g}: no machine of the cluster has more than {largest:g} GPUs")
+    if gpus_each:
+        at_hand, possible = count(now, "GPU", gpus_each), count(_groups(), "GPU", gpus_each)
+    else:
+        at_hand = sum(1 for resources, _ in now if resources.get("CPU", 0.0))
+        possible = sum(number for resources, number in _groups() if resources.get("CPU", 0.0))
+    at_most = max(at_hand, possible, 1)
+    at_least = 1 if possible > at_hand else at_most
+    num_places = at_most
+    if asked is not None:
+        at_least, at_most = asked
+    if gpus_each:
+        return Workers(at_most, gpus_each, 1.0, at_least)
+    smallest = min((resources["CPU"] for resources, _ in most if resources.get("CPU", 0.0)), default=1.0)
+    return Workers(at_most, 0.0, max(1.0, smallest // math.ceil(at_most / num_places)), at_least)
+
+
+def has_old_gpus() -> bool:
+    """Whether a machine's GPU does not multiply bfloat16 in hardware (before Ampere), as Ray names its model."""
+    models = [name for name in ray.cluster_resources() if name.startswith("accelerator_type:")]
+    return any(name.removeprefix("accelerator_type:") in OLD_GPUS for name in models)
+
+
+def leaving() -> set[str]:
+    """Ids of nodes that are being drained: after a spot notice, or by a person."""
+    try:
+        from ray._private.state import state
+
+        return set(state.get_draining_nodes())
+    except (ImportError, AttributeError, RayError) as error:  # no public interface tells this
+        log.warning("cannot ask which machines are leaving (%s): their shards are taken for lost when they go", error)
+        return set()
+
+
+def is_gone(node_id: str) -> bool:
+    """Whether Ray holds a node for dead, or does not know it."""
+    return node_id not in {node["NodeID"] for node in machines()}
+
+
+def check_shared(store: LocalStore) -> None:
+    """Every machine that may hold a worker reads what this one has written beside the run, and nothing is left there.
+
+    Raises: StoreError where one does not.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    others = [n for n in machines() if n["NodeID"] != here and n["Resources"].keys() & {"CPU", "GPU"}]
+    if not others:
+        return
+    existing = next(parent for parent in (store.root, *store.root.parents) if parent.exists())
+    beside = LocalStore(str(existing))
+    key = f"{HIDDEN}shared-{uuid.uuid4().hex}"
+    beside.write(key, key.encode())
+    try:
+        looks = {}
+        for node in others:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            looks[_read.options(scheduling_strategy=there).remote(beside.url, key)] = node["NodeManagerAddress"]
+        ray.wait(list(looks), num_returns=len(looks), timeout=LOOK_S)
+        for reference, address in looks.items():
+            try:
+                seen = ray.get(reference, timeout=0)
+            except GetTimeoutError as error:
+                raise StoreError(f"{address} did not answer for {LOOK_S:.0f} s whether it sees {store.url}") from error
+            except RayError:  # the machine went away while it was asked; what comes in its place is asked by its worker
+                continue
+            if seen != key.encode():
+                raise StoreError(
+                    f"{store.url} is not shared: the machine {address} does not see what this one writes there; "
+                    "give s3://bucket/prefix, or a folder of a network file system that all machines mount"
+                )
+    finally:
+        beside.delete(key)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _read(url: str, key: str) -> bytes | None:
+    try:
+        return open_store(url).read(key)
+    except (StoreError, OSError):
+        return None

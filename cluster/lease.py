@@ -1,0 +1,81 @@
+"""Tells two drivers of one run about each other. Commits keep both correct; work would only be done twice."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import threading
+import uuid
+from types import TracebackType
+from typing import Any
+
+from cluster.storage import Store
+from dgn.errors import StoreError, printable
+
+log = logging.getLogger("dgn")
+
+LEASE_FILE = "lease.json"
+BEAT_S = 5.0
+
+
+class Lease:
+    """While it is held, `lease.json` names this driver. Another's that still beats is warned about once.
+
+    No clocks are compared: a lease that changes between two looks belongs to a driver that lives.
+    """
+
+    def __init__(self, store: Store):
+        self.store = store
+        self.driver = uuid.uuid4().hex[:8]
+        self._beats = 0
+        self._seen: dict[str, Any] = {}  # beats of other drivers at the last look
+        self._warned: set[str] = set()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True, name="lease")
+
+    def __enter__(self) -> Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._is_over.set()
+        self._thread.join(timeout=BEAT_S)  # a store that hangs must not hold up the end of a run
+
+    def _keep(self) -> None:
+        while True:
+            try:
+                self._beat()
+            except StoreError as error:  # it is for people; the run's own writes tell of the store
+                log.debug("no lease: %s", error)
+            if self._is_over.wait(BEAT_S):
+                break
+        try:
+            if self._read().get("driver") == self.driver:
+                self.store.delete(LEASE_FILE)
+        except StoreError as error:
+            log.debug("lease stays: %s", error)
+
+    def _beat(self) -> None:
+        other = self._read()
+        name, beats = str(other.get("driver", self.driver)), other.get("beats")
+        if name != self.driver:
+            if self._seen.get(name, beats) != beats and name not in self._warned:
+                self._warned.add(name)
+                log.warning(
+                    "another driver (process %s on %s) is at work on %s: nothing is lost or doubled, but shards may be "
+                    "rendered twice; end one of the two",
+                    other.get("pid"), printable(other.get("host")), self.store.url,
+                )  # fmt: skip
+            self._seen[name] = beats
+        self._beats += 1
+        mine = {"driver": self.driver, "host": platform.node(), "pid": os.getpid(), "beats": self._beats}
+        self.store.write(LEASE_FILE, json.dumps(mine).encode())
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.store.read(LEASE_FILE))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}

@@ -1,0 +1,116 @@
+"""A run that loses workers, machines and drivers at random moments, and is started again by the same line.
+
+    python -m tests.random_kills --kills 100                    # a local folder
+    python -m tests.random_kills --kills 100 --store s3         # a real S3 server on loopback
+    python -m tests.random_kills --kills 100 --seed 7           # the same choices again
+
+The seed decides what is killed and how far into the run; which shard that hits is the machine's own affair.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.run import Run
+from cluster.storage import open_store
+from tests.conftest import running_s3
+from tests.machines import ROOT, Job, Machines, actors, surroundings
+
+NUM_MACHINES = 4  # a worker on each
+KINDS = ("worker", "worker", "worker", "machine", "driver")
+
+
+class Store(StrEnum):
+    local = "local"
+    s3 = "s3"
+
+
+def random_kills(url: str, folder: Path, machines: Machines, num_shards: int, num_kills: int, seed: int) -> dict:
+    """Renders the run to its end through the kills. Returns what happened, as `dgn verify` and counts say."""
+    chance = random.Random(seed)
+    line = [
+        "render", url, "--targets", "filters:conv3_1", "--seeds", "64", "--discriminator", "vgg16-mini",
+        "--shard-size", str(-(-2048 // num_shards)), "--workers", str(NUM_MACHINES),
+    ]  # fmt: skip
+    # A kill per so many committed shards, each at its own moment, so that the last comes before the end.
+    moments = sorted(chance.uniform(0, 0.95 * num_shards) for _ in range(num_kills))
+    run, killed = Run(open_store(url)), Counter[str]()
+    start, num_drivers, job = time.monotonic(), 0, None
+    machines.top_up(NUM_MACHINES)
+    while True:
+        if job is None or job.process.poll() is not None:
+            if job is not None and job.process.returncode == 0:
+                break
+            job, num_drivers = Job(machines, folder, "SleepyActor", *line), num_drivers + 1
+        done = sum(1 for _ in run.store.list("metadata"))
+        if moments and done >= moments[0]:
+            kind = chance.choice(KINDS)
+            at_work = [(node, process) for node in machines.alive for process in actors(node)]
+            if at_work and job.records("worker ready"):
+                moments.pop(0)
+                killed[kind] += 1
+                node, process = chance.choice(at_work)
+                if kind == "worker":
+                    process.kill()
+                elif kind == "machine":
+                    machines.kill(node)
+                    machines.top_up(NUM_MACHINES)
+                else:
+                    job.kill()
+                print(f"{time.monotonic() - start:6.1f} s: {done} shards done, killed a {kind}", flush=True)
+        time.sleep(chance.uniform(0.05, 0.3))
+    verified = subprocess.run(
+        [sys.executable, "-m", "jobs", "verify", url, "--sample", "0"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return {
+        "seed": seed,
+        "kills": sum(killed.values()),
+        "killed": dict(sorted(killed.items())),
+        "drivers": num_drivers,
+        "failed_attempts": sum(1 for _ in run.store.list("failures")),
+        "seconds": round(time.monotonic() - start),
+        "verify": verified.returncode,
+        "says": (verified.stdout + verified.stderr).strip(),
+    }
+
+
+def main(
+    kills: int = 100,
+    shards: int = 256,
+    store: Store = Store.local,
+    seed: Annotated[int | None, typer.Option(help="Default: a new one, which is printed.")] = None,
+) -> None:
+    seed = random.SystemRandom().randrange(10**6) if seed is None else seed
+    print(f"seed {seed}, {shards} shards, {kills} kills, {store}", flush=True)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        url, variables = str(folder / "run"), {}
+        if store is Store.s3:
+            url, variables = "s3://kills/run", stack.enter_context(running_s3(folder / "s3"))
+        stack.enter_context(surroundings(variables))
+        if store is Store.s3:
+            import s3fs
+
+            s3fs.S3FileSystem(skip_instance_cache=True).mkdir("kills")
+        machines = Machines(variables)
+        stack.callback(machines.end)
+        outcome = random_kills(url, folder, machines, shards, kills, seed)
+    print(json.dumps({"store": str(store), "shards": shards, **outcome}, indent=2))
+    sys.exit(outcome["verify"])
+
+
+if __name__ == "__main__":
+    typer.run(main)
