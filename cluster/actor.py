@@ -76,12 +76,12 @@ class RenderActor:
         self.discriminator = Discriminator(weights, self.device, DTYPES[context.render.precision])
         is_exact = context.render.precision == "float32"
         self.judge = self.discriminator if is_exact else Discriminator(weights, self.device)
+        self.metrics = Metrics(context.run_id)
+        storage.retry_observers.append(self.metrics.note_storage_retry)
         self.run = Run(open_store(context.url))
         self.run.expect(context.run_id)
         self.bytes_per_target: dict[tuple[Mode, str], int] = {}
         self.largest_batch: dict[tuple[Mode, str], int] = {}  # where one had to be halved for memory
-        self.metrics = Metrics(context.run_id)
-        storage.retry_observers.append(self.metrics.note_storage_retry)
 
     def ready(self) -> Place:
         """Answers once the replica is loaded."""

@@ -16,8 +16,9 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -38,8 +39,12 @@ log = logging.getLogger("dgn")
 MAX_ATTEMPTS = 3
 MAX_LOSSES = 20  # of one shard to machines and stores, which are not charged; then it is suspected all the same
 MAX_STORE_FAILURES = 10  # in a row: then the store is ill for everybody
-MAX_STARTS = 3  # actors in a row that die before they are ready, with none alive: something is wrong with all of them
-START_PAUSE_S = 2.0  # after an actor that did not start, times how many in a row
+MAX_STARTS = 3  # rounds in which every actor died before it was ready: something is wrong with all of them
+START_PAUSE_S = 2.0  # after an actor that did not start, times such rounds
+START_DEADLINE_S = 1800.0  # to become ready, the wait for a machine included; then another is asked for in its place
+STORE_PAUSE_S = 30.0  # before the next actor, after one whose store failed: it may come to the same ill machine
+JUDGE_S = 30.0  # between two looks at a store that fails for workers
+NOTES_S = 20.0  # for the last notes to be written
 FIRST_DEADLINE_S = 4 * 3600.0  # until a shard has finished and tells how long one takes
 DEADLINE_FACTOR = 10.0
 MIN_DEADLINE_S = 600.0
@@ -76,6 +81,7 @@ class _Worker:
     """One actor. `place` is known once it is ready."""
 
     handle: Any
+    asked_at: float
     place: Place = NOWHERE
 
 
@@ -112,26 +118,30 @@ class Driver:
         self.committed = run.committed(info.num_shards)
         self.missing: Iterator[int] = self.committed.missing()
         self.queue: deque[int] = deque()
+        self.later: deque[int] = deque()  # what stores have failed: last, so that one ill machine cannot use it up
         self.charged: Counter[int] = Counter()
         self.losses: Counter[int] = Counter()
         self.tasks: dict[Any, _Task] = {}
         self.starting: dict[Any, _Worker] = {}
         self.idle: list[_Worker] = []
-        self.failed_starts = 0
+        self.failed_rounds = 0
         self.next_start_at = 0.0
         self.store_failures = 0
+        self.judged_at = -math.inf
         self.last_ready_at = time.monotonic()
         self.recent_s: dict[tuple[str, str], deque[float]] = {}  # per picture, by mode and layer
         self.metrics = Metrics(info.run_id)
         # Lease and notes are for people: a store that is away must not hold up the scheduling, nor the end of a run.
         self.hurried = Run(run.store.impatient())
         self.notes = ThreadPoolExecutor(1, "notes")
+        self.unwritten: list[Future[None]] = []
         self.progress = Progress(info.num_targets, info.num_shards, shards_done=self.committed.count)
-        before = info.num_targets if self.committed.count == info.num_shards else self._targets_committed()
-        self.progress.pictures_done = self.progress.pictures_before = before
+        self.progress.pictures_done = self.progress.pictures_before = self._targets_committed()
 
     def _targets_committed(self) -> int:
         plan = self.context.plan
+        if self.committed.count == plan.num_shards:
+            return plan.num_targets
         return sum(len(plan.shard(i)) for i in range(plan.num_shards) if i in self.committed)
 
     def _about(self, **more: Any) -> dict[str, Any]:
@@ -146,7 +156,7 @@ class Driver:
         storage.retry_observers.append(self.metrics.note_storage_retry)
         looked_at = 0.0
         try:
-            with Lease(self.hurried.store), self.notes:
+            with Lease(self.hurried.store):
                 while self._feed():
                     for reference in self._wait():
                         if reference in self.starting:
@@ -157,15 +167,33 @@ class Driver:
                         looked_at = time.monotonic()
                         self._enforce_deadlines()
                         self._leave_draining_machines()
+                        self._take_in_new_machines()
                         self._report()
                     self.observe(self.progress)
+                self._end()
+                self._reconcile()
+        except StoreError as error:
+            raise ShardFailed(f"{error}; {self._safe()}") from error
         finally:
+            self._end()
             storage.retry_observers.remove(self.metrics.note_storage_retry)
-            for worker in [*self.idle, *self.starting.values(), *(task.worker for task in self.tasks.values())]:
-                self._kill(worker)
-        self._reconcile()
-        self._report()
         return self.progress
+
+    def _end(self) -> None:
+        """Ends all workers and gives the last notes a little time."""
+        for worker in [*self.idle, *self.starting.values(), *(task.worker for task in self.tasks.values())]:
+            self._kill(worker)
+        self.idle.clear()
+        self.starting.clear()
+        self.tasks.clear()
+        self.progress.workers_ready = 0
+        wait_for(self.unwritten, NOTES_S)
+        self.notes.shutdown(wait=False, cancel_futures=True)
+        self._report()
+
+    def _safe(self) -> str:
+        done = f"{self.progress.pictures_done} of {self.progress.num_targets} pictures are safe"
+        return f"{done}, the same line goes on when the store is well again"
 
     def _wait(self) -> list[Any]:
         """What has ended: as soon as anything has, then whatever else has by then."""
@@ -181,8 +209,10 @@ class Driver:
     def _reconcile(self) -> None:
         """What counts is what the store holds, not what workers say. Raises: ShardFailed."""
         seen = self.run.committed(self.committed.num_shards)
-        self.progress.quarantined = [shard for shard in self.progress.quarantined if shard not in seen]
         lost = [shard for shard in seen.missing() if shard in self.committed]
+        self.committed = seen
+        self.progress.quarantined = [shard for shard in self.progress.quarantined if shard not in seen]
+        self.progress.shards_done, self.progress.pictures_done = seen.count, self._targets_committed()
         if lost:
             raise ShardFailed(
                 f"{len(lost)} shards were rendered but are not in {self.run.store.url}: do all workers share it?"
@@ -193,10 +223,10 @@ class Driver:
         while True:
             if not self.queue:
                 self.queue.extend(itertools.islice(self.missing, 1))
-            if not self.queue:
+            if not self.queue and not self.later:
                 return None
-            shard = self.queue.popleft()
-            if shard not in self.committed:
+            shard = (self.queue or self.later).popleft()
+            if shard not in self.committed and shard not in self.progress.quarantined:
                 return shard
 
     def _feed(self) -> bool:
@@ -215,23 +245,27 @@ class Driver:
             if shard is None:
                 break
             self._begin(shard, self.idle.pop())
-        staying = [task for task in self.tasks.values() if not task.is_leaving]
-        num_running = len({task.shard for task in staying if task.shard not in self.committed})
-        num_waiting = self.committed.num_shards - self.committed.count - len(self.progress.quarantined) - num_running
-        if num_waiting > 0:
-            num_alive = len(self.idle) + len(self.starting) + len(staying)
-            if time.monotonic() >= self.next_start_at:
-                for _ in range(min(num_waiting - len(self.starting), self.workers.at_most - num_alive)):
-                    worker = _Worker(self._spawn())
-                    self.starting[worker.handle.ready.remote()] = worker
-        else:
-            num_kept = max(self.workers.at_least - len(staying), 1)  # one spare, for a straggler or a loss
-            for reference in list(self.starting)[max(0, num_kept - len(self.idle)) :]:
-                self._kill(self.starting.pop(reference))  # withdraws the request from an autoscaler
-            for worker in self.idle[num_kept:]:
-                self._dismiss(worker)
-            del self.idle[num_kept:]
+        num_waiting, num_running = self._num_waiting_and_running()
+        num_busy = sum(not task.is_leaving for task in self.tasks.values())
+        if time.monotonic() >= self.next_start_at:
+            num_alive = len(self.idle) + len(self.starting) + num_busy
+            for _ in range(min(num_waiting - len(self.starting), self.workers.at_most - num_alive)):
+                worker = _Worker(self._spawn(), time.monotonic())
+                self.starting[worker.handle.ready.remote()] = worker
+        num_kept = num_waiting + max(self.workers.at_least - num_busy, 1)  # one spare, for a straggler or a loss
+        for reference in list(self.starting)[max(0, num_kept - len(self.idle)) :]:
+            self._kill(self.starting.pop(reference))  # withdraws the request from an autoscaler
+        for worker in self.idle[num_kept:]:
+            self._dismiss(worker)
+        del self.idle[num_kept:]
         return num_running > 0 or num_waiting > 0
+
+    def _num_waiting_and_running(self) -> tuple[int, int]:
+        """Shards. What runs on a leaving machine only, waits."""
+        running = {task.shard for task in self.tasks.values() if not task.is_leaving}
+        num_running = sum(shard not in self.committed for shard in running)
+        num_over = self.committed.count + len(self.progress.quarantined)
+        return self.committed.num_shards - num_over - num_running, num_running
 
     def _spawn(self) -> Any:
         return self.remote_class.remote(*self.arguments)
@@ -263,14 +297,13 @@ class Driver:
             self._kill(worker)
             cause = self._cause(error, worker)
             log.warning("a worker did not start (%s): %s", cause, in_one_line(error), extra=self._about(cause=cause))
-            if cause in ("machine", "preempted"):
-                return
-            self.failed_starts += 1
-            self.next_start_at = time.monotonic() + START_PAUSE_S * min(self.failed_starts, 30)
-            if self.failed_starts >= MAX_STARTS and not (self.idle or self.tasks):
-                raise ShardFailed(f"{MAX_STARTS} workers in a row did not start: {in_one_line(error)}") from error
+            if not (self.idle or self.tasks or self.starting):
+                self.failed_rounds += 1
+            if self.failed_rounds >= MAX_STARTS:
+                raise ShardFailed(f"no worker starts, tried {MAX_STARTS} times: {in_one_line(error)}") from error
+            self.next_start_at = time.monotonic() + START_PAUSE_S * (1 + self.failed_rounds)
             return
-        self.failed_starts = 0
+        self.failed_rounds = 0
         log.info(
             "worker ready on %s, %s", worker.place.host, worker.place.device, extra=self._about(**vars(worker.place))
         )
@@ -332,12 +365,13 @@ class Driver:
         }
         about = self._about(shard=task.shard, attempt=task.attempt, node=task.worker.place.node, cause=cause)
         self.metrics.attempts_failed.inc(tags={"cause": cause})
-        self.notes.submit(self._write_note, task, in_one_line(error), details)
+        self.unwritten = [note for note in self.unwritten if not note.done()]
+        self.unwritten.append(self.notes.submit(self._write_note, task, in_one_line(error), details))
         if cause == "storage":
             self._judge_store(error)
-        if task.is_leaving or task.shard in self.committed:
+        if task.is_leaving or task.shard in self.committed or task.shard in self.progress.quarantined:
             return
-        if any(other.shard == task.shard and not other.is_leaving for other in self.tasks.values()):
+        if self._runs_elsewhere(task.shard):
             return
         (self.losses if cause in NOT_CHARGED else self.charged)[task.shard] += 1
         if self.charged[task.shard] >= MAX_ATTEMPTS or self.losses[task.shard] >= MAX_LOSSES:
@@ -348,8 +382,12 @@ class Driver:
             )
             return
         self.progress.retries += 1
-        self.queue.append(task.shard)
+        (self.later if cause == "storage" else self.queue).append(task.shard)
         log.warning("shard %06d will be tried again (%s): %s", task.shard, cause, in_one_line(error), extra=about)
+
+    def _runs_elsewhere(self, shard: int) -> bool:
+        """Whether a shard is under way on a machine that stays."""
+        return any(task.shard == shard and not task.is_leaving for task in self.tasks.values())
 
     def _write_note(self, task: _Task, error: str, details: dict[str, Any]) -> None:
         try:
@@ -360,14 +398,16 @@ class Driver:
     def _judge_store(self, error: BaseException) -> None:
         """A worker's store failed for good. Raises: ShardFailed where it is not that worker's alone."""
         self.store_failures += 1
+        self.next_start_at = time.monotonic() + STORE_PAUSE_S
         reason = in_one_line(error) if self.store_failures >= MAX_STORE_FAILURES else None
-        try:
-            self.run.store.check(must_write=True)
-        except StoreError as ours:
-            reason = str(ours)
+        if time.monotonic() - self.judged_at > JUDGE_S:
+            self.judged_at = time.monotonic()
+            try:
+                self.run.store.check(must_write=True)
+            except StoreError as ours:
+                reason = str(ours)
         if reason:
-            done = f"{self.progress.pictures_done} of {self.progress.num_targets} pictures are safe"
-            raise ShardFailed(f"{reason}; {done}, the same line goes on when the store is well again") from error
+            raise ShardFailed(f"{reason}; {self._safe()}") from error
 
     def _expected_s(self, index: int, unknown: float) -> float:
         """How long a shard should take, by others of its mode and layer; `unknown` where none has finished yet."""
@@ -386,6 +426,10 @@ class Driver:
                 del self.tasks[reference]
                 self._dismiss(task.worker)
                 self._note_failure(task, TimeoutError(f"no answer within {limit:.0f} s"), "deadline")
+        for reference, worker in list(self.starting.items()):
+            if now - worker.asked_at > START_DEADLINE_S:
+                log.warning("a worker was not ready within %.0f s: another is asked for", START_DEADLINE_S)
+                self._kill(self.starting.pop(reference))
 
     def _leave_draining_machines(self) -> None:
         """A spot notice: its machine gets no more shards; those under way may still finish there, and begin elsewhere
@@ -399,20 +443,26 @@ class Driver:
         for task in self.tasks.values():
             if task.worker.place.node in leaving and not task.is_leaving:
                 task.is_leaving = True
-                if task.shard not in self.committed:
-                    self.queue.appendleft(task.shard)
+                over = task.shard in self.committed or task.shard in self.progress.quarantined
+                if over or task.shard in self.queue or self._runs_elsewhere(task.shard):
+                    continue
+                self.queue.appendleft(task.shard)
                 log.warning(
                     "%s is leaving: shard %06d begins elsewhere", task.worker.place.host, task.shard,
                     extra=self._about(shard=task.shard, node=task.worker.place.node, cause="preempted"),
                 )  # fmt: skip
 
+    def _take_in_new_machines(self) -> None:
+        """Where nobody said how many workers, machines that join later get theirs."""
+        if not self.workers.is_asked:
+            at_most = max(self.workers.at_most, fleet.num_places(self.workers))
+            self.workers = replace(self.workers, at_most=at_most, at_least=at_most)
+
     def _report(self) -> None:
         """Gauges, and a word where no worker is to be had."""
-        num_running = len({task.shard for task in self.tasks.values() if task.shard not in self.committed})
-        num_quarantined = len(self.progress.quarantined)
-        num_waiting = self.committed.num_shards - self.committed.count - num_running - num_quarantined
+        num_waiting, num_running = self._num_waiting_and_running()
         states = {"waiting": num_waiting, "running": num_running, "done": self.committed.count}
-        for state, count in {**states, "quarantined": num_quarantined}.items():
+        for state, count in {**states, "quarantined": len(self.progress.quarantined)}.items():
             self.metrics.shards.set(count, {"state": state})
         self.metrics.workers.set(len(self.starting), {"state": "starting"})
         self.metrics.workers.set(self.progress.workers_ready, {"state": "ready"})

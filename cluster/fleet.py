@@ -7,6 +7,7 @@ import math
 import os
 import uuid
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import ray
@@ -27,13 +28,15 @@ LOOK_S = 120.0  # for a machine to look into the run's folder, the start of its 
 class Workers:
     """How many actors a run may hold, and what each holds of its machine.
 
-    With less work than workers, all but `at_least` and one spare are given back.
+    With less work than workers, all but `at_least` and one spare are given back. `is_asked`: a person said how many,
+    else they follow the machines.
     """
 
     at_most: int
     gpus_each: float
     cpus_each: float
     at_least: int = 1
+    is_asked: bool = True
 
 
 def connect(log_format: Literal["text", "json"] = "text") -> None:
@@ -69,52 +72,38 @@ def machines() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _groups() -> list[tuple[dict[str, float], int]]:
-    """What the autoscaler may start: resources of one machine and how many of it; empty where nothing scales."""
-    try:
-        from ray._private.state import state
-
-        config = state.get_cluster_config()
-        groups = config.node_group_configs if config else []
-        return [(dict(group.resources), group.max_count) for group in groups if group.max_count > 0]
-    except (ImportError, AttributeError, RayError) as error:  # no public interface tells this
-        log.warning("cannot ask what the cluster may grow to (%s): only machines that run now count", error)
-        return []
-
-
 def choose_workers(asked: tuple[int, int] | None, gpus_each: float | None) -> Workers:
-    """Workers for the cluster at hand, grown as far as its autoscaler may: one per GPU, or, without any GPU, one per
-    machine. `asked`: the fewest and the most.
+    """Workers for the machines at hand: one per GPU, or, without any GPU, one per machine. `asked`: the fewest and the
+    most. Ray does not tell what an autoscaler may start, so for machines that are not there yet both have to be given.
 
-    Raises: DgnError where more is asked of GPUs than there are.
+    Raises: DgnError where more is asked of GPUs than there are, or no machine is there and nothing was asked.
     """
-    now = [(node["Resources"], 1) for node in machines()]
-    most = [*_groups(), *now]
-
-    def count(groups: list[tuple[dict[str, float], int]], resource: str, each: float) -> int:
-        return sum(int(resources.get(resource, 0.0) / each) * number for resources, number in groups)
-
-    largest = max((resources.get("GPU", 0.0) for resources, _ in most), default=0.0)
+    resources = [node["Resources"] for node in machines()]
+    largest = max((machine.get("GPU", 0.0) for machine in resources), default=0.0)
+    to_come = "with an autoscaler say what it may start, for instance --workers 0-8 --gpus-per-worker 1"
     if gpus_each is None:
         gpus_each = 1.0 if largest else 0.0
-    if gpus_each and not largest:
-        raise DgnError(f"--gpus-per-worker {gpus_each:g}: the cluster has no GPU; leave it out to render on CPUs")
-    if gpus_each > largest:
-        raise DgnError(f"--gpus-per-worker {gpus_each:g}: no machine of the cluster has more than {largest:g} GPUs")
-    if gpus_each:
-        at_hand, possible = count(now, "GPU", gpus_each), count(_groups(), "GPU", gpus_each)
-    else:
-        at_hand = sum(1 for resources, _ in now if resources.get("CPU", 0.0))
-        possible = sum(number for resources, number in _groups() if resources.get("CPU", 0.0))
-    at_most = max(at_hand, possible, 1)
-    at_least = 1 if possible > at_hand else at_most
-    num_places = at_most
-    if asked is not None:
-        at_least, at_most = asked
-    if gpus_each:
-        return Workers(at_most, gpus_each, 1.0, at_least)
-    smallest = min((resources["CPU"] for resources, _ in most if resources.get("CPU", 0.0)), default=1.0)
-    return Workers(at_most, 0.0, max(1.0, smallest // math.ceil(at_most / num_places)), at_least)
+    elif gpus_each > largest and asked is None:
+        has = f"no machine of the cluster has more than {largest:g} GPUs" if largest else "the cluster has no GPU"
+        raise DgnError(f"--gpus-per-worker {gpus_each:g}: {has}; leave it out, or {to_come}")
+    places = Workers(0, gpus_each, 1.0)
+    at_hand = num_places(places)
+    if not at_hand and asked is None:
+        raise DgnError(f"no machine of the cluster takes work now: {to_come}")
+    at_least, at_most = asked or (at_hand, at_hand)
+    cpus_each = 1.0
+    if not gpus_each and at_hand:
+        smallest = min(machine["CPU"] for machine in resources if machine.get("CPU", 0.0))
+        cpus_each = max(1.0, smallest // math.ceil(at_most / at_hand))
+    return Workers(at_most, gpus_each, cpus_each, at_least, is_asked=asked is not None)
+
+
+def num_places(workers: Workers) -> int:
+    """How many workers the living machines have room for: one per share of a GPU, or one per machine."""
+    resources = [node["Resources"] for node in machines()]
+    if workers.gpus_each:
+        return sum(int(machine.get("GPU", 0.0) / workers.gpus_each) for machine in resources)
+    return sum(machine.get("CPU", 0.0) >= workers.cpus_each for machine in resources)
 
 
 def has_old_gpus() -> bool:
@@ -130,8 +119,13 @@ def leaving() -> set[str]:
 
         return set(state.get_draining_nodes())
     except (ImportError, AttributeError, RayError) as error:  # no public interface tells this
-        log.warning("cannot ask which machines are leaving (%s): their shards are taken for lost when they go", error)
+        _warn_once(f"cannot ask which machines are leaving ({error}): their shards are taken for lost when they go")
         return set()
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
 
 
 def is_gone(node_id: str) -> bool:
@@ -156,15 +150,18 @@ def check_shared(store: LocalStore) -> None:
         looks = {}
         for node in others:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            looks[_read.options(scheduling_strategy=there).remote(beside.url, key)] = node["NodeManagerAddress"]
+            reference = _read.options(scheduling_strategy=there).remote(beside.url, key)
+            looks[reference] = (node["NodeManagerAddress"], node["NodeID"])
         ray.wait(list(looks), num_returns=len(looks), timeout=LOOK_S)
-        for reference, address in looks.items():
+        for reference, (address, node_id) in looks.items():
             try:
                 seen = ray.get(reference, timeout=0)
             except GetTimeoutError as error:
                 raise StoreError(f"{address} did not answer for {LOOK_S:.0f} s whether it sees {store.url}") from error
-            except RayError:  # the machine went away while it was asked; what comes in its place is asked by its worker
-                continue
+            except RayError as error:
+                if is_gone(node_id):  # while it was asked; a worker of what comes in its place looks for itself
+                    continue
+                raise StoreError(f"{address} cannot say whether it sees {store.url}: {in_one_line(error)}") from error
             if seen != key.encode():
                 raise StoreError(
                     f"{store.url} is not shared: the machine {address} does not see what this one writes there; "

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from cluster.storage import Store
-from dgn.errors import StoreError, printable
+from dgn.errors import NOT_JSON, StoreError, printable
 
 log = logging.getLogger("dgn")
 
@@ -76,6 +76,6 @@ class Lease:
     def _read(self) -> dict[str, Any]:
         try:
             content = json.loads(self.store.read(LEASE_FILE))
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, *NOT_JSON):
             return {}
         return content if isinstance(content, dict) else {}

@@ -41,7 +41,7 @@ class RunConfig(BaseModel):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     shard_size: int = Field(default=32, ge=1, le=4096)
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    # N or MIN-MAX; None: one per GPU, or one per machine without, as many as the cluster may grow to
+    # N or MIN-MAX; None: one per GPU, or one per machine without, those that join later included
     workers: Annotated[str, BeforeValidator(str), StringConstraints(pattern=r"^(\d+-)?[1-9]\d*$")] | None = None
     gpus_per_worker: float | None = Field(default=None, ge=0)  # None: 1 where the cluster has GPUs
     log_format: Literal["text", "json"] = "text"

@@ -37,7 +37,7 @@ from cluster.photos import Survey, decoded, open_photos, survey
 from cluster.storage import KeyExists, S3Store, Store
 from dgn.autoencoder import Autoencoder, add_noise, along_axes, central_crop, crop_and_flip, displayed
 from dgn.decoder import FORMAT_VERSION, code_directions
-from dgn.errors import DgnError, ShardFailed, in_one_line, printable
+from dgn.errors import NOT_JSON, DgnError, ShardFailed, in_one_line, printable
 
 log = logging.getLogger("dgn")
 
@@ -202,9 +202,11 @@ def _identity(settings: Settings) -> dict[str, Any]:
 
 def _compare(folder: Store, ours: dict[str, Any]) -> None:
     try:
-        theirs = dict(json.loads(folder.read(SETTINGS_FILE)))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise DgnError(f"{folder.url}/{SETTINGS_FILE} holds no settings: delete the folder and begin again") from error
+        theirs = json.loads(folder.read(SETTINGS_FILE))
+    except NOT_JSON:
+        theirs = None
+    if not isinstance(theirs, dict):
+        raise DgnError(f"{folder.url}/{SETTINGS_FILE} holds no settings: delete the folder and begin again")
     for name, value in ours.items():
         if value != theirs.get(name):
             raise DgnError(

@@ -25,7 +25,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from cluster import rows as row_files
 from cluster.plan import SCHEMA_VERSION, RunConfig
 from cluster.storage import KeyExists, Store
-from dgn.errors import DgnError, PlanMismatch, StoreError
+from dgn.errors import NOT_JSON, DgnError, PlanMismatch, StoreError
 
 RUN_FILE = "run.json"
 MAX_SHARDS = 10**10  # a bit of memory each; what says more was edited
@@ -109,7 +109,7 @@ class Run:
             content = json.loads(self.store.read(RUN_FILE))
         except FileNotFoundError as error:
             raise StoreError(f"no run at {self.store.url}: it has no {RUN_FILE}; dgn render makes one") from error
-        except (ValueError, RecursionError) as error:
+        except NOT_JSON as error:
             raise StoreError(f"{self.store.url}/{RUN_FILE} is no JSON: this is not a run of dgn") from error
         fingerprint = content.get("fingerprint") if isinstance(content, dict) else None
         version = fingerprint.get("schema_version") if isinstance(fingerprint, dict) else None
@@ -207,7 +207,7 @@ class Run:
         for key in sorted(self.store.list("failures")):
             try:
                 failure = json.loads(self.store.read(key))
-            except (ValueError, RecursionError) as error:
+            except NOT_JSON as error:
                 raise StoreError(f"{self.store.url}/{key} is no JSON: delete it") from error
             has_all = isinstance(failure, dict) and failure.keys() >= {"shard", "attempt", "error", "failed_at"}
             if not has_all or not isinstance(failure["shard"], int):

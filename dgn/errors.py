@@ -1,5 +1,9 @@
 """The exception tree. Whatever a person can cause is a DgnError; commands print it as one line and exit with code 2."""
 
+import json
+
+NOT_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)  # and not ValueError, which a DgnError is too
+
 
 class DgnError(ValueError):
     """What a person can mend: the message says what came, what was expected and what to do."""

@@ -76,7 +76,7 @@ def render(
     batch_size: Annotated[str | None, typer.Option(help="auto (default) or targets per pass.")] = None,
     workers: Annotated[
         str | None,
-        typer.Option(metavar="N|MIN-MAX", help="Default: one per GPU, or per machine without, as the cluster grows."),
+        typer.Option(metavar="N|MIN-MAX", help="Default: one per GPU, or per machine without any."),
     ] = None,
     gpus_per_worker: Annotated[float | None, typer.Option(help="Default: 1 where there are GPUs.")] = None,
     log_format: Annotated[str | None, typer.Option(help="text (default) or json, of this job and its workers.")] = None,

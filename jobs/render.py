@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cluster.plan import Plan, RunConfig, fingerprint, make_plan
-from cluster.run import Run
+from cluster.run import RUN_FILE, Run
 from cluster.storage import LocalStore, open_store, read_url
 from dgn import discriminator as discriminators
 from dgn import embedded, info
@@ -95,9 +95,12 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
     store.check(must_write=True)
     if isinstance(store, LocalStore):
         fleet.check_shared(store)
-    config = config.model_copy(update={"precision": resolve_precision(config.precision, workers.gpus_each > 0)})
-    render_config = config.render_config(config.precision, decoder and decoder.width)  # type: ignore[arg-type]
     run = Run(store)
+    precision: str = config.precision
+    if precision == "auto" and store.exists(RUN_FILE):  # other machines may be up than when the run began
+        precision = run.info().run_config.precision
+    config = config.model_copy(update={"precision": resolve_precision(precision, workers.gpus_each > 0)})
+    render_config = config.render_config(config.precision, decoder and decoder.width)  # type: ignore[arg-type]
     identity = fingerprint(
         plan, render_config, config.discriminator, weights.sha256, decoder.sha256 if decoder else None
     )

@@ -66,8 +66,13 @@ def status_command(url: str, as_json: bool, watch: bool) -> None:
     run = open_run(url)
     statuses = _Statuses(run)
     summary = _summary(run, statuses)
+    start, done_at_start = time.monotonic(), summary["pictures_done"]
     while watch and not summary["is_whole"]:
-        print(_line(summary), flush=True)
+        minutes = (time.monotonic() - start) / 60
+        rate = (summary["pictures_done"] - done_at_start) / minutes if minutes else 0.0
+        left_min = (summary["pictures"] - summary["pictures_done"]) / rate if rate else None
+        pace = f"; {rate:.1f} a minute, {left_min:,.0f} minutes left" if left_min is not None else ""
+        print(_line(summary) + pace, flush=True)
         time.sleep(WATCH_S)
         summary = _summary(run, statuses)
     if as_json:

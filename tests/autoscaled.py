@@ -26,7 +26,7 @@ CONFIG = {
     "available_node_types": {
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "worker": {
-            "resources": {"CPU": 1, "object_store_memory": 10**8}, "node_config": {},
+            "resources": {"CPU": 1, "GPU": 1, "object_store_memory": 10**8}, "node_config": {},
             "min_workers": 0, "max_workers": 3,
         },
     },

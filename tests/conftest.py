@@ -168,7 +168,7 @@ def real_weights():
 def reliability(request):
     """Notes a row for docs/reliability.md; nothing may be lost or there twice."""
 
-    def row(fault, injected, happened, noticed_s, mended_s, lost=0, twice=0):
+    def row(fault, injected, happened, noticed_s, mended_s, lost, twice):
         note(Fault(fault, injected, happened, noticed_s, mended_s, lost, twice, request.node.nodeid))
         assert (lost, twice) == (0, 0)
 

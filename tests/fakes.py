@@ -11,6 +11,7 @@ import dgn.render
 from cluster.actor import Place, RenderActor, ShardReport
 from cluster.run import Run, image_key, sha256
 from cluster.storage import open_store
+from dgn.errors import StoreError
 
 
 class FakeActor:
@@ -84,6 +85,23 @@ class HangingActor(FakeActor):
             time.sleep(600)  # longer than the test's deadline; the driver kills this process, nobody waits it out
 
 
+class SomeUnstartableActor(FakeActor):
+    """The first three of four do not start, at once; the fourth takes its time."""
+
+    def before_start(self):
+        if self.note("start") < 4:
+            raise RuntimeError("no such device")
+        time.sleep(2.0)
+
+
+class ShutOutActor(FakeActor):
+    """The store refuses the first three attempts, as a machine with old credentials has them refused."""
+
+    def trouble(self, index, attempt):
+        if self.note("any") <= 3:
+            raise StoreError(f"cannot use {self.context.url}: no permission")
+
+
 class UnstartableActor(FakeActor):
     def before_start(self):
         raise RuntimeError("no such device")
@@ -97,10 +115,10 @@ class SleepyActor(FakeActor):
 
 
 class SlowActor(FakeActor):
-    """Eight seconds per shard: a machine can be told to leave long before one is done."""
+    """Six seconds per shard: a machine can be told to leave before one is done."""
 
     def trouble(self, index, attempt):
-        time.sleep(8.0)
+        time.sleep(6.0)
 
 
 class JumpingClockActor(SleepyActor):

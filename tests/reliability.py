@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,19 +24,30 @@ class Fault:
     fault: str
     injected: str
     happened: str
-    noticed_s: float
+    noticed_s: float | None  # None: nothing says so, or there is nothing to notice
     mended_s: float
     lost: int
     twice: int
     test: str
 
     def __post_init__(self) -> None:
-        assert 0 <= self.noticed_s <= self.mended_s
+        assert 0 <= (self.noticed_s or 0) <= self.mended_s
 
     @property
     def line(self) -> str:
-        cells = (self.fault, self.injected, self.happened, f"{self.noticed_s:.1f} s", f"{self.mended_s:.1f} s")
+        cells = (self.fault, self.injected, self.happened, _seconds(self.noticed_s), _seconds(self.mended_s))
         return "| " + " | ".join([*cells, str(self.lost), str(self.twice)]) + " |"
+
+
+def lost_and_twice(verified: str) -> tuple[int, int]:
+    """As `dgn verify` has counted."""
+    found = re.search(r"(\d+) targets expected, (\d+) found, (\d+) twice or stray", verified)
+    assert found, verified
+    return int(found[1]) - int(found[2]), int(found[3])
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} s"
 
 
 def note(fault: Fault) -> None:

@@ -40,12 +40,19 @@ def render_with(tmp_path):
 
 
 def target_ids(run):
-    committed = run.committed(8)
+    num_shards = run.info().num_shards
+    committed = run.committed(num_shards)
     return [
         i
-        for t in run.tables((s for s in range(8) if s in committed), ["target_id"])
+        for t in run.tables((s for s in range(num_shards) if s in committed), ["target_id"])
         for i in t["target_id"].to_pylist()
     ]
+
+
+def lost_and_twice(run, num_targets=16):
+    """Of the targets that were to come out whole."""
+    ids = target_ids(run)
+    return num_targets - len(set(ids)), len(ids) - len(set(ids))
 
 
 def test_every_shard_is_rendered_once_and_progress_is_told(render_with):
@@ -79,7 +86,7 @@ def test_poison_is_quarantined_after_three_attempts_and_the_rest_finishes(render
     reliability(
         "a shard that always kills its worker", "os._exit in one shard, an exception in another",
         "three attempts, then quarantined with its reasons; the other six finish, exit code 1",
-        next(at for at, count in seen if count), time.monotonic() - start,
+        next(at for at, count in seen if count), time.monotonic() - start, *lost_and_twice(run, 12),
     )  # fmt: skip
 
 
@@ -101,7 +108,7 @@ def test_a_hanging_shard_is_given_to_another_worker(render_with, monkeypatch, re
     reliability(
         "hanging shard", "a sleep of ten minutes, deadline 8 s (by default 10 times the median, 10 minutes at least)",
         "its worker is ended, the shard tried again", next(at for at, retries in seen if retries),
-        time.monotonic() - start,
+        time.monotonic() - start, *lost_and_twice(run),
     )  # fmt: skip
     assert any("no answer within 8 s" in f["error"] for f in run.failures())
 
@@ -114,6 +121,7 @@ def test_a_straggler_is_duplicated_at_the_tail(render_with, reliability, caplog)
     reliability(
         "straggler at the tail", "a sleep of ten minutes in one of eight shards",
         "an idle worker does it too, the first commit counts", noticed.created - start, time.time() - start,
+        *lost_and_twice(run),
     )  # fmt: skip
     assert progress.shards_done == 8
     assert progress.retries == 0
@@ -127,7 +135,8 @@ def test_a_device_without_room_for_a_target(render_with, reliability):
     assert [f["cause"] for f in run.failures()] == ["memory"] * 3
     reliability(
         "device too small for one target", "torch.OutOfMemoryError in one shard",
-        "charged, quarantined after three; the rest finishes", 0.0, time.monotonic() - start,
+        "charged, quarantined after three; the rest finishes", None, time.monotonic() - start,
+        *lost_and_twice(run, 14),
     )  # fmt: skip
 
 
@@ -148,7 +157,8 @@ def test_a_device_without_room_for_a_batch(tmp_path, mini_weights, reliability):
     assert (tmp_path / "run-too-large").read_text() == "4", "the second shard begins with two at once"
     reliability(
         "device out of memory", "torch.OutOfMemoryError for more than two targets at once",
-        "the batch is halved, later ones begin with that size", 0.0, time.monotonic() - start,
+        "the batch is halved, later ones begin with that size", None, time.monotonic() - start,
+        *lost_and_twice(run, 8),
     )  # fmt: skip
 
 
@@ -157,9 +167,26 @@ def test_workers_that_never_start_end_the_run(render_with):
         render_with(fakes.UnstartableActor)
 
 
+def test_some_workers_that_do_not_start_leave_the_run_to_the_others(render_with):
+    """Three fail at once, before the fourth is ready: no reason to give up."""
+    run, progress = render_with(fakes.SomeUnstartableActor, num_workers=4)
+    assert progress.shards_done == 8
+    assert lost_and_twice(run) == (0, 0)
+
+
+def test_a_store_that_only_one_worker_cannot_use(render_with, monkeypatch):
+    """Its shards go to others, uncharged, behind those that nobody has tried."""
+    monkeypatch.setattr(driver, "STORE_PAUSE_S", 0.1)
+    run, progress = render_with(fakes.ShutOutActor)
+    assert (progress.shards_done, progress.quarantined) == (8, [])
+    assert {f["cause"] for f in run.failures()} == {"storage"}
+    assert lost_and_twice(run) == (0, 0)
+
+
 def test_workers_are_chosen_from_the_cluster():
     connect()
-    assert choose_workers(None, None) == Workers(1, 0.0, 4, 1)
+    assert choose_workers(None, None) == Workers(1, 0.0, 4, 1, is_asked=False)
+    assert choose_workers((0, 8), 1) == Workers(8, 1, 1.0, 0), "for an autoscaler to start"
     assert choose_workers((1, 2), 0) == Workers(2, 0.0, 2, 1)
     assert choose_workers((2, 2), 0) == Workers(2, 0.0, 2, 2)
     with pytest.raises(DgnError, match="the cluster has no GPU"):

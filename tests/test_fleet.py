@@ -14,11 +14,22 @@ from tests.machines import ROOT, Job, Machines
 LINE = ("--targets", "classes:0-7", "--discriminator", "vgg16-mini", "--shard-size", "1")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def machines():
     machines = Machines()
     yield machines
     machines.end()
+
+
+def test_a_cluster_whose_machines_are_still_to_come(machines, tmp_path):
+    """A head without work, as `ray_cluster.yaml` begins: Ray does not tell what its autoscaler may start."""
+    job = Job(machines, tmp_path, "FakeActor", "render", str(tmp_path / "run"), *LINE)
+    assert job.wait() == 2
+    assert job.log.strip().splitlines()[-1] == (
+        "dgn: no machine of the cluster takes work now: with an autoscaler say what it may start, for instance "
+        "--workers 0-8 --gpus-per-worker 1"
+    )
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a machine with a disk of its own")
@@ -74,12 +85,13 @@ def _wait_for_machines(machines, count):
 
 @pytest.mark.slow
 def test_machines_are_asked_for_while_there_is_work_and_given_back(tmp_path):
-    """Ray's autoscaler over machines that are processes: from none to --workers' most, and back to none."""
+    """Ray's autoscaler over machines that are processes and say that they have a GPU: from none to --workers' most, and
+    back to none. Without --workers a cluster without machines is refused, since Ray does not tell what may come."""
     if os.geteuid() != 0:
         pytest.skip("needs root for a PID namespace")
     line = [
         sys.executable, "-m", "tests.fake_render", "SleepyActor", "render", str(tmp_path / "run"),
-        *LINE, "--targets", "classes:8-23", "--workers", "0-2",
+        *LINE, "--targets", "classes:8-23", "--workers", "0-2", "--gpus-per-worker", "1",
     ]  # fmt: skip
     # A folder of Ray's own too, where the next Ray of this machine would look for a cluster to join.
     hidden = 'mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray && exec "$@"'
