@@ -72,6 +72,9 @@ class Sleepers:
         self.commit_s += time.monotonic() - before
         return won
 
+    async def pulse(self) -> float:
+        return time.monotonic()
+
     async def totals(self) -> tuple[float, float, float]:
         return self.idle_s, self.busy_s, self.commit_s
 
@@ -80,7 +83,7 @@ class Seat:
     """One worker's handle: what the driver calls on an actor, sent to the process that sleeps for it."""
 
     def __init__(self, process: Any, number: int):
-        self.ready = process.ready
+        self.ready, self.pulse = process.ready, process.pulse
         self.render = self
         self.process, self.number = process, number
 

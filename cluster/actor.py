@@ -76,16 +76,26 @@ class RenderActor:
         self.discriminator = Discriminator(weights, self.device, DTYPES[context.render.precision])
         is_exact = context.render.precision == "float32"
         self.judge = self.discriminator if is_exact else Discriminator(weights, self.device)
+        self.steps = 0
         self.metrics = Metrics(context.run_id)
-        storage.retry_observers.append(self.metrics.note_storage_retry)
+        storage.retry_observers += [self.metrics.note_storage_retry, self._note_step]
         self.run = Run(open_store(context.url))
-        self.run.expect(context.run_id)
         self.bytes_per_target: dict[tuple[Mode, str], int] = {}
         self.largest_batch: dict[tuple[Mode, str], int] = {}  # where one had to be halved for memory
 
     def ready(self) -> Place:
-        """Answers once the replica is loaded."""
+        """Answers once the replica is loaded. Raises: StoreError where this machine does not see the run."""
+        self.run.expect(self.context.run_id)
         return Place.here(self.device_name)
+
+    @ray.method(concurrency_group="pulse")
+    def pulse(self) -> int:
+        """Steps made so far: updates, pictures saved, retries of the store. Answers while a shard is rendered; a count
+        that stands still means that it hangs."""
+        return self.steps
+
+    def _note_step(self, *_: object) -> None:
+        self.steps += 1
 
     def _most_memory_bytes(self) -> int:
         """The most that this process has held: of its GPU, or, on a CPU, of the machine's memory."""
@@ -112,8 +122,10 @@ class RenderActor:
             self.decoder,
             self.largest_batch.get(kind) or self.context.batch_size or self._auto_batch(*kind),
             on_halved=lambda size: self.largest_batch.update({kind: size}),
+            on_update=self._note_step,
         ):
             row = self._save(result, index, attempt)
+            self._note_step()
             rows.append(row)
             self.metrics.picture_seconds.observe(result.seconds, {"mode": kind[0], "layer": kind[1]})
             log.info("%s: %s", row["target_id"], row["status"], extra={**about, "target": row["target_id"]})

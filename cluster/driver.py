@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayError
 
 from cluster import fleet, storage
 from cluster.actor import Place, RenderActor, RunContext, ShardReport
@@ -30,6 +30,7 @@ from cluster.fleet import Workers
 from cluster.lease import Lease
 from cluster.metrics import Metrics
 from cluster.run import Run, RunInfo, new_attempt
+from cluster.storage import LocalStore
 from dgn.discriminator import FrozenWeights
 from dgn.errors import DgnError, ShardFailed, StoreError, in_one_line
 from dgn.render import is_out_of_memory
@@ -41,13 +42,13 @@ MAX_LOSSES = 20  # of one shard to machines and stores, which are not charged; t
 MAX_STORE_FAILURES = 10  # in a row: then the store is ill for everybody
 MAX_STARTS = 3  # rounds in which every actor died before it was ready: something is wrong with all of them
 START_PAUSE_S = 2.0  # after an actor that did not start, times such rounds
+START_PATIENCE_S = 1800.0  # with MAX_STARTS failed starts and none that was well, where others are still to come
 START_DEADLINE_S = 1800.0  # to become ready, the wait for a machine included; then another is asked for in its place
 STORE_PAUSE_S = 30.0  # before the next actor, after one whose store failed: it may come to the same ill machine
 JUDGE_S = 30.0  # between two looks at a store that fails for workers
 NOTES_S = 20.0  # for the last notes to be written
-FIRST_DEADLINE_S = 4 * 3600.0  # until a shard has finished and tells how long one takes
-DEADLINE_FACTOR = 10.0
-MIN_DEADLINE_S = 600.0
+PULSE_S = 20.0  # between two looks whether the work on a shard goes on
+SILENCE_S = 600.0  # without a step of it (an update, a picture, a retry of the store): it hangs
 STRAGGLER_FACTOR = 2.0
 POLL_S = 1.0
 WAITING_S = 60.0  # between two words that no worker is to be had
@@ -94,6 +95,13 @@ class _Task:
     worker: _Worker
     started_at: float
     is_leaving: bool = False
+    steps: int = -1  # of work, as its actor counts them; not asked yet
+    asked_at: float = field(init=False)
+    worked_at: float = field(init=False)  # when they last changed
+    pulse: Any = None  # the answer that is awaited
+
+    def __post_init__(self) -> None:
+        self.asked_at = self.worked_at = self.started_at
 
 
 class Driver:
@@ -112,8 +120,9 @@ class Driver:
     ):
         self.run, self.context, self.workers, self.observe = run, context, workers, observe
         self.remote_class: Any = ray.remote(
-            num_gpus=workers.gpus_each, num_cpus=workers.cpus_each, max_restarts=0, max_task_retries=0
-        )(actor_class)
+            num_gpus=workers.gpus_each, num_cpus=workers.cpus_each, max_restarts=0, max_task_retries=0,
+            concurrency_groups={"pulse": 1},
+        )(actor_class)  # fmt: skip
         self.arguments = [ray.put(part) for part in (context, weights, decoder)]
         self.committed = run.committed(info.num_shards)
         self.missing: Iterator[int] = self.committed.missing()
@@ -125,6 +134,7 @@ class Driver:
         self.starting: dict[Any, _Worker] = {}
         self.idle: list[_Worker] = []
         self.failed_rounds = 0
+        self.failed_starts: list[float] = []  # when, since a worker was last ready
         self.next_start_at = 0.0
         self.store_failures = 0
         self.judged_at = -math.inf
@@ -165,6 +175,7 @@ class Driver:
                             self._note_finished(reference)
                     if time.monotonic() - looked_at > POLL_S:
                         looked_at = time.monotonic()
+                        self._take_pulses()
                         self._enforce_deadlines()
                         self._leave_draining_machines()
                         self._take_in_new_machines()
@@ -188,6 +199,7 @@ class Driver:
         self.tasks.clear()
         self.progress.workers_ready = 0
         wait_for(self.unwritten, NOTES_S)
+        self.unwritten.clear()  # what is cancelled now would be waited for in vain
         self.notes.shutdown(wait=False, cancel_futures=True)
         self._report()
 
@@ -284,8 +296,9 @@ class Driver:
             task
             for task in self.tasks.values()
             if running[task.shard] == 1
+            and not task.is_leaving
             and task.shard not in self.committed
-            and now - task.started_at > STRAGGLER_FACTOR * self._expected_s(task.shard, math.inf)
+            and now - task.started_at > STRAGGLER_FACTOR * self._expected_s(task.shard)
         ]
         return [task.shard for task in sorted(slow, key=lambda task: -task.started_at)]
 
@@ -297,18 +310,36 @@ class Driver:
             self._kill(worker)
             cause = self._cause(error, worker)
             log.warning("a worker did not start (%s): %s", cause, in_one_line(error), extra=self._about(cause=cause))
-            if not (self.idle or self.tasks or self.starting):
-                self.failed_rounds += 1
-            if self.failed_rounds >= MAX_STARTS:
-                raise ShardFailed(f"no worker starts, tried {MAX_STARTS} times: {in_one_line(error)}") from error
+            self._judge_starts(error)
             self.next_start_at = time.monotonic() + START_PAUSE_S * (1 + self.failed_rounds)
             return
         self.failed_rounds = 0
+        self.failed_starts.clear()
         log.info(
             "worker ready on %s, %s", worker.place.host, worker.place.device, extra=self._about(**vars(worker.place))
         )
         self.idle.append(worker)
         self.progress.workers_ready += 1
+
+    def _judge_starts(self, error: RayError) -> None:
+        """Ends a run for which no worker can start. One whose machine dies meanwhile says little, others may follow.
+
+        Raises: ShardFailed, or DgnError where the run's folder is not shared.
+        """
+        now = time.monotonic()
+        self.failed_starts.append(now)
+        if self.idle or self.tasks:
+            return
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, StoreError) and isinstance(self.run.store, LocalStore):
+            raise DgnError(str(cause)) from error
+        has_died = isinstance(error, ActorDiedError | ActorUnavailableError) and not error.actor_init_failed
+        if not self.starting and not has_died:
+            self.failed_rounds += 1
+        tries = len(self.failed_starts)
+        is_long = tries >= MAX_STARTS and now - self.failed_starts[0] > START_PATIENCE_S
+        if self.failed_rounds >= MAX_STARTS or is_long:
+            raise ShardFailed(f"no worker starts, tried {tries} times: {in_one_line(error)}") from error
 
     def _note_finished(self, reference: Any) -> None:
         task = self.tasks.pop(reference)
@@ -409,23 +440,35 @@ class Driver:
         if reason:
             raise ShardFailed(f"{reason}; {self._safe()}") from error
 
-    def _expected_s(self, index: int, unknown: float) -> float:
-        """How long a shard should take, by others of its mode and layer; `unknown` where none has finished yet."""
+    def _expected_s(self, index: int) -> float:
+        """How long a shard should take, by others of its mode and layer; for ever where none has finished yet."""
         shard = self.context.plan.shard(index)
         recent = self.recent_s.get((shard.block.mode, shard.block.layer))
-        return statistics.median(recent) * len(shard) if recent else unknown
+        return statistics.median(recent) * len(shard) if recent else math.inf
+
+    def _take_pulses(self) -> None:
+        """Asks workers now and then how many steps they have made. What a shard may take depends on device, layer and
+        store; that it goes on does not."""
+        now = time.monotonic()
+        for task in self.tasks.values():
+            if task.pulse is None and now - task.asked_at > PULSE_S:
+                task.pulse, task.asked_at = task.worker.handle.pulse.remote(), now
+        asked = {task.pulse: task for task in self.tasks.values() if task.pulse is not None}
+        answered = ray.wait(list(asked), num_returns=len(asked), timeout=0)[0] if asked else []
+        for reference in answered:
+            task, asked[reference].pulse = asked[reference], None
+            with contextlib.suppress(RayError):  # of a worker that has died, whose shard's own answer says so
+                steps = ray.get(reference)
+                if steps != task.steps:
+                    task.steps, task.worked_at = steps, now
 
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
         for reference, task in list(self.tasks.items()):
-            if now - task.started_at < MIN_DEADLINE_S:
-                continue
-            expected = self._expected_s(task.shard, FIRST_DEADLINE_S / DEADLINE_FACTOR)
-            limit = max(MIN_DEADLINE_S, DEADLINE_FACTOR * expected)
-            if now - task.started_at > limit:
+            if now - task.worked_at > SILENCE_S:
                 del self.tasks[reference]
                 self._dismiss(task.worker)
-                self._note_failure(task, TimeoutError(f"no answer within {limit:.0f} s"), "deadline")
+                self._note_failure(task, TimeoutError(f"no sign of work for {SILENCE_S:.0f} s"), "deadline")
         for reference, worker in list(self.starting.items()):
             if now - worker.asked_at > START_DEADLINE_S:
                 log.warning("a worker was not ready within %.0f s: another is asked for", START_DEADLINE_S)

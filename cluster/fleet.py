@@ -76,19 +76,21 @@ def choose_workers(asked: tuple[int, int] | None, gpus_each: float | None) -> Wo
     """Workers for the machines at hand: one per GPU, or, without any GPU, one per machine. `asked`: the fewest and the
     most. Ray does not tell what an autoscaler may start, so for machines that are not there yet both have to be given.
 
-    Raises: DgnError where more is asked of GPUs than there are, or no machine is there and nothing was asked.
+    Raises: DgnError where more is asked of GPUs than there are and none can come, or where no machine is there and too
+        little was asked.
     """
     resources = [node["Resources"] for node in machines()]
     largest = max((machine.get("GPU", 0.0) for machine in resources), default=0.0)
     to_come = "with an autoscaler say what it may start, for instance --workers 0-8 --gpus-per-worker 1"
-    if gpus_each is None:
-        gpus_each = 1.0 if largest else 0.0
-    elif gpus_each > largest and asked is None:
+    may_grow = asked is not None and bool(os.environ.get("RAY_ADDRESS"))  # a Ray of our own is this machine alone
+    if gpus_each is not None and gpus_each > largest and not may_grow:
         has = f"no machine of the cluster has more than {largest:g} GPUs" if largest else "the cluster has no GPU"
         raise DgnError(f"--gpus-per-worker {gpus_each:g}: {has}; leave it out, or {to_come}")
-    places = Workers(0, gpus_each, 1.0)
-    at_hand = num_places(places)
-    if not at_hand and asked is None:
+    is_unsaid = gpus_each is None or not may_grow
+    if gpus_each is None:
+        gpus_each = 1.0 if largest else 0.0
+    at_hand = num_places(Workers(0, gpus_each, 1.0))
+    if not at_hand and is_unsaid:
         raise DgnError(f"no machine of the cluster takes work now: {to_come}")
     at_least, at_most = asked or (at_hand, at_hand)
     cpus_each = 1.0

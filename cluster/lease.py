@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import threading
+import time
 import uuid
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,31 @@ log = logging.getLogger("dgn")
 
 LEASE_FILE = "lease.json"
 BEAT_S = 5.0
+QUIET_S = 20.0  # a lease that has not changed for so long is a dead driver's
+
+
+def read_lease(store: Store) -> dict[str, Any]:
+    """What `lease.json` says, nothing where there is none."""
+    try:
+        content = json.loads(store.read(LEASE_FILE))
+    except (FileNotFoundError, *NOT_JSON):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class Lookout:
+    """Whether a driver is at work on a run: one whose lease has changed of late. Its first look trusts any lease."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._seen: dict[str, Any] = {}
+        self._changed_at = 0.0
+
+    def sees_driver(self) -> bool:
+        lease = read_lease(self.store)
+        if lease != self._seen:
+            self._seen, self._changed_at = lease, time.monotonic()
+        return bool(lease) and time.monotonic() - self._changed_at < QUIET_S
 
 
 class Lease:
@@ -52,13 +78,13 @@ class Lease:
             if self._is_over.wait(BEAT_S):
                 break
         try:
-            if self._read().get("driver") == self.driver:
+            if read_lease(self.store).get("driver") == self.driver:
                 self.store.delete(LEASE_FILE)
         except StoreError as error:
             log.debug("lease stays: %s", error)
 
     def _beat(self) -> None:
-        other = self._read()
+        other = read_lease(self.store)
         name, beats = str(other.get("driver", self.driver)), other.get("beats")
         if name != self.driver:
             if self._seen.get(name, beats) != beats and name not in self._warned:
@@ -72,10 +98,3 @@ class Lease:
         self._beats += 1
         mine = {"driver": self.driver, "host": platform.node(), "pid": os.getpid(), "beats": self._beats}
         self.store.write(LEASE_FILE, json.dumps(mine).encode())
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self.store.read(LEASE_FILE))
-        except (FileNotFoundError, *NOT_JSON):
-            return {}
-        return content if isinstance(content, dict) else {}

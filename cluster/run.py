@@ -10,12 +10,15 @@ lease.json                                the driver at work, for the warning ab
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import platform
 import uuid
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
@@ -29,6 +32,7 @@ from dgn.errors import NOT_JSON, DgnError, PlanMismatch, StoreError
 
 RUN_FILE = "run.json"
 MAX_SHARDS = 10**10  # a bit of memory each; what says more was edited
+NUM_READERS = 16  # files of rows that are read at a time
 
 
 def new_attempt() -> str:
@@ -215,22 +219,28 @@ class Run:
             yield failure
 
     def tables(self, committed: Iterable[int], columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Rows of whole shards, one table each. Raises: StoreError for a file that is not as it was committed."""
-        for shard in committed:
-            key = metadata_key(shard)
-            try:
-                data = self.store.read(key)
-            except FileNotFoundError as error:
-                raise StoreError(
-                    f"{self.store.url}/{key} was listed and is gone: dgn resume renders it again"
-                ) from error
-            try:
-                table = row_files.parse(data, columns)
-                row_files.check_filled(table)
-            except DgnError as error:
-                advice = "delete it, and dgn resume renders the shard again"
-                raise StoreError(f"{self.store.url}/{key} is not as it was committed: {error}; {advice}") from error
-            yield table
+        """Rows of whole shards, one table each, in order; several are read at a time.
+
+        Raises: StoreError for a file that is not as it was committed.
+        """
+        shards = iter(committed)
+        with ThreadPoolExecutor(NUM_READERS) as readers:
+            while some := list(itertools.islice(shards, NUM_READERS)):
+                yield from readers.map(partial(self._table, columns=columns), some)
+
+    def _table(self, shard: int, columns: list[str] | None) -> pa.Table:
+        key = metadata_key(shard)
+        try:
+            data = self.store.read(key)
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.store.url}/{key} was listed and is gone: dgn resume renders it again") from error
+        try:
+            table = row_files.parse(data, columns)
+            row_files.check_filled(table)
+        except DgnError as error:
+            advice = "delete it, and dgn resume renders the shard again"
+            raise StoreError(f"{self.store.url}/{key} is not as it was committed: {error}; {advice}") from error
+        return table
 
 
 def sha256(data: bytes) -> str:

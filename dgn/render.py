@@ -323,17 +323,19 @@ def render_targets(
     decoder: Weights | None = None,
     batch_size: int = 8,
     on_halved: Callable[[int], None] = lambda batch_size: None,
+    on_update: Callable[[int, Tensor], None] | None = None,
 ) -> Iterator[RenderResult]:
     """Renders any number of targets of one mode in batches. Out of memory halves the batch and goes on.
 
     Args:
         on_halved: called with the batch size that is left, so that a caller can begin with it next time.
+        on_update: as `render_batch` calls it, batch by batch.
     """
     pending = list(targets)
     while pending:
         batch = pending[:batch_size]
         try:
-            results = render_batch(batch, config, discriminator, decoder)
+            results = render_batch(batch, config, discriminator, decoder, on_update)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or len(batch) == 1:
                 raise

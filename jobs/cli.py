@@ -34,6 +34,10 @@ WeightsFile = Annotated[str | None, typer.Option(metavar="FILE", help=".safetens
 DecoderFile = Annotated[
     str | None, typer.Option(metavar="FILE", help='From dgn pretrain, or "drawings"; for the pretrained mode.')
 ]
+Workers = Annotated[
+    str | None, typer.Option(metavar="N|MIN-MAX", help="Default: one per GPU, or per machine without any.")
+]
+GpusPerWorker = Annotated[float | None, typer.Option(help="Default: 1 where there are GPUs.")]
 
 
 class Format(StrEnum):
@@ -74,11 +78,8 @@ def render(
     ] = None,
     shard_size: Annotated[int | None, typer.Option(help="Targets per shard (32).")] = None,
     batch_size: Annotated[str | None, typer.Option(help="auto (default) or targets per pass.")] = None,
-    workers: Annotated[
-        str | None,
-        typer.Option(metavar="N|MIN-MAX", help="Default: one per GPU, or per machine without any."),
-    ] = None,
-    gpus_per_worker: Annotated[float | None, typer.Option(help="Default: 1 where there are GPUs.")] = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
     log_format: Annotated[str | None, typer.Option(help="text (default) or json, of this job and its workers.")] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="All of these in one file; flags win.")
@@ -135,11 +136,18 @@ def pretrain(
 
 
 @app.command()
-def resume(run: RunArgument, weights: WeightsFile = None, decoder: DecoderFile = None) -> None:
-    """Go on with RUN, with the settings that it was begun with."""
+def resume(
+    run: RunArgument,
+    weights: WeightsFile = None,
+    decoder: DecoderFile = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
+) -> None:
+    """Go on with RUN, with the settings that it was begun with; flags change where, never what."""
     from jobs.render import resume_command
 
-    resume_command(run, weights, decoder)
+    where = {"weights": weights, "decoder": decoder, "workers": workers, "gpus_per_worker": gpus_per_worker}
+    resume_command(run, where)
 
 
 @app.command()

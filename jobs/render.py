@@ -127,13 +127,13 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
         )
 
 
-def resume_command(url: str, weights: str | None, decoder: str | None) -> None:
-    """The paths may have moved since; the fingerprint tells whether the files are the same."""
+def resume_command(url: str, given: dict[str, Any]) -> None:
+    """`given`: paths that may have moved since (the fingerprint tells whether the files are the same), and workers."""
     store = open_store(url)
     store.check(must_write=False)
-    moved = {"weights": weights, "decoder": decoder}
-    given = {name: path for name, path in moved.items() if path}
-    render_command(url, Run(store).info().run_config.model_copy(update=given), dry_run=False)
+    begun_with = Run(store).info().run_config.model_dump()
+    new = {name: value for name, value in given.items() if value is not None}
+    render_command(url, validated(RunConfig, {**begun_with, **new}), dry_run=False)
 
 
 def _decoder(config: RunConfig) -> FrozenDecoder:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from typing import Any
 
+from cluster.lease import Lookout
 from cluster.run import Committed, Run
 from cluster.storage import open_store
 from dgn.errors import printable
@@ -66,13 +67,15 @@ def status_command(url: str, as_json: bool, watch: bool) -> None:
     run = open_run(url)
     statuses = _Statuses(run)
     summary = _summary(run, statuses)
+    lookout = Lookout(run.store)
     start, done_at_start = time.monotonic(), summary["pictures_done"]
     while watch and not summary["is_whole"]:
         minutes = (time.monotonic() - start) / 60
         rate = (summary["pictures_done"] - done_at_start) / minutes if minutes else 0.0
         left_min = (summary["pictures"] - summary["pictures_done"]) / rate if rate else None
         pace = f"; {rate:.1f} a minute, {left_min:,.0f} minutes left" if left_min is not None else ""
-        print(_line(summary) + pace, flush=True)
+        idle = "" if lookout.sees_driver() else "; no driver is at work: the same dgn render line goes on"
+        print(_line(summary) + pace + idle, flush=True)
         time.sleep(WATCH_S)
         summary = _summary(run, statuses)
     if as_json:

@@ -33,12 +33,13 @@ def verify_command(url: str, sample: int, weights: str | None) -> None:
     reservoir: list[tuple[Target, dict[str, Any]]] = []
     num_pictures = num_found = 0
     stream = random.Random(info.run_id)
+    tables = run.tables(index for index in range(plan.num_shards) if index in committed)
     for index in range(plan.num_shards):
         if index not in committed:
             problems.append(f"shard {index:06d} is missing ({len(plan.shard(index))} targets)")
             continue
         targets = {target.target_id: target for target in plan.shard(index).targets}
-        for row in next(run.tables([index])).to_pylist():
+        for row in next(tables).to_pylist():
             name = row["target_id"]
             num_pictures += 1
             target = targets.pop(name, None)

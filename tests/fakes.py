@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import ray
 import torch
 
 import dgn.render
@@ -19,15 +20,20 @@ class FakeActor:
 
     def __init__(self, context, weights, decoder):
         self.context = context
+        self.steps = 0
         self.run = Run(open_store(context.url))
-        self.run.expect(context.run_id)
         self.before_start()
 
     def before_start(self):
         pass
 
     def ready(self):
+        self.run.expect(self.context.run_id)
         return Place.here("fake")
+
+    @ray.method(concurrency_group="pulse")
+    def pulse(self):
+        return self.steps
 
     def trouble(self, index, attempt):
         pass
@@ -83,6 +89,15 @@ class HangingActor(FakeActor):
     def trouble(self, index, attempt):
         if index == 0 and self.note(index) == 1:
             time.sleep(600)  # longer than the test's deadline; the driver kills this process, nobody waits it out
+
+
+class BusyActor(FakeActor):
+    """A shard that takes long, step by step."""
+
+    def trouble(self, index, attempt):
+        for _ in range(12 if index == 0 else 1):
+            time.sleep(1.0)
+            self.steps += 1
 
 
 class SomeUnstartableActor(FakeActor):
