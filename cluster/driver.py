@@ -119,9 +119,9 @@ class Driver:
         actor_class: type = RenderActor,
     ):
         self.run, self.context, self.workers, self.observe = run, context, workers, observe
-        needs: dict[str, Any] = {"num_gpus": workers.gpus_each, "num_cpus": workers.cpus_each}
-        no_retries = {"max_restarts": 0, "max_task_retries": 0}
-        self.remote_class: Any = ray.remote(**needs, **no_retries, concurrency_groups={"pulse": 1})(actor_class)
+        options: dict[str, Any] = {"num_gpus": workers.gpus_each, "num_cpus": workers.cpus_each}
+        options |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"pulse": 1}}
+        self.remote_class: Any = ray.remote(**options)(actor_class)
         self.arguments = [ray.put(part) for part in (context, weights, decoder)]
         self.committed = run.committed(info.num_shards)
         self.missing: Iterator[int] = self.committed.missing()
