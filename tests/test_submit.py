@@ -40,7 +40,7 @@ def test_submit_a_run_to_s3(bucket, s3_server, tmp_path, ray_folder):
     environment = {**s3_server, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test"}
     environment["PATH"] = f"{scripts}:{os.environ['PATH']}"
     sources = tmp_path / "checkout"
-    shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(".*", "docs", "__pycache__", "demo-run"))
+    shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(".*", "docs", "__pycache__", "build", "demo-run"))
     head = [str(scripts / "ray"), "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
     head += [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
     # The agent's default port is one for all Rays of a machine; another test's would take it.
