@@ -58,6 +58,7 @@ class Sleepers:
             {
                 "run_id": self.context.run_id, "target_id": target.target_id, "shard": index, "attempt": attempt,
                 "layer": target.layer, "unit": target.unit, "mode": target.mode, "seed": target.seed, "status": "ok",
+                "file_name": None,
             }
             for target in shard.targets
         ]  # fmt: skip
