@@ -22,7 +22,6 @@ from cluster.storage import open_store
 from dgn import picture
 from dgn.discriminator import Discriminator, FrozenWeights
 from dgn.generator import Mode
-from dgn.info import cost
 from dgn.render import DTYPES, RenderConfig, RenderResult, render_targets
 
 log = logging.getLogger("dgn")
@@ -190,6 +189,8 @@ class RenderActor:
         """As many targets as fit on a GPU by the counted bytes; on a CPU more than a few bring nothing (measured)."""
         if self.device.type == "cpu":
             return AUTO_BATCH_CPU
+        from dgn.info import cost  # brings Triton along, half a second that a CPU's worker need not wait
+
         free, _ = torch.cuda.mem_get_info(self.device)
         free += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         if (mode, layer) not in self.bytes_per_target:
