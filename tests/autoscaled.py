@@ -36,6 +36,7 @@ CONFIG = {
     "worker_setup_commands": [], "head_start_ray_commands": [], "worker_start_ray_commands": [], "file_mounts": {},
     "cluster_synced_files": [], "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [],
 }  # fmt: skip
+SETTINGS = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "0"}
 
 
 def num_machines() -> int:
@@ -48,9 +49,10 @@ def main(command: list[str]) -> None:
         file.flush()
         subprocess.run(
             ["ray", "start", "--head", "--num-cpus=0", f"--autoscaling-config={file.name}"],
-            env={**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "0"},
-            stdout=sys.stderr, check=True,
-        )  # fmt: skip
+            env={**os.environ, **SETTINGS},
+            stdout=sys.stderr,
+            check=True,
+        )
         ray.init(address="auto", log_to_driver=False)
         print("before", num_machines(), flush=True)
         address = ray.get_runtime_context().gcs_address
