@@ -172,8 +172,8 @@ def test_a_device_without_room_for_a_batch(tmp_path, mini_weights, reliability):
 
 
 def test_workers_that_never_start_end_the_run(render_with):
-    with pytest.raises(Exception, match="no such device"):
-        render_with(fakes.UnstartableActor)
+    with pytest.raises(ShardFailed, match=r"no worker starts, tried 3 times: .*no such device"):
+        render_with(fakes.UnstartableActor, num_workers=1)
 
 
 def test_workers_that_never_start_end_the_run_beside_one_that_never_comes(render_with, monkeypatch):

@@ -216,6 +216,7 @@ def test_a_killed_driver(machines, start, whole, reliability):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_head(tmp_path, start, whole, reliability):
     """The driver lives on the head and ends with it; the same line on a new cluster goes on."""
     machines = Machines({"RAY_gcs_rpc_server_reconnect_timeout_s": "5"})  # Ray's default is a minute
@@ -261,6 +262,7 @@ def test_two_drivers_on_one_run(machines, start, whole, reliability):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_jumping_clock(machines, start, whole, reliability):
     at = time.time()
     job = start(machines, "JumpingClockActor")
@@ -292,7 +294,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-@pytest.mark.parametrize("fault", ["full disk", "read-only folder"])
+@pytest.mark.parametrize("fault", ["full disk", pytest.param("read-only folder", marks=pytest.mark.slow)])
 def test_a_disk_that_takes_no_more(fault, machines, start, small_disk, whole, reliability):
     """One line, exit code 1, nothing rendered in vain; the same line goes on when there is room again."""
     folder, remount = small_disk
