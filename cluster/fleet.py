@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import uuid
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,7 @@ from dgn.errors import DgnError, StoreError, in_one_line
 log = logging.getLogger("dgn")
 
 OLD_GPUS = ("K80", "P4", "P100", "V100", "T4")
+KNOCK_S = 10.0
 LOOK_S = 120.0  # for a machine to look into the run's folder, the start of its first worker process included
 
 
@@ -53,8 +55,9 @@ def connect(log_format: Literal["text", "json"] = "text") -> None:
         arguments = {"logging_config": ray.LoggingConfig(encoding="JSON"), "log_to_driver": False}
     if os.environ.get("RAY_ADDRESS"):
         try:
+            _knock(os.environ["RAY_ADDRESS"])
             ray.init(address="auto", **arguments)
-        except (ConnectionError, RayError, RuntimeError) as error:
+        except (OSError, RayError, RuntimeError) as error:
             address = os.environ["RAY_ADDRESS"]
             raise DgnError(
                 f"no Ray cluster at RAY_ADDRESS={address}: {in_one_line(error)}; mend or unset it"
@@ -65,6 +68,13 @@ def connect(log_format: Literal["text", "json"] = "text") -> None:
         # it takes for the address that they reach, unless it believes, as on macOS, that the system has no clusters.
         ray_constants.ENABLE_RAY_CLUSTER = False
         ray.init(address="local", include_dashboard=False, **arguments)
+
+
+def _knock(address: str) -> None:
+    """Raises: OSError where nobody listens at HOST:PORT, for which Ray itself would wait a minute and more."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
 
 
 def machines() -> list[dict[str, Any]]:

@@ -12,13 +12,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 import dgn
 from dgn.render import RenderConfig
 from dgn.targets import Layout, Target, TargetBlock, parse_targets
 
 SCHEMA_VERSION = 1  # of run.json and of the rows; a change that old readers cannot take raises it
+
+
+def _fewest_and_most(workers: str) -> tuple[int, int]:
+    fewest, _, most = workers.rpartition("-")
+    return int(fewest or most), int(most)
+
+
+def _check_workers(workers: str) -> str:
+    fewest, most = _fewest_and_most(workers)
+    if fewest > most:
+        raise ValueError("expected MIN-MAX with MIN at most MAX")
+    return workers
 
 
 class RunConfig(BaseModel):
@@ -42,23 +54,22 @@ class RunConfig(BaseModel):
     shard_size: int = Field(default=32, ge=1, le=4096)
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     # N or MIN-MAX; None: one per GPU, or one per machine without, those that join later included
-    workers: Annotated[str, BeforeValidator(str), StringConstraints(pattern=r"^(\d+-)?[1-9]\d*$")] | None = None
+    workers: (
+        Annotated[
+            str,
+            BeforeValidator(str),
+            StringConstraints(pattern=r"^(\d+-)?[1-9]\d*$"),
+            AfterValidator(_check_workers),
+        ]
+        | None
+    ) = None
     gpus_per_worker: float | None = Field(default=None, ge=0)  # None: 1 where the cluster has GPUs
     log_format: Literal["text", "json"] = "text"
-
-    @model_validator(mode="after")
-    def _check_workers(self) -> RunConfig:
-        if self.workers_range is not None and self.workers_range[0] > self.workers_range[1]:
-            raise ValueError(f"workers {self.workers}: expected MIN-MAX with MIN at most MAX")
-        return self
 
     @property
     def workers_range(self) -> tuple[int, int] | None:
         """The fewest and the most workers."""
-        if self.workers is None:
-            return None
-        fewest, _, most = self.workers.rpartition("-")
-        return int(fewest or most), int(most)
+        return None if self.workers is None else _fewest_and_most(self.workers)
 
     def render_config(
         self, precision: Literal["float32", "bfloat16"], decoder_width: float | None = None

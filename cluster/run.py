@@ -155,7 +155,7 @@ class Run:
         differing = sorted(_differences(info.fingerprint, fingerprint))
         if differing:
             name, theirs, ours = differing[0]
-            more = f" and {len(differing) - 1} more settings" if len(differing) > 1 else ""
+            more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
             raise PlanMismatch(
                 f"{self.store.url} holds a run of another configuration: {name} is {theirs} there, {ours} here{more}; "
                 "give another folder, or the settings that it was begun with (dgn resume takes them from the run)"

@@ -59,7 +59,8 @@ def validated(model: type[Settings], settings: dict[str, Any]) -> Settings:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"][:1])
         known = "" if name in model.model_fields else f" (known: {', '.join(model.model_fields)})"
-        raise DgnError(f"setting {name}: {first['msg']}, got {first['input']!r}{known}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise DgnError(f"setting {name}: {message}, got {first['input']!r}{known}") from error
 
 
 def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
@@ -89,10 +90,10 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
         )
     weights = discriminators.load_weights(config.discriminator, Path(config.weights) if config.weights else None)
     decoder = _decoder(config) if "pretrained" in modes else None
+    store.check(must_write=True)
     log_to_stderr(config.log_format)
     fleet.connect(config.log_format)
     workers = fleet.choose_workers(config.workers_range, config.gpus_per_worker)
-    store.check(must_write=True)
     if isinstance(store, LocalStore):
         fleet.check_shared(store)
     run = Run(store)
@@ -225,10 +226,11 @@ def _log_progress() -> Callable[[Any], None]:
         if progress.pictures_done not in (0, last[0]) and time.monotonic() - last[1] > LOG_EVERY_S:
             last = (progress.pictures_done, time.monotonic())
             rate = progress.pictures_per_minute
-            left_min = (progress.num_targets - progress.pictures_done) / rate if rate else float("nan")
+            num_left = progress.num_targets - progress.pictures_done
+            left = f", {num_left / rate:.0f} minutes left" if rate and num_left else ""
             log.info(
-                "%d of %d pictures, %.1f a minute, %.0f minutes left, %d retries",
-                progress.pictures_done, progress.num_targets, rate, left_min, progress.retries,
+                "%d of %d pictures, %.1f a minute%s, %d retries",
+                progress.pictures_done, progress.num_targets, rate, left, progress.retries,
             )  # fmt: skip
 
     return observe

@@ -32,6 +32,16 @@ def test_a_cluster_whose_machines_are_still_to_come(machines, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_address_where_no_cluster_is(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs", "render", str(tmp_path / "run"), *LINE],
+        cwd=ROOT, env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("dgn: no Ray cluster at RAY_ADDRESS=127.0.0.1:1: ")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a machine with a disk of its own")
 def test_a_folder_that_a_machine_does_not_share_is_refused(machines, tmp_path):
     """The second machine is a Ray node in a mount namespace where another disk lies over the folder."""
