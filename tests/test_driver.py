@@ -191,6 +191,7 @@ def test_a_folder_that_no_worker_sees_ends_the_run(render_with, tmp_path):
         render_with(fakes.FakeActor)
 
 
+@pytest.mark.slow
 def test_some_workers_that_do_not_start_leave_the_run_to_the_others(render_with):
     """Three fail at once, before the fourth is ready: no reason to give up."""
     run, progress = render_with(fakes.SomeUnstartableActor, num_workers=4)

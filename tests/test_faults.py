@@ -129,6 +129,7 @@ def silent(machines, node):
                 process.resume()
 
 
+@pytest.mark.slow
 def test_a_silent_machine(machines, start, whole, reliability):
     """At the tail its shard begins elsewhere as a straggler's does; waking up after the end, its commit loses."""
     job = start(machines)

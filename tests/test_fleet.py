@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster import fleet
+from dgn.errors import DgnError
 from tests.machines import ROOT, Job, Machines
 
 LINE = ("--targets", "classes:0-7", "--discriminator", "vgg16-mini", "--shard-size", "1")
@@ -30,6 +32,28 @@ def test_a_cluster_whose_machines_are_still_to_come(machines, tmp_path):
         "--workers 0-8 --gpus-per-worker 1"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_an_address_where_nobody_listens(monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(DgnError, match=r"no Ray cluster at RAY_ADDRESS=127\.0\.0\.1:1: .*; mend or unset it"):
+        fleet.connect()
+
+
+def test_where_ray_does_not_tell_who_leaves_nobody_does(monkeypatch, caplog):
+    """What it tells is private, and may be gone with any of its versions."""
+    monkeypatch.delattr("ray._private.state.GlobalState.get_draining_nodes")
+    fleet._warn_once.cache_clear()
+    assert fleet.leaving() == set()
+    assert fleet.leaving() == set()
+    assert caplog.text.count("cannot ask which machines are leaving") == 1
+
+
+@pytest.mark.parametrize(("model", "is_old"), [("T4", True), ("L4", False)])
+def test_gpus_without_bfloat16_are_known_by_their_model(monkeypatch, model, is_old):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": 1.0, f"accelerator_type:{model}": 1.0})
+    assert fleet.has_old_gpus() is is_old
 
 
 def test_an_address_where_no_cluster_is(tmp_path):
