@@ -150,7 +150,7 @@ def test_patience_ends(faulty, s3, retries, monkeypatch):
     with pytest.raises(StoreError) as caught:
         s3.write("images/x.png", b"picture")
     assert "write images/x.png failed" in str(caught.value)
-    assert f"{len(retries) + 1} times in 1 s" in str(caught.value)
+    assert f"{len(retries) + 1} times in " in str(caught.value)  # 0 or 1 s: waits are drawn at random
     assert "InternalError" in str(caught.value)
     assert "\n" not in str(caught.value)
 
