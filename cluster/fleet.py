@@ -57,7 +57,7 @@ def connect(log_format: Literal["text", "json"] = "text") -> None:
         try:
             _knock(os.environ["RAY_ADDRESS"])
             ray.init(address="auto", **arguments)
-        except (OSError, RayError, RuntimeError) as error:
+        except (OSError, RayError, RuntimeError, ValueError) as error:
             address = os.environ["RAY_ADDRESS"]
             raise DgnError(
                 f"no Ray cluster at RAY_ADDRESS={address}: {in_one_line(error)}; mend or unset it"

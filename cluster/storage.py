@@ -35,6 +35,8 @@ ADVICE = {
 
 def open_store(url: str) -> Store:
     """The store of a RUN as people write it: a folder, or `s3://bucket/prefix`."""
+    if not url.strip():
+        raise StoreError("RUN is empty: expected a folder or s3://bucket/prefix")
     if url.startswith("s3://"):
         return S3Store(url)
     if "://" in url:

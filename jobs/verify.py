@@ -26,7 +26,8 @@ def verify_command(url: str, sample: int, weights: str | None) -> None:
     info = run.info()
     config = info.run_config
     plan = make_plan(config, discriminators.layout(config.discriminator))
-    if plan.targets_sha256() != info.fingerprint["targets_sha256"]:
+    counts = (plan.num_targets, plan.num_shards) == (info.num_targets, info.num_shards)
+    if not counts or plan.targets_sha256() != info.fingerprint["targets_sha256"]:
         raise DgnError(f"{url}: run.json's configuration does not give its own target list; it was edited")
     committed = run.committed(info.num_shards)
     problems: list[str] = []
@@ -66,7 +67,10 @@ def verify_command(url: str, sample: int, weights: str | None) -> None:
         f"{num_scored} scored again, {len(problems)} problems"
     )
     if problems:
-        raise ShardFailed(f"{url} is not whole: {problems[0]}; dgn resume {url} renders what is missing")
+        raise ShardFailed(
+            f"{url} is not whole: {problems[0]}; dgn resume {url} renders shards that are missing, and one whose "
+            "pictures are missing or damaged once its file under metadata/ is deleted"
+        )
 
 
 def _check_file(run: Run, row: dict[str, Any]) -> list[str]:
