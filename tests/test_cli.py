@@ -127,6 +127,44 @@ def test_verify_finds_what_is_broken(finished, dgn, tmp_path):
     assert "is not whole" in err
 
 
+def test_verify_counts_by_the_target_list_not_by_an_edited_file(finished, dgn, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    content = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**content, "num_targets": 6}))
+    code, _, err = dgn("verify", copy)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "it was edited" in err
+
+
+def test_gc_spares_what_a_driver_is_making(finished, dgn, tmp_path, monkeypatch):
+    import shutil
+
+    from cluster import lease
+    from cluster.lease import Lease
+    from cluster.storage import open_store
+    from jobs import gc
+
+    monkeypatch.setattr(lease, "BEAT_S", 0.2)
+    monkeypatch.setattr(gc, "BEAT_S", 0.2)
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    with Lease(open_store(str(copy))):
+        while not (copy / "lease.json").exists():
+            time.sleep(0.01)
+        code, _, err = dgn("gc", copy, "--uncommitted")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "a driver is at work" in err
+    (copy / "lease.json").write_text("{}")
+    assert dgn("gc", copy, "--uncommitted")[0] == 0
+
+
+def test_an_empty_run_is_refused(dgn):
+    assert dgn("status", "") == (2, "", "dgn: RUN is empty: expected a folder or s3://bucket/prefix\n")
+
+
 def test_gc_deletes_only_what_no_row_names(finished, dgn, tmp_path):
     import shutil
 
