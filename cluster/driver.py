@@ -61,6 +61,7 @@ NOT_CHARGED = ("machine", "preempted", "storage")  # causes of a failed attempt 
 class Progress:
     """How far a run is; given to the observer after every change."""
 
+    run_id: str
     num_targets: int
     num_shards: int
     pictures_done: int = 0
@@ -144,7 +145,7 @@ class Driver:
         self.hurried = Run(run.store.impatient())
         self.notes = ThreadPoolExecutor(1, "notes")
         self.unwritten: list[Future[None]] = []
-        self.progress = Progress(info.num_targets, info.num_shards, shards_done=self.committed.count)
+        self.progress = Progress(info.run_id, info.num_targets, info.num_shards, shards_done=self.committed.count)
         self.progress.pictures_done = self.progress.pictures_before = self._targets_committed()
 
     def _targets_committed(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import socket
 import uuid
 from dataclasses import dataclass
@@ -46,10 +47,18 @@ def connect(log_format: Literal["text", "json"] = "text") -> None:
 
     With `json`, this process and all workers log one JSON object a line, with Ray's job, node and actor beside ours.
 
-    Raises: DgnError where RAY_ADDRESS leads nowhere.
+    Raises: DgnError where RAY_ADDRESS leads nowhere, or Ray does not start.
     """
     if ray.is_initialized():
         return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        _init(log_format)
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own prints its stack and leaves by an abort
+
+
+def _init(log_format: Literal["text", "json"]) -> None:
     arguments: dict[str, Any] = {"logging_level": logging.WARNING}
     if log_format == "json":
         arguments = {"logging_config": ray.LoggingConfig(encoding="JSON"), "log_to_driver": False}
@@ -67,7 +76,12 @@ def connect(log_format: Literal["text", "json"] = "text") -> None:
         # Ray's default joins whatever cluster was last started here, and is reached from other machines: even 127.0.0.1
         # it takes for the address that they reach, unless it believes, as on macOS, that the system has no clusters.
         ray_constants.ENABLE_RAY_CLUSTER = False
-        ray.init(address="local", include_dashboard=False, **arguments)
+        try:
+            ray.init(address="local", include_dashboard=False, **arguments)
+        except Exception as error:  # which is what Ray raises where its processes do not answer in time
+            raise DgnError(
+                f"Ray does not start on this machine: {in_one_line(error)}; try again, with less beside it"
+            ) from error
 
 
 def _knock(address: str) -> None:

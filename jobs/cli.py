@@ -6,13 +6,14 @@ Nothing heavy is imported here, so that `--help` answers at once; commands impor
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.exceptions import Abort, TyperException
+from typer.exceptions import TyperException
 
 from dgn.errors import DgnError, ShardFailed, printable
 
@@ -38,6 +39,9 @@ Workers = Annotated[
     str | None, typer.Option(metavar="N|MIN-MAX", help="Default: one per GPU, or per machine without any.")
 ]
 GpusPerWorker = Annotated[float | None, typer.Option(help="Default: 1 where there are GPUs.")]
+
+
+INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 
 
 class Format(StrEnum):
@@ -261,17 +265,29 @@ def print_json(value: Any) -> None:
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 something is missing or broken in the run, 2 bad input, 130 interrupted."""
+    """Entry point. Exit codes: 0 done, 1 something is missing or broken in the run, 2 bad input, 130 interrupted by
+    SIGINT (Ctrl-C), 143 by SIGTERM (`ray job stop`, Kubernetes, a shutdown)."""
+    ended_by = signal.SIGINT
+
+    def terminate(*_: object) -> None:
+        nonlocal ended_by
+        ended_by = signal.SIGTERM
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        if code == INTERRUPTED:
+            code = _say(
+                "interrupted; dgn render goes on with the same line, dgn pretrain with --resume", 128 + ended_by
+            )
+        sys.exit(code)
     except TyperException as error:
         sys.exit(_say(f"{' '.join(error.format_message().split())}; --help tells what there is", 2))
     except DgnError as error:
         sys.exit(_say(error, 2))
     except ShardFailed as error:
         sys.exit(_say(error, 1))
-    except Abort:
-        sys.exit(_say("interrupted; dgn render goes on with the same line, dgn pretrain with --resume", 130))
 
 
 def _say(what: object, code: int) -> int:

@@ -231,6 +231,7 @@ def _log_progress() -> Callable[[Any], None]:
             log.info(
                 "%d of %d pictures, %.1f a minute%s, %d retries",
                 progress.pictures_done, progress.num_targets, rate, left, progress.retries,
+                extra={"run": progress.run_id},
             )  # fmt: skip
 
     return observe

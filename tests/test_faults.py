@@ -6,6 +6,7 @@ Each test injects one fault into a run of a renderer that sleeps, and ends with 
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -215,6 +216,20 @@ def test_a_killed_driver(machines, start, whole, reliability):
         "driver killed", "SIGKILL, the same line again", "goes on with what is missing",
         None, mended["at"] - at, *outcome,
     )  # fmt: skip
+
+
+def test_an_interrupted_driver_says_so(machines, start, whole):
+    """By SIGTERM, as `ray job stop` and Kubernetes do, and by Ctrl-C; the same line goes on."""
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        job = start(machines)
+        job.wait_for("done:", 3)
+        job.process.send_signal(number)
+        assert job.wait() == code
+        last = job.log.strip().splitlines()[-1]
+        assert last == "dgn: interrupted; dgn render goes on with the same line, dgn pretrain with --resume"
+        assert "SIGTERM received" not in job.log, "Ray's own end"
+    assert start(machines).wait() == 0
+    whole()
 
 
 @pytest.mark.slow
