@@ -15,7 +15,8 @@ import torch
 
 from dgn import picture
 from dgn.discriminator import Discriminator, load_weights
-from dgn.render import DTYPES, RenderConfig, render_targets
+from dgn.recipes import RenderConfig
+from dgn.render import DTYPES, render_targets
 from dgn.targets import Target, WeightedUnit
 
 

@@ -25,7 +25,7 @@ import ray
 import typer
 
 from cluster import fleet
-from cluster.actor import Place, RunContext, ShardReport
+from cluster.context import Place, RunContext, ShardReport
 from cluster.driver import Driver
 from cluster.fleet import Workers
 from cluster.plan import RunConfig, fingerprint, make_plan

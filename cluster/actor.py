@@ -6,7 +6,6 @@ import logging
 import platform
 import resource
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,55 +14,19 @@ import torch
 from torch import Tensor
 
 from cluster import storage
+from cluster.context import Place, RunContext, ShardReport
 from cluster.metrics import Metrics
-from cluster.plan import Plan
 from cluster.run import Run, image_key, sha256
 from cluster.storage import open_store
 from dgn import picture
 from dgn.discriminator import Discriminator, FrozenWeights
-from dgn.generator import Mode
-from dgn.render import DTYPES, RenderConfig, RenderResult, render_targets
+from dgn.render import DTYPES, RenderResult, render_targets
+from dgn.targets import Mode
 
 log = logging.getLogger("dgn")
 
 AUTO_BATCH_CPU = 4
 MEMORY_SHARE = 0.8  # of a GPU's free memory that `--batch-size auto` plans with
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """What every actor of a run is given once, small enough to be pickled to each."""
-
-    url: str
-    run_id: str
-    plan: Plan
-    render: RenderConfig
-    fingerprint: dict[str, Any]
-    batch_size: int | None  # None: chosen from the device's memory
-
-
-@dataclass(frozen=True)
-class ShardReport:
-    """What an actor tells the driver about a shard that it finished. `won`: this attempt is the one committed."""
-
-    shard: int
-    num_pictures: int
-    statuses: dict[str, int]
-    seconds: float
-    won: bool
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where an actor lives. `node`: Ray's id of the machine."""
-
-    node: str
-    host: str
-    device: str
-
-    @classmethod
-    def here(cls, device: str) -> Place:
-        return cls(ray.get_runtime_context().get_node_id(), platform.node(), device)
 
 
 class RenderActor:

@@ -25,7 +25,8 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayError
 
 from cluster import fleet, storage
-from cluster.actor import Place, RenderActor, RunContext, ShardReport
+from cluster.actor import RenderActor
+from cluster.context import Place, RunContext, ShardReport
 from cluster.fleet import Workers
 from cluster.lease import Lease
 from cluster.metrics import Metrics

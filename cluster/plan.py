@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 import dgn
-from dgn.render import RenderConfig
+from dgn.recipes import RenderConfig
 from dgn.targets import Layout, Target, TargetBlock, parse_targets
 
 SCHEMA_VERSION = 1  # of run.json and of the rows; a change that old readers cannot take raises it

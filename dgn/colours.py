@@ -11,10 +11,6 @@ from dgn.discriminator import IMAGENET_MEAN
 # deviation: luminance, red against blue, green against magenta. Rows are R, G, B. Measured for this project.
 PHOTO_AXES = ((0.239, 0.089, 0.024), (0.245, 0.0, -0.049), (0.248, -0.085, 0.025))
 
-# Deviations along these axes within a picture: luminance's median over the same photographs, and three quarters of the
-# colours' (0.60, 0.51), docs/method.md.
-PICTURE_CONTRAST = (0.87, 0.45, 0.38)
-
 
 def from_axes(components_N3HW: Tensor) -> Tensor:
     """Luminance and two colour differences, each of variance 1 over photographs -> RGB, (N, 3, H, W), [0, 1] shown."""

@@ -14,13 +14,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Mode = Literal["untrained", "pretrained"]
+from dgn.targets import Mode
+
 Weights = Mapping[str, Tensor]
 Normalise = Callable[[Tensor, Weights, int], Tensor]
 

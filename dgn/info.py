@@ -8,8 +8,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dgn import discriminator as discriminators
-from dgn.generator import PICTURE_PX, Mode, generate
-from dgn.render import DTYPES, RenderConfig
+from dgn.generator import PICTURE_PX, generate
+from dgn.recipes import RenderConfig
+from dgn.render import DTYPES, architecture_of
+from dgn.targets import Mode
 
 COPIES = {"adamax": 4, "sgd": 3}  # weights, gradient, and the optimiser's moments, float32 each
 
@@ -41,7 +43,7 @@ class Cost:
 
 def cost(config: RenderConfig, mode: Mode, network: str, layer: str | None = None) -> Cost:
     """Counts one target's cost against a layer of a network (its classes' where none is given)."""
-    recipe, architecture = config.recipe(mode), config.architecture(mode)
+    recipe, architecture = config.recipe(mode), architecture_of(config, mode)
     discriminator_ops, discriminator_map_bytes = _discriminator_cost(network, layer, DTYPES[config.precision])
     return Cost(
         width=recipe.width,
@@ -58,7 +60,7 @@ def cost(config: RenderConfig, mode: Mode, network: str, layer: str | None = Non
 
 def _generator_map_bytes(config: RenderConfig, mode: Mode) -> int:
     """G's maps that one target's backward pass needs: each convolution's output three times (conv, ReLU, norm)."""
-    architecture, total, px = config.architecture(mode), 0, 5
+    architecture, total, px = architecture_of(config, mode), 0, 5
     for conv in architecture.convs:
         px = 2 * px - conv.kernel_px + 1 if conv.is_after_upsample else px
         total += 3 * conv.out_channels * px * px
@@ -66,7 +68,7 @@ def _generator_map_bytes(config: RenderConfig, mode: Mode) -> int:
 
 
 def _generator_ops(config: RenderConfig, mode: Mode) -> int:
-    architecture = config.architecture(mode)
+    architecture = architecture_of(config, mode)
     with torch.device("meta"):
         weights = {
             name: torch.empty(shape, requires_grad=name in architecture.trainable)

@@ -12,106 +12,24 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dgn import objectives
-from dgn.colours import PICTURE_CONTRAST, displayable, from_axes
+from dgn.colours import displayable, from_axes
 from dgn.discriminator import Discriminator
 from dgn.errors import DgnError
-from dgn.generator import Architecture, Mode, Weights, generate_batch, initial_weights
-from dgn.moves import Moves, move
-from dgn.targets import Target
+from dgn.generator import Architecture, Weights, generate_batch, initial_weights
+from dgn.moves import draw_moves, move
+from dgn.recipes import Recipe, RenderConfig
+from dgn.targets import Mode, Target
 
 log = logging.getLogger(__name__)
 
 CURVE_POINTS = 64
-Precision = Literal["float32", "bfloat16", "float64"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one mode's pictures are optimised. The defaults are the paper's untrained mode (Table 1, Eq. 2 and 3)."""
-
-    width: float = 1.0  # factor on G's channels
-    has_last_relu: bool = True  # of the untrained G
-    num_updates: int = 500
-    optimiser: Literal["adamax", "sgd"] = "adamax"
-    learning_rate: float = 0.002
-    noise: Literal["additive", "multiplicative"] = "additive"
-    noise_sigma: float = 2.0
-    penalty_others: float = 0.01  # lambda; the notebooks' 10 / 1000 classes
-    num_views: int = 0  # moved views per update; 0: D sees the picture itself
-    moves: Moves = field(default_factory=Moves)
-    is_displayable: bool = False  # G's output kept to colours in [0, 1] in the loop; else unbounded
-    code: Literal["ones", "data"] = "ones"  # pretrained f: relu(alpha * noise), or steps away from the mean code
-    penalty_alpha: float = 0.1  # Eq. 4
-    contrast: tuple[float, float, float] | None = None  # deviations of the colour axes, pretrained; None: the decoder's
-    wakes_silent_units: bool = False
-    num_snapshots: int = 1  # above 1: the picture is the per-pixel median of the last snapshots
-    updates_per_snapshot: int = 40
-    tone_mapping: Literal["none", "notebook"] = "none"  # the notebooks' stretch of each picture to its own range
-
-
-PAPER = {
-    "untrained": Recipe(),
-    "pretrained": Recipe(
-        num_updates=1200,
-        optimiser="sgd",
-        learning_rate=0.01,
-        noise="multiplicative",
-        noise_sigma=0.05,
-        num_snapshots=10,
-    ),
-}
-_DISPLAYABLE = Recipe(noise_sigma=0.3, penalty_others=0.001, num_views=4, is_displayable=True, wakes_silent_units=True)
-STANDARD = {  # chosen by measurements, docs/method.md
-    "untrained": replace(_DISPLAYABLE, width=0.5, has_last_relu=False, num_updates=240),
-    "pretrained": replace(
-        _DISPLAYABLE,
-        num_updates=240,
-        learning_rate=0.06,
-        noise_sigma=0.05,
-        code="data",
-        penalty_alpha=0.0,
-        contrast=PICTURE_CONTRAST,
-    ),
-}
-DRAFT = {mode: replace(recipe, num_updates=80, num_views=2) for mode, recipe in STANDARD.items()}
-PRESETS = {"paper": PAPER, "standard": STANDARD, "draft": DRAFT}
-
-
-@dataclass(frozen=True)
-class RenderConfig:
-    """Everything that decides a picture besides its target, D's weights and the decoder's weights."""
-
-    preset: str = "standard"
-    untrained: Recipe = field(default_factory=lambda: STANDARD["untrained"])
-    pretrained: Recipe = field(default_factory=lambda: STANDARD["pretrained"])
-    precision: Precision = "float32"
-
-    @classmethod
-    def from_preset(cls, preset: str, precision: Precision = "float32", **changes: Any) -> RenderConfig:
-        """A preset, with changes to the recipes of both modes.
-
-        Raises: DgnError for an unknown preset.
-        """
-        if preset not in PRESETS:
-            raise DgnError(f"unknown preset '{preset}': expected one of {', '.join(PRESETS)}")
-        recipes = PRESETS[preset]
-        untrained, pretrained = (replace(recipes[mode], **changes) for mode in ("untrained", "pretrained"))
-        return cls(preset, untrained, pretrained, precision)
-
-    def recipe(self, mode: Mode) -> Recipe:
-        return self.untrained if mode == "untrained" else self.pretrained
-
-    def architecture(self, mode: Mode) -> Architecture:
-        recipe = self.recipe(mode)
-        return Architecture(mode, recipe.width, recipe.has_last_relu)
 
 
 @dataclass(frozen=True)
@@ -128,6 +46,12 @@ class RenderResult:
     @property
     def is_finite(self) -> bool:
         return bool(torch.isfinite(self.picture_3HW).all())
+
+
+def architecture_of(config: RenderConfig, mode: Mode) -> Architecture:
+    """G as a mode's recipe wants it."""
+    recipe = config.recipe(mode)
+    return Architecture(mode, recipe.width, recipe.has_last_relu)
 
 
 class _Stream:
@@ -160,7 +84,7 @@ class _Batch:
         mode = targets[0].mode
         if any(target.mode != mode for target in targets):
             raise ValueError("a batch holds targets of one mode: untrained and pretrained differ in what is optimised")
-        architecture, dtype, device = config.architecture(mode), DTYPES[config.precision], discriminator.device
+        architecture, dtype, device = architecture_of(config, mode), DTYPES[config.precision], discriminator.device
         master = torch.float64 if dtype == torch.float64 else torch.float32
         streams = [_Stream(target) for target in targets]
         shared: dict[str, Tensor] = {}
@@ -228,7 +152,7 @@ class _Batch:
         views = self.pictures(noise_NK)
         num_views = self.recipe.num_views
         if num_views:
-            maps = torch.stack([self.recipe.moves.draw(num_views, stream.generator) for stream in self.streams])
+            maps = torch.stack([draw_moves(self.recipe.moves, num_views, stream.generator) for stream in self.streams])
             views = move(views, self._on_device(maps))
         responses = self.discriminator.responses(views, list(self.wanted))
         values = {

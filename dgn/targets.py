@@ -10,11 +10,11 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 from dgn.errors import TargetError
-from dgn.generator import Mode
 
+Mode = Literal["untrained", "pretrained"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 

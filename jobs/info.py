@@ -8,7 +8,8 @@ from typing import Any
 from dgn import discriminator as discriminators
 from dgn import info
 from dgn.errors import DgnError
-from dgn.render import DTYPES, RenderConfig
+from dgn.recipes import RenderConfig
+from dgn.render import DTYPES
 from dgn.targets import MODES
 from jobs.cli import print_json
 

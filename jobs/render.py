@@ -20,8 +20,8 @@ from dgn import discriminator as discriminators
 from dgn import embedded, info
 from dgn.decoder import FrozenDecoder, read_decoder
 from dgn.errors import DgnError, ShardFailed, WeightsMismatch, WeightsMissing
-from dgn.generator import Mode
-from dgn.render import RenderConfig
+from dgn.recipes import RenderConfig
+from dgn.targets import Mode
 
 log = logging.getLogger("dgn")
 LOG_EVERY_S = 10.0
@@ -66,7 +66,7 @@ def validated(model: type[Settings], settings: dict[str, Any]) -> Settings:
 def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
     """Checks everything that can be wrong before anything is written, then renders."""
     from cluster import driver, fleet
-    from cluster.actor import RunContext
+    from cluster.context import RunContext
 
     layout = discriminators.layout(config.discriminator)
     plan = make_plan(config, layout)

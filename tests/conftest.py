@@ -13,7 +13,7 @@ import torch
 from dgn.decoder import expected_shapes
 from dgn.discriminator import Discriminator, load_weights
 from dgn.generator import Architecture, initial_weights
-from dgn.render import RenderConfig
+from dgn.recipes import RenderConfig
 from tests.reliability import Fault, note
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # else other tests on the same cores starve Ray's workers

@@ -3,7 +3,6 @@
 python -m tests.fake_render ACTOR render RUN --targets ...
 """
 
-import functools
 import sys
 
 from cluster import driver
@@ -12,5 +11,11 @@ from tests import fakes
 
 if __name__ == "__main__":
     actor = getattr(fakes, sys.argv.pop(1))
-    driver.Driver = functools.partial(driver.Driver, actor_class=actor)
+    RealDriver = driver.Driver
+
+    def fake_driver(run, info, context, weights, decoder, *others):
+        """Without weights, which would have every worker import torch."""
+        return RealDriver(run, info, context, None, None, *others, actor_class=actor)
+
+    driver.Driver = fake_driver
     cli.main()

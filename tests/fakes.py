@@ -1,4 +1,7 @@
-"""Renderers that draw nothing or misbehave on purpose. The Ray, the store and the driver around them are real."""
+"""Renderers that draw nothing or misbehave on purpose. The Ray, the store and the driver around them are real.
+
+Nothing here imports torch, which would be most of what a worker's start costs.
+"""
 
 import os
 import time
@@ -6,10 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import ray
-import torch
 
-import dgn.render
-from cluster.actor import Place, RenderActor, ShardReport
+from cluster.context import Place, ShardReport
 from cluster.run import Run, image_key, sha256
 from cluster.storage import open_store
 from dgn.errors import StoreError
@@ -152,26 +153,11 @@ def jump_clock(seconds):
     time.time = lambda: real_time() + seconds
 
 
-class CrampedActor(RenderActor):
-    """A device whose memory holds two targets at once, not four."""
-
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        render_batch = dgn.render.render_batch
-
-        def cramped(targets, *others):
-            if len(targets) > 2:
-                with Path(self.context.url + "-too-large").open("a") as notes:
-                    notes.write(str(len(targets)))
-                raise torch.OutOfMemoryError(f"no room for {len(targets)} targets")
-            return render_batch(targets, *others)
-
-        dgn.render.render_batch = cramped
-
-
 class FullDeviceActor(FakeActor):
     """A device that has no room for a single target of shard 2."""
 
     def trouble(self, index, attempt):
         if index == 2:
+            import torch
+
             raise torch.OutOfMemoryError("CUDA out of memory")

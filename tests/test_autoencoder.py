@@ -10,7 +10,8 @@ from dgn.autoencoder import Autoencoder, add_noise, along_axes, central_crop, cr
 from dgn.decoder import PLACES, code_directions, expected_shapes, read_decoder, serialise
 from dgn.errors import DgnError, WeightsMismatch
 from dgn.generator import Architecture, generate, generate_batch, layers, running_averages
-from dgn.render import RenderConfig, _Batch, render_batch
+from dgn.recipes import RenderConfig
+from dgn.render import _Batch, render_batch
 from dgn.targets import Target, WeightedUnit
 from tests.conftest import WIDTH, random_decoder
 

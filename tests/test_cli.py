@@ -380,6 +380,12 @@ def test_help_imports_nothing_heavy():
     assert "--targets" in done.stdout
 
 
+def test_what_draws_nothing_does_not_wait_for_torch():
+    """Of `dgn status` torch would be most of the seconds, and of the start of a worker that only sleeps."""
+    code = "import sys, jobs.status, jobs.query, jobs.gc, tests.fakes; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=False).returncode == 0
+
+
 def readme_lines():
     text = (Path(__file__).parent.parent / "README.md").read_text()
     return [line.strip().split("  #")[0].strip() for line in text.splitlines() if line.startswith("    dgn ")]

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from cluster import driver
-from cluster.actor import RunContext
+from cluster.context import RunContext
 from cluster.driver import Driver
 from cluster.fleet import Workers, choose_workers, connect
 from cluster.plan import RunConfig, fingerprint, make_plan
@@ -15,6 +15,7 @@ from dgn.discriminator import layout
 from dgn.errors import DgnError, ShardFailed
 from tests import fakes
 from tests.conftest import WIDTH
+from tests.cramped import CrampedActor
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -160,7 +161,7 @@ def test_a_device_without_room_for_a_batch(tmp_path, mini_weights, reliability):
     info = run.start(identity, config, plan.num_targets, plan.num_shards)
     context = RunContext(run.store.url, info.run_id, plan, render, identity, 4)
     start = time.monotonic()
-    progress = Driver(run, info, context, mini_weights, None, Workers(1, 0, 1), actor_class=fakes.CrampedActor).loop()
+    progress = Driver(run, info, context, mini_weights, None, Workers(1, 0, 1), actor_class=CrampedActor).loop()
     assert (progress.shards_done, progress.retries) == (2, 0)
     assert sum(progress.statuses.values()) == 8
     assert (tmp_path / "run-too-large").read_text() == "4", "the second shard begins with two at once"

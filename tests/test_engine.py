@@ -11,7 +11,8 @@ from dgn.colours import PHOTO_AXES
 from dgn.discriminator import IMAGENET_MEAN
 from dgn.errors import DgnError
 from dgn.generator import Architecture, initial_weights
-from dgn.render import PRESETS, RenderConfig, render_batch, render_targets
+from dgn.recipes import PRESETS, RenderConfig
+from dgn.render import render_batch, render_targets
 from dgn.targets import Target, WeightedUnit
 from tests.conftest import WIDTH, random_decoder
 from tests.paper_port import PaperGenerator, paper_losses

@@ -2,20 +2,21 @@
 
 import torch
 
-from dgn.moves import Moves, move
+from dgn.moves import draw_moves, move
+from dgn.recipes import Moves
 
 
 def test_no_move_is_the_identity():
     image = torch.rand(2, 3, 32, 32)
-    still = Moves(1, 1, 0, 0).draw(3, torch.Generator())
+    still = draw_moves(Moves(1, 1, 0, 0), 3, torch.Generator())
     views = move(image, torch.stack([still, still]))
     torch.testing.assert_close(views, image.repeat_interleave(3, 0), atol=1e-5, rtol=0)
 
 
 def test_moves_stay_in_their_range_and_come_from_the_stream():
     moves = Moves(scale_min=0.8, scale_max=1.2, turn_deg=12, shift=0.15)
-    maps = moves.draw(500, torch.Generator().manual_seed(0))
-    assert torch.equal(maps, moves.draw(500, torch.Generator().manual_seed(0)))
+    maps = draw_moves(moves, 500, torch.Generator().manual_seed(0))
+    assert torch.equal(maps, draw_moves(moves, 500, torch.Generator().manual_seed(0)))
     zoom = 1 / maps[:, :, :2].det().sqrt()
     turn = torch.rad2deg(torch.atan2(maps[:, 1, 0], maps[:, 0, 0]))
     assert 0.8 <= zoom.min() < 0.85 < 1.15 < zoom.max() <= 1.2
@@ -32,5 +33,5 @@ def test_a_shift_moves_the_picture_by_its_share_of_the_side():
 
 def test_a_views_gradient_reaches_every_pixel():
     image = torch.rand(1, 3, 64, 64, requires_grad=True)
-    move(image, Moves().draw(4, torch.Generator().manual_seed(1))[None]).sum().backward()
+    move(image, draw_moves(Moves(), 4, torch.Generator().manual_seed(1))[None]).sum().backward()
     assert (image.grad > 0).float().mean() > 0.9

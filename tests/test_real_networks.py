@@ -4,7 +4,8 @@ import pytest
 
 from dgn import picture
 from dgn.discriminator import Discriminator, load_weights
-from dgn.render import RenderConfig, render_batch
+from dgn.recipes import RenderConfig
+from dgn.render import render_batch
 from dgn.targets import Target, WeightedUnit
 
 pytestmark = pytest.mark.real_weights

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cluster import driver, storage, store
-from cluster.actor import RunContext
+from cluster.context import RunContext
 from cluster.driver import Driver
 from cluster.fleet import Workers
 from cluster.plan import RunConfig, fingerprint, make_plan

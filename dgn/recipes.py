@@ -1,0 +1,104 @@
+"""How pictures are optimised: the paper's recipe, ours, and what a run may change. Plain data, so that commands which
+draw nothing need not wait for torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from dgn.errors import DgnError
+from dgn.targets import Mode
+
+Precision = Literal["float32", "bfloat16", "float64"]
+
+# Deviations along the axes of `colours.py` within a picture: luminance's median over the same photographs, and three
+# quarters of the colours' (0.60, 0.51), docs/method.md.
+PICTURE_CONTRAST = (0.87, 0.45, 0.38)
+
+
+@dataclass(frozen=True)
+class Moves:
+    """How far a view may stray from the picture. Scale factors, degrees, and shares of the picture's side."""
+
+    scale_min: float = 0.8
+    scale_max: float = 1.2
+    turn_deg: float = 12.0
+    shift: float = 0.15
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one mode's pictures are optimised. The defaults are the paper's untrained mode (Table 1, Eq. 2 and 3)."""
+
+    width: float = 1.0  # factor on G's channels
+    has_last_relu: bool = True  # of the untrained G
+    num_updates: int = 500
+    optimiser: Literal["adamax", "sgd"] = "adamax"
+    learning_rate: float = 0.002
+    noise: Literal["additive", "multiplicative"] = "additive"
+    noise_sigma: float = 2.0
+    penalty_others: float = 0.01  # lambda; the notebooks' 10 / 1000 classes
+    num_views: int = 0  # moved views per update; 0: D sees the picture itself
+    moves: Moves = field(default_factory=Moves)
+    is_displayable: bool = False  # G's output kept to colours in [0, 1] in the loop; else unbounded
+    code: Literal["ones", "data"] = "ones"  # pretrained f: relu(alpha * noise), or steps away from the mean code
+    penalty_alpha: float = 0.1  # Eq. 4
+    contrast: tuple[float, float, float] | None = None  # deviations of the colour axes, pretrained; None: the decoder's
+    wakes_silent_units: bool = False
+    num_snapshots: int = 1  # above 1: the picture is the per-pixel median of the last snapshots
+    updates_per_snapshot: int = 40
+    tone_mapping: Literal["none", "notebook"] = "none"  # the notebooks' stretch of each picture to its own range
+
+
+PAPER = {
+    "untrained": Recipe(),
+    "pretrained": Recipe(
+        num_updates=1200,
+        optimiser="sgd",
+        learning_rate=0.01,
+        noise="multiplicative",
+        noise_sigma=0.05,
+        num_snapshots=10,
+    ),
+}
+_DISPLAYABLE = Recipe(noise_sigma=0.3, penalty_others=0.001, num_views=4, is_displayable=True, wakes_silent_units=True)
+STANDARD = {  # chosen by measurements, docs/method.md
+    "untrained": replace(_DISPLAYABLE, width=0.5, has_last_relu=False, num_updates=240),
+    "pretrained": replace(
+        _DISPLAYABLE,
+        num_updates=240,
+        learning_rate=0.06,
+        noise_sigma=0.05,
+        code="data",
+        penalty_alpha=0.0,
+        contrast=PICTURE_CONTRAST,
+    ),
+}
+DRAFT = {mode: replace(recipe, num_updates=80, num_views=2) for mode, recipe in STANDARD.items()}
+PRESETS = {"paper": PAPER, "standard": STANDARD, "draft": DRAFT}
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """Everything that decides a picture besides its target, D's weights and the decoder's weights."""
+
+    preset: str = "standard"
+    untrained: Recipe = field(default_factory=lambda: STANDARD["untrained"])
+    pretrained: Recipe = field(default_factory=lambda: STANDARD["pretrained"])
+    precision: Precision = "float32"
+
+    @classmethod
+    def from_preset(cls, preset: str, precision: Precision = "float32", **changes: Any) -> RenderConfig:
+        """A preset, with changes to the recipes of both modes.
+
+        Raises: DgnError for an unknown preset.
+        """
+        if preset not in PRESETS:
+            raise DgnError(f"unknown preset '{preset}': expected one of {', '.join(PRESETS)}")
+        recipes = PRESETS[preset]
+        untrained, pretrained = (replace(recipes[mode], **changes) for mode in ("untrained", "pretrained"))
+        return cls(preset, untrained, pretrained, precision)
+
+    def recipe(self, mode: Mode) -> Recipe:
+        return self.untrained if mode == "untrained" else self.pretrained
