@@ -5,6 +5,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV_VERSION := 0.13.9
 DEMO_RUN ?= demo-run
+DEMO_FLAGS ?=
+# Ray starts a process per worker: each would compile torch and Ray anew where bytecode is not kept.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test decoder lint setup lock clean
 
@@ -20,7 +23,7 @@ setup: .venv/.installed
 	@touch $@
 
 demo: setup
-	$(BIN)/dgn render $(DEMO_RUN) --config jobs/demo.yaml
+	$(BIN)/dgn render $(DEMO_RUN) --config jobs/demo.yaml $(DEMO_FLAGS)
 	$(BIN)/dgn sheet $(DEMO_RUN) $(DEMO_RUN)/sheet.png --columns 4
 	$(BIN)/dgn query $(DEMO_RUN) --top 5
 

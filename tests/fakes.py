@@ -156,8 +156,11 @@ def jump_clock(seconds):
 class FullDeviceActor(FakeActor):
     """A device that has no room for a single target of shard 2."""
 
+    def before_start(self):
+        import torch
+
+        self.error = torch.OutOfMemoryError
+
     def trouble(self, index, attempt):
         if index == 2:
-            import torch
-
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error("CUDA out of memory")
