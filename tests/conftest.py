@@ -1,5 +1,6 @@
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from dgn.recipes import RenderConfig
 from tests.reliability import Fault, note
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # else other tests on the same cores starve Ray's workers
+signal.signal(signal.SIGINT, signal.default_int_handler)  # else jobs of a pytest in the background are deaf to Ctrl-C
 
 WIDTH = 0.125  # of G in tests: the same code, a sixty-fourth of the arithmetic
 
