@@ -51,6 +51,8 @@ def connect(log_format: Literal["text", "json"] = "text") -> None:
     """
     if ray.is_initialized():
         return
+    # Of attempts that a run's end cuts off; whoever waits for an answer tells its error.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         _init(log_format)
