@@ -72,6 +72,13 @@ def test_nothing_is_rendered_again(render_with):
     assert len(target_ids(run)) == 16
 
 
+@pytest.fixture
+def no_stragglers(monkeypatch):
+    """Shards of milliseconds are soon called slow; an attempt more would be counted, or killed and leave pictures."""
+    monkeypatch.setattr(driver, "STRAGGLER_FACTOR", 1e9)
+
+
+@pytest.mark.usefixtures("no_stragglers")
 def test_poison_is_quarantined_after_three_attempts_and_the_rest_finishes(render_with, reliability):
     start, seen = time.monotonic(), []
     watch = lambda p: seen.append((time.monotonic() - start, len(p.quarantined)))  # noqa: E731
@@ -91,8 +98,8 @@ def test_poison_is_quarantined_after_three_attempts_and_the_rest_finishes(render
     )  # fmt: skip
 
 
-def test_an_answer_lost_after_the_commit_makes_no_second_picture(render_with, monkeypatch):
-    monkeypatch.setattr(driver, "STRAGGLER_FACTOR", 1e9)  # a duplicate killed at the end would leave pictures for gc
+@pytest.mark.usefixtures("no_stragglers")
+def test_an_answer_lost_after_the_commit_makes_no_second_picture(render_with):
     run, progress = render_with(fakes.LostAnswerActor)
     assert progress.shards_done == 8
     assert len(target_ids(run)) == len(set(target_ids(run))) == 16
@@ -113,11 +120,11 @@ def test_a_hanging_shard_is_given_to_another_worker(render_with, monkeypatch, re
     assert any("no sign of work for 8 s" in f["error"] for f in run.failures())
 
 
+@pytest.mark.usefixtures("no_stragglers")
 def test_a_long_shard_is_left_alone_while_its_work_goes_on(render_with, monkeypatch):
     """Twelve seconds of steps, where silence of five is a hang."""
     monkeypatch.setattr(driver, "SILENCE_S", 5.0)
     monkeypatch.setattr(driver, "PULSE_S", 1.0)
-    monkeypatch.setattr(driver, "STRAGGLER_FACTOR", 1e9)
     run, progress = render_with(fakes.BusyActor)
     assert (progress.shards_done, progress.retries) == (8, 0)
     assert list(run.failures()) == []
@@ -138,6 +145,7 @@ def test_a_straggler_is_duplicated_at_the_tail(render_with, reliability, caplog)
     assert len(target_ids(run)) == len(set(target_ids(run))) == 16
 
 
+@pytest.mark.usefixtures("no_stragglers")
 def test_a_device_without_room_for_a_target(render_with, reliability):
     start = time.monotonic()
     run, progress = render_with(fakes.FullDeviceActor)
