@@ -20,6 +20,7 @@ log = logging.getLogger("dgn")
 LEASE_FILE = "lease.json"
 BEAT_S = 5.0
 QUIET_S = 20.0  # a lease that has not changed for so long is a dead driver's
+LOOK_S = 0.5  # between two looks at a lease while somebody waits
 
 
 def read_lease(store: Store) -> dict[str, Any]:
@@ -44,6 +45,17 @@ class Lookout:
         if lease != self._seen:
             self._seen, self._changed_at = lease, time.monotonic()
         return bool(lease) and time.monotonic() - self._changed_at < QUIET_S
+
+
+def is_driver_at_work(store: Store) -> bool:
+    """For what must not be done beside a driver. Watches a lease until it changes, or has been quiet for too long."""
+    before = read_lease(store)
+    until = time.monotonic() + QUIET_S
+    while before and time.monotonic() < until:
+        time.sleep(LOOK_S)
+        if (now := read_lease(store)) != before:
+            return bool(now)
+    return False
 
 
 class Lease:

@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
-from cluster.lease import BEAT_S, read_lease
-from cluster.run import Run
+from cluster.lease import is_driver_at_work
 from dgn.errors import DgnError, printable
 from jobs.status import open_run
-
-
-def _check_idle(run: Run) -> None:
-    """Raises: DgnError while a driver is at work, whose lease changes with every beat."""
-    before = read_lease(run.store)
-    if before:
-        time.sleep(BEAT_S + 1)
-        if read_lease(run.store) not in (before, {}):
-            raise DgnError(
-                f"a driver is at work on {run.store.url}: --uncommitted would delete what it is making; wait"
-            )
 
 
 def gc_command(url: str, uncommitted: bool, dry_run: bool) -> None:
@@ -26,8 +12,8 @@ def gc_command(url: str, uncommitted: bool, dry_run: bool) -> None:
     since an attempt at them may be under way."""
     run = open_run(url)
     info = run.info()
-    if uncommitted and not dry_run:
-        _check_idle(run)
+    if uncommitted and not dry_run and is_driver_at_work(run.store):
+        raise DgnError(f"a driver is at work on {run.store.url}: --uncommitted would delete what it is making; wait")
     committed = run.committed(info.num_shards)
     named: dict[int, set[str]] = {}
     num_deleted = num_kept = num_temporary = 0

@@ -145,10 +145,8 @@ def test_gc_spares_what_a_driver_is_making(finished, dgn, tmp_path, monkeypatch)
     from cluster import lease
     from cluster.lease import Lease
     from cluster.storage import open_store
-    from jobs import gc
 
     monkeypatch.setattr(lease, "BEAT_S", 0.2)
-    monkeypatch.setattr(gc, "BEAT_S", 0.2)
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
     with Lease(open_store(str(copy))):
@@ -157,7 +155,8 @@ def test_gc_spares_what_a_driver_is_making(finished, dgn, tmp_path, monkeypatch)
         code, _, err = dgn("gc", copy, "--uncommitted")
     assert (code, err.count("\n")) == (2, 1)
     assert "a driver is at work" in err
-    (copy / "lease.json").write_text("{}")
+    monkeypatch.setattr(lease, "QUIET_S", 1.0)
+    (copy / "lease.json").write_text('{"driver": "killed", "beats": 7}')
     assert dgn("gc", copy, "--uncommitted")[0] == 0
 
 

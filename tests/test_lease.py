@@ -1,10 +1,11 @@
 """Who tells whether a driver is at work."""
 
 import json
+import threading
 import time
 
 from cluster import lease
-from cluster.lease import LEASE_FILE, Lookout
+from cluster.lease import LEASE_FILE, Lookout, is_driver_at_work
 from cluster.storage import open_store
 
 
@@ -20,3 +21,22 @@ def test_a_driver_is_at_work_while_its_lease_changes(tmp_path, monkeypatch):
         assert not lookout.sees_driver(), "killed, and its lease has stayed"
     store.delete(LEASE_FILE)
     assert not lookout.sees_driver()
+
+
+def test_a_driver_whose_store_is_slow_is_at_work_too(tmp_path, monkeypatch):
+    """Its next beat comes late, but before a lease counts as a dead driver's; one that gives its lease up is not."""
+    monkeypatch.setattr(lease, "QUIET_S", 5.0)
+    store = open_store(str(tmp_path))
+    assert not is_driver_at_work(store)
+    for change, is_at_work in (
+        (lambda: store.write(LEASE_FILE, b'{"driver": "a", "beats": 2}'), True),
+        (lambda: store.delete(LEASE_FILE), False),
+    ):
+        store.write(LEASE_FILE, b'{"driver": "a", "beats": 1}')
+        late = threading.Timer(1.5, change)
+        late.start()
+        assert is_driver_at_work(store) == is_at_work
+        late.join()
+    monkeypatch.setattr(lease, "QUIET_S", 0.6)
+    store.write(LEASE_FILE, b'{"driver": "a", "beats": 1}')
+    assert not is_driver_at_work(store), "killed, and its lease has stayed"
