@@ -77,7 +77,7 @@ class RunInfo:
             return RunConfig.model_validate(self.config)
         except ValidationError as error:
             raise StoreError(
-                f"{RUN_FILE} of run {self.run_id} does not fit this dgn: {_first_problem(error)}"
+                f"{RUN_FILE} of run {self.run_id} does not fit this dgn: {first_problem(error)}"
             ) from error
 
 
@@ -125,9 +125,7 @@ class Run:
         try:
             return TypeAdapter(RunInfo).validate_python(content)
         except ValidationError as error:
-            raise StoreError(
-                f"{self.store.url}/{RUN_FILE} is not as it was written: {_first_problem(error)}"
-            ) from error
+            raise StoreError(f"{self.store.url}/{RUN_FILE} is not as it was written: {first_problem(error)}") from error
 
     def start(self, fingerprint: dict[str, Any], config: RunConfig, num_targets: int, num_shards: int) -> RunInfo:
         """Creates run.json, or takes up the run that is there.
@@ -202,6 +200,13 @@ class Run:
             return False
         return True
 
+    def picture(self, file_name: str) -> bytes:
+        """A row's PNG. Raises: StoreError where it is missing."""
+        try:
+            return self.store.read(file_name)
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.store.url}/{file_name} is missing: dgn verify tells what else is") from error
+
     def note_failure(self, shard: int, attempt: str, error: str, details: dict[str, Any]) -> None:
         content = {"shard": shard, "attempt": attempt, "error": error, **details}
         content["failed_at"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -247,7 +252,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
     first = error.errors()[0]
     return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 

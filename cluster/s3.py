@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mimetypes
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -76,6 +77,11 @@ def _status(error: ClientError) -> int:
     return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
+def _kind(key: str) -> str:
+    """The media type that a browser is told, which opens a page or a picture only by this."""
+    return mimetypes.guess_type(key)[0] or "application/octet-stream"
+
+
 class S3Store(PatientStore):
     """A prefix of an S3 bucket. Credentials, region and endpoint come from the usual AWS settings."""
 
@@ -123,7 +129,7 @@ class S3Store(PatientStore):
     @patient("create")
     def create(self, key: str, data: bytes) -> None:
         try:
-            self.client.put_object(**self._place(key), Body=data, IfNoneMatch="*")
+            self.client.put_object(**self._place(key), Body=data, ContentType=_kind(key), IfNoneMatch="*")
         except ClientError as error:
             if _says_key_exists(error):
                 raise KeyExists(key) from error
@@ -131,12 +137,19 @@ class S3Store(PatientStore):
 
     @patient("write")
     def write(self, key: str, data: bytes) -> None:
-        self.client.put_object(**self._place(key), Body=data)
+        self.client.put_object(**self._place(key), Body=data, ContentType=_kind(key))
 
     @patient("read")
     def read(self, key: str) -> bytes:
+        return self._get(key)
+
+    @patient("read")
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        return self.check_length(key, self._get(key, Range=f"bytes={start}-{stop - 1}"), start, stop)
+
+    def _get(self, key: str, **more: str) -> bytes:
         try:
-            return self.client.get_object(**self._place(key))["Body"].read()  # whose length botocore checks
+            return self.client.get_object(**self._place(key), **more)["Body"].read()  # whose length botocore checks
         except ClientError as error:
             if _says_not_found(error):
                 raise FileNotFoundError(errno.ENOENT, "no such key", f"{self.url}/{key}") from error
@@ -179,6 +192,9 @@ class S3Store(PatientStore):
         for is_hidden in (False, True):
             for key in self.list(prefix, is_hidden):  # one by one: a bulk delete tells of single failures in its answer
                 self.delete(key)
+
+    def arrow(self) -> tuple[Any, str]:
+        return self.fs, f"{self.bucket}/{self.prefix}".rstrip("/")
 
     def check(self, must_write: bool) -> None:
         hurried = self.impatient()

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from cluster.s3 import S3Store
 from cluster.store import HIDDEN, KeyExists, PatientStore, Store, check_create_once, patient, retry_observers
@@ -116,6 +117,12 @@ class LocalStore(PatientStore):
     def read(self, key: str) -> bytes:
         return self._path(key).read_bytes()
 
+    @patient("read")
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        with self._path(key).open("rb") as file:
+            file.seek(start)
+            return self.check_length(key, file.read(stop - start), start, stop)
+
     @patient("exists")
     def exists(self, key: str) -> bool:
         return self._path(key).exists()
@@ -158,6 +165,11 @@ class LocalStore(PatientStore):
     @patient("delete")
     def delete_folder(self, prefix: str) -> None:
         shutil.rmtree(self._path(prefix))
+
+    def arrow(self) -> tuple[Any, str]:
+        from fsspec.implementations.local import LocalFileSystem
+
+        return LocalFileSystem(), self.url
 
     def check(self, must_write: bool) -> None:
         self.impatient()._check(".", must_write)

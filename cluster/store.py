@@ -11,12 +11,13 @@ every retry waits at random (so that a thousand workers do not come back at once
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial, wraps
-from typing import Concatenate, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, stop_before_delay
 from tenacity.wait import wait_random_exponential
@@ -51,6 +52,9 @@ class Store(Protocol):
     def read(self, key: str) -> bytes:
         """Raises: FileNotFoundError."""
 
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of a key that has them. Raises: FileNotFoundError, StoreError where it is shorter."""
+
     def exists(self, key: str) -> bool:
         """Whether a key is there now, uncached."""
 
@@ -66,8 +70,37 @@ class Store(Protocol):
     def check(self, must_write: bool) -> None:
         """Leaves nothing behind, answers soon. Raises: StoreError where the folder or bucket cannot be used."""
 
+    def arrow(self) -> tuple[Any, str]:
+        """The same for Arrow, which reads by itself: (a file system of fsspec's, the store's root in it)."""
+
     def impatient(self) -> Store:
         """The same store for the start of a command: waits seconds for what may pass, not minutes."""
+
+
+class RangeFile(io.RawIOBase):
+    """A key as a file to read, a range at a time: each read is one request."""
+
+    def __init__(self, store: Store, key: str, num_bytes: int):
+        self.store, self.key, self.num_bytes, self.at = store, key, num_bytes, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.num_bytes}[whence]
+        return self.at
+
+    def read(self, size: int = -1) -> bytes:
+        stop = self.num_bytes if size < 0 else min(self.at + size, self.num_bytes)
+        data = self.store.read_range(self.key, self.at, stop) if stop > self.at else b""
+        self.at += len(data)
+        return data
 
 
 def check_create_once(store: Store) -> None:
@@ -111,6 +144,12 @@ class PatientStore:
     def passes(self, error: BaseException) -> bool:
         """Whether a fault passes by itself."""
         raise NotImplementedError
+
+    def check_length(self, key: str, data: bytes, start: int, stop: int) -> bytes:
+        """The data of a range. Raises: StoreError where it is not the whole of it."""
+        if len(data) != stop - start:
+            raise StoreError(f"{self.url}/{key} ends before byte {stop}: it is not as it was written")
+        return data
 
     def in_one_line(self, error: BaseException) -> StoreError:
         """A fault that does not."""

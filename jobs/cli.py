@@ -48,6 +48,13 @@ class Format(StrEnum):
     table = "table"
     json = "json"
     csv = "csv"
+    parquet = "parquet"
+
+
+class By(StrEnum):
+    activation = "activation"
+    probability = "probability"
+    rank = "rank"
 
 
 @app.command()
@@ -175,19 +182,41 @@ def failed(run: RunArgument) -> None:
 
 
 @app.command()
+def index(
+    run: RunArgument,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="From nothing, not from the index that is there.")] = False,
+) -> None:
+    """Compact RUN's rows into few sorted files for queries and the gallery. dgn render ends with it."""
+    from jobs.index import index_command
+
+    index_command(run, rebuild)
+
+
+@app.command()
 def query(
     run: RunArgument,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN>=VALUE", help="Also = != > < <=, and ~ for text that contains; repeatable."),
+    ] = None,
     mode: Annotated[str | None, typer.Option(help="untrained or pretrained.")] = None,
     layer: Annotated[str | None, typer.Option(help="For instance fc8 or conv5_1.")] = None,
     min_activation: Annotated[float | None, typer.Option(help="From the saved PNG.")] = None,
     status_: Annotated[str | None, typer.Option("--status", help="ok, not_converged, dead or nonfinite.")] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="So many, highest activation first.")] = None,
-    format_: Annotated[Format, typer.Option("--format", help="table, json or csv.")] = Format.table,
+    by: Annotated[By, typer.Option(help="Best first: highest activation or probability, lowest rank.")] = By.activation,
+    top: Annotated[int | None, typer.Option(min=1, help="Only so many.")] = None,
+    columns: Annotated[str | None, typer.Option(metavar="A,B,...", help="Which to show, or all.")] = None,
+    sql: Annotated[
+        str | None, typer.Option(metavar="SELECT...", help="About the table rows, by DuckDB: pip install 'dgn[sql]'.")
+    ] = None,
+    format_: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
+    copy_to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also copy the pictures there.")] = None,
 ) -> None:
-    """Rows of RUN, highest activation first."""
+    """Rows of RUN, best first."""
     from jobs.query import query_command
 
-    query_command(run, mode, layer, min_activation, status_, top, format_.value)
+    flags = {"mode": mode, "layer": layer, "status": status_, "min_activation": min_activation}
+    query_command(run, flags, where or [], by.value, top, columns, sql, format_.value, copy_to)
 
 
 @app.command()

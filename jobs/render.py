@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from cluster.index import forget_missing, update_index
 from cluster.plan import Plan, RunConfig, fingerprint, make_plan
 from cluster.run import RUN_FILE, Run
 from cluster.storage import LocalStore, open_store, read_url
@@ -114,12 +115,14 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
         fingerprint=identity,
         batch_size=None if config.batch_size == "auto" else config.batch_size,
     )
+    forget_missing(run)
     with progress_shown() as observe:
         frozen = decoder.weights if decoder else None
         progress = driver.Driver(run, run_info, context, weights, frozen, workers, observe).loop()
     counts = ", ".join(f"{count} {name}" for name, count in sorted(progress.statuses.items()))
     outcomes = f"this time {counts}" if counts else "nothing was left to do"
     print(f"{progress.pictures_done} of {progress.num_targets} pictures in {store.url} ({outcomes})")
+    update_index(run)
     if progress.quarantined:
         listed = ", ".join(f"{shard:06d}" for shard in progress.quarantined[:20])
         raise ShardFailed(

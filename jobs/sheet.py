@@ -6,11 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from cluster.run import Run
 from dgn import picture
 from dgn.errors import DgnError, printable
 from jobs.status import open_run
@@ -45,7 +42,7 @@ def sheet_command(url: str, out: Path, layer: str | None, columns: int, picture_
     for i, row in enumerate(rows):
         x, y = MARGIN_PX + i % columns * cell_w, MARGIN_PX + i // columns * cell_h
         if row["file_name"]:
-            image = Image.fromarray(_picture(run, row["file_name"]))
+            image = Image.fromarray(picture.decode(run.picture(row["file_name"])))
             page.paste(image.resize((picture_px, picture_px), Image.Resampling.LANCZOS), (x, y))
         else:
             pen.rectangle([x, y, x + picture_px, y + picture_px], outline="grey")
@@ -54,13 +51,6 @@ def sheet_command(url: str, out: Path, layer: str | None, columns: int, picture_
             pen.text(at, _fitting(printable(text), font, picture_px), fill="dimgrey" if n else "black", font=font)
     page.save(out)
     print(f"{len(rows)} pictures on {out}")
-
-
-def _picture(run: Run, key: str) -> NDArray[np.uint8]:
-    try:
-        return picture.decode(run.store.read(key))
-    except FileNotFoundError as error:
-        raise DgnError(f"{run.store.url}/{key} is missing: dgn verify tells what else is") from error
 
 
 def _modes_side_by_side(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

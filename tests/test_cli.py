@@ -104,7 +104,7 @@ def test_query_in_every_format(finished, dgn):
     assert len(above) == 2
     code, out, _ = dgn("query", finished)
     assert code == 0
-    assert "4 pictures" in out
+    assert "4 rows" in out
     assert "heart" in out
 
 
@@ -400,6 +400,7 @@ def test_the_readme_names_every_command():
         "verify",
         "gc",
         "query",
+        "index",
         "sheet",
     }
 
@@ -420,13 +421,3 @@ def test_lines_of_the_readme_run(line, finished, dgn, decoder, tmp_path, monkeyp
     code, out, err = dgn(*words)
     assert code == 0, err
     assert out
-
-
-def test_the_readmes_parquet_query(finished):
-    text = (Path(__file__).parent.parent / "README.md").read_text()
-    snippet = (
-        re.search(r"```python\n(.*?)```", text, re.DOTALL)[1].replace("RUN", str(finished)).replace("> 20", "> -1")
-    )
-    names = {}
-    exec(snippet, names)
-    assert names["rows"].num_rows == 4

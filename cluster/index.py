@@ -1,0 +1,329 @@
+"""The index of a run: its committed rows compacted into few sorted Parquet files, for queries and for the gallery.
+
+index/current.json                 which parts make the index; written last, in one step, so nobody sees half of one
+index/<part>/rows.parquet          all columns but the thumbnails, sorted by layer, mode and falling activation
+index/<part>/thumbs.parquet        thumbnails in the same order; a row tells where in this file its own one lies
+
+The shards' files under `metadata/` stay the truth: an index can be deleted and made again. A part is made of some
+shards and never changed. New shards make a new part; small parts are made again together with them, so that parts stay
+few and a row is written a logarithmic number of times, however often the index is brought up to date. Indexers need no
+lock: the last to write `current.json` wins, and every one that was ever written is whole. A part that is no longer
+named is kept for a day, for those who are still reading it.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import math
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+
+from cluster.rows import SCHEMA
+from cluster.run import MAX_SHARDS, Committed, Run, RunInfo, first_problem
+from cluster.store import RangeFile
+from dgn.errors import NOT_JSON, StoreError
+
+VERSION = 1
+CURRENT_FILE = "index/current.json"
+FIRST_COLUMNS = (  # what filters, sorts and the gallery's grid need, side by side: a few kilobytes and one request
+    "layer", "mode", "unit", "label", "status", "activation", "rank", "probability", "seed", "target_id",
+    "thumb_offset", "thumb_bytes", "file_name",
+)  # fmt: skip
+THUMBS = [("thumb_offset", pa.int64()), ("thumb_bytes", pa.int32())]  # within the part's thumbs.parquet
+_FIELDS = {name: type_ for name, type_ in zip(SCHEMA.names, SCHEMA.types, strict=True) if name != "thumbnail"}
+_FIELDS |= dict(THUMBS)
+INDEX_SCHEMA = pa.schema([(n, _FIELDS[n]) for n in (*FIRST_COLUMNS, *(n for n in _FIELDS if n not in FIRST_COLUMNS))])
+SORTING = [("layer", "ascending"), ("mode", "ascending"), ("activation", "descending"), ("target_id", "ascending")]
+GROUP_ROWS = 16_384  # rows of a row group
+PAGE_ROWS = 128  # so that one row's details are a few kilobytes to fetch
+PART_ROWS = 65_536  # at most; with thumbnails of 3 kB a part is made within half a gigabyte
+GROWTH = 2  # a part up to so many times larger than what is new is made again together with it
+KEPT_FOR = timedelta(days=1)
+ID_TIME = "%Y%m%dT%H%M%SZ"
+TAIL_BYTES = 8  # of a Parquet file: the footer's length and a magic word
+
+
+def _in_order(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    ends = [0, *itertools.chain.from_iterable(ranges), MAX_SHARDS]
+    if ends != sorted(ends) or any(start == stop for start, stop in ranges):
+        raise ValueError("expected ranges of shards in order")
+    return ranges
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one layer and mode in a part. `first_shard` tells depth: shards are numbered in order of depth."""
+
+    layer: str
+    mode: str
+    num_rows: int
+    max_activation: float | None
+    first_shard: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of some shards (half-open ranges). `footer_bytes` end rows.parquet: what a reader fetches first."""
+
+    id: Annotated[str, Field(pattern=r"^[0-9TZ]+-[0-9a-f]{8}$")]
+    num_rows: int
+    rows_bytes: int
+    footer_bytes: int
+    thumbs_bytes: int
+    shards: Annotated[list[tuple[int, int]], AfterValidator(_in_order)]
+    groups: list[Group]
+
+    @property
+    def rows_key(self) -> str:
+        return f"index/{self.id}/rows.parquet"
+
+    @property
+    def thumbs_key(self) -> str:
+        return f"index/{self.id}/thumbs.parquet"
+
+    @property
+    def num_shards(self) -> int:
+        return sum(stop - start for start, stop in self.shards)
+
+    def shard_numbers(self) -> Iterable[int]:
+        return itertools.chain.from_iterable(range(start, stop) for start, stop in self.shards)
+
+
+@dataclass(frozen=True)
+class Index:
+    """current.json. `files` names the parts' rows.parquet for programs that only want to read them."""
+
+    version: int
+    run_id: str
+    created_at: str
+    discriminator: str
+    num_shards: int  # of the run, indexed or not
+    num_targets: int
+    num_rows: int
+    files: list[str]
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        return sum(part.num_shards for part in self.parts) == self.num_shards
+
+
+def read_index(run: Run) -> Index | None:
+    """The index as it is now, None where there is none. Raises: StoreError for one that cannot be used."""
+    try:
+        data = run.store.read(CURRENT_FILE)
+    except FileNotFoundError:
+        return None
+    where = f"{run.store.url}/{CURRENT_FILE}"
+    try:
+        content = json.loads(data)
+        version = content.get("version") if isinstance(content, dict) else None
+        if version != VERSION:
+            raise StoreError(f"{where} has version {version}, expected {VERSION}: dgn index --rebuild makes it again")
+        index = TypeAdapter(Index).validate_python(content)
+    except ValidationError as error:
+        problem = first_problem(error)
+        raise StoreError(f"{where} is not as it was written: {problem}; dgn index --rebuild makes it again") from error
+    except NOT_JSON as error:
+        raise StoreError(f"{where} is no JSON: dgn index --rebuild makes it again") from error
+    return index
+
+
+def update_index(run: Run, rebuild: bool = False) -> Index:
+    """Brings the index up to date with the committed shards and returns it.
+
+    Raises: StoreError for a shard's file that is not as it was committed.
+    """
+    info = run.info()
+    committed = run.committed(info.num_shards)
+    old = None if rebuild else read_index(run)
+    kept = _still_true(old, info, committed)
+    indexed = {shard for part in kept for shard in part.shard_numbers()}
+    new = [shard for shard in range(info.num_shards) if shard in committed and shard not in indexed]
+    if old and not new and len(kept) == len(old.parts):
+        return old
+    most = max(1, PART_ROWS // info.run_config.shard_size)
+    for part in sorted(kept, key=lambda part: part.num_rows):
+        if new and part.num_shards <= GROWTH * len(new) and part.num_shards + len(new) <= most:
+            kept.remove(part)
+            new += part.shard_numbers()
+    new.sort()
+    parts = [*kept, *(_build_part(run, new[at : at + most]) for at in range(0, len(new), most))]
+    parts.sort(key=lambda part: part.shards[0])
+    return _swing(run, info, parts)
+
+
+def forget_missing(run: Run) -> None:
+    """Takes out of the index what has lost a shard: whoever is about to render that one again makes other pictures."""
+    if old := read_index(run):
+        info = run.info()
+        kept = _still_true(old, info, run.committed(info.num_shards))
+        if len(kept) < len(old.parts):
+            _swing(run, info, kept)
+
+
+def _still_true(old: Index | None, info: RunInfo, committed: Committed) -> list[Part]:
+    if old is None or old.run_id != info.run_id:
+        return []
+    return [part for part in old.parts if all(shard in committed for shard in part.shard_numbers())]
+
+
+def _swing(run: Run, info: RunInfo, parts: list[Part]) -> Index:
+    index = Index(
+        version=VERSION,
+        run_id=info.run_id,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        discriminator=info.fingerprint["discriminator"],
+        num_shards=info.num_shards,
+        num_targets=info.num_targets,
+        num_rows=sum(part.num_rows for part in parts),
+        files=[part.rows_key for part in parts],
+        parts=parts,
+    )
+    run.store.write(CURRENT_FILE, json.dumps(asdict(index)).encode())
+    _delete_old(run, {part.id for part in parts})
+    return index
+
+
+def _delete_old(run: Run, named: set[str]) -> None:
+    """Parts that nobody can still be reading. Their ids begin with the time that they were made."""
+    oldest = datetime.now(UTC) - KEPT_FOR
+    for key in list(run.store.list("index")):
+        name = key.split("/")[1]
+        if name not in named and _made_at(name) < oldest:
+            run.store.delete(key)
+
+
+def _made_at(name: str) -> datetime:
+    try:
+        return datetime.strptime(name.rpartition("-")[0], ID_TIME).replace(tzinfo=UTC)
+    except ValueError:
+        return datetime.max.replace(tzinfo=UTC)  # none of ours
+
+
+def _build_part(run: Run, shards: Sequence[int]) -> Part:
+    """Reads shards, writes their sorted rows and thumbnails."""
+    rows = pa.concat_tables(run.tables(shards))
+    rows = rows.take(pc.sort_indices(rows, [(*key, "at_end") for key in SORTING])).combine_chunks()
+    part_id = f"{datetime.now(UTC).strftime(ID_TIME)}-{uuid.uuid4().hex[:8]}"
+    thumbnails = [thumbnail.as_py() or b"" for thumbnail in rows["thumbnail"]]
+    thumbs = _thumbs_file(rows["target_id"], thumbnails)
+    located = {"thumb_offset": _places(thumbs, thumbnails), "thumb_bytes": [len(data) for data in thumbnails]}
+    for name, type_ in THUMBS:
+        rows = rows.append_column(name, pa.array(located[name], type_))
+    data = _rows_file(rows.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA))
+    part = Part(
+        id=part_id,
+        num_rows=rows.num_rows,
+        rows_bytes=len(data),
+        footer_bytes=int.from_bytes(data[-TAIL_BYTES:-4], "little") + TAIL_BYTES,
+        thumbs_bytes=len(thumbs),
+        shards=_ranges(shards),
+        groups=_groups(rows),
+    )
+    run.store.create(part.thumbs_key, thumbs)
+    run.store.create(part.rows_key, data)
+    return part
+
+
+def _rows_file(rows: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(
+        rows,
+        buffer,
+        compression="snappy",  # which every reader has, the gallery's too
+        row_group_size=GROUP_ROWS,
+        max_rows_per_page=PAGE_ROWS,
+        write_page_index=True,
+        sorting_columns=pq.SortingColumn.from_ordering(rows.schema, SORTING),
+    )
+    return buffer.getvalue()
+
+
+def _thumbs_file(target_ids: pa.ChunkedArray, thumbnails: list[bytes]) -> bytes:
+    """Not compressed, so that a thumbnail can be fetched by its bytes alone."""
+    buffer = io.BytesIO()
+    table = pa.table({"target_id": target_ids, "thumbnail": pa.array(thumbnails, pa.binary())})
+    pq.write_table(
+        table, buffer, compression="none", use_dictionary=False, row_group_size=GROUP_ROWS, write_statistics=False
+    )
+    return buffer.getvalue()
+
+
+def _places(file: bytes, thumbnails: list[bytes]) -> list[int]:
+    """Where in the file each begins: Parquet's plain values stand one behind another, each behind its length."""
+    places, at = [], 0
+    for thumbnail in thumbnails:
+        at = file.index(len(thumbnail).to_bytes(4, "little") + thumbnail, at) + 4
+        places.append(at)
+        at += len(thumbnail)
+    return places
+
+
+def _groups(rows: pa.Table) -> list[Group]:
+    grouped = rows.group_by(["layer", "mode"], use_threads=False).aggregate(
+        [("target_id", "count"), ("activation", "max"), ("shard", "min")]
+    )
+    return [
+        Group(row["layer"], row["mode"], row["target_id_count"], _finite(row["activation_max"]), row["shard_min"])
+        for row in grouped.to_pylist()
+    ]
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Sorted numbers as half-open ranges."""
+    ranges: list[tuple[int, int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number:
+            ranges[-1] = (ranges[-1][0], number + 1)
+        else:
+            ranges.append((number, number + 1))
+    return ranges
+
+
+def open_part(run: Run, part: Part) -> pq.ParquetFile:
+    """rows.parquet, one request for its footer made and one for each further run of columns to come.
+
+    Raises: StoreError where the part is gone or not as it was written.
+    """
+    if not 0 < part.footer_bytes < part.rows_bytes:
+        raise _damaged(run, part, "its footer is said to be larger")
+    try:
+        data = run.store.read_range(part.rows_key, part.rows_bytes - part.footer_bytes, part.rows_bytes)
+        metadata = pq.read_metadata(io.BytesIO(data))
+        file = pq.ParquetFile(RangeFile(run.store, part.rows_key, part.rows_bytes), metadata=metadata, pre_buffer=True)
+        schema = file.schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(run, part, error) from error
+    if schema.names != INDEX_SCHEMA.names or schema.types != INDEX_SCHEMA.types:
+        raise _damaged(run, part, "it has other columns")
+    return file
+
+
+def read_groups(run: Run, part: Part, file: pq.ParquetFile, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
+    """Some row groups of a part, in its order. Raises: StoreError as `open_part` does."""
+    try:
+        table = file.read_row_groups(list(groups), list(columns))
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(run, part, error) from error
+    return table
+
+
+def _damaged(run: Run, part: Part, what: Any) -> StoreError:
+    text = " ".join(str(what).split())
+    return StoreError(f"{run.store.url}/{part.rows_key} is not as it was written: {text}; dgn index --rebuild helps")

@@ -1,0 +1,284 @@
+"""Questions to a run's rows: answered as by Python over every row, reading no more than an answer needs."""
+
+import csv
+import io
+import json
+import math
+import random
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from cluster.index import update_index
+from cluster.query import BEST_FIRST, COLUMNS, Rows, parse_condition
+from cluster.run import Run, metadata_key
+from cluster.storage import LocalStore, open_store
+from dgn.errors import DgnError
+from tests.fake_runs import write_fake_run
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """416 rows of three layers in 52 shards, all but four of them indexed."""
+    folder = tmp_path_factory.mktemp("fake") / "run"
+    targets = ["filters:conv1_1", "filters:conv3_1:0-63", "classes:0-79"]
+    run = write_fake_run(str(folder), targets=targets, seeds=2, shard_size=8)
+    away = [folder / metadata_key(shard) for shard in (0, 5, 20, 51)]
+    for path in away:
+        path.rename(path.with_suffix(".away"))
+    update_index(run)
+    for path in away:
+        path.with_suffix(".away").rename(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(folder):
+    """Every row, by another way than the index."""
+    return [row for path in sorted((folder / "metadata").iterdir()) for row in pq.read_table(path).to_pylist()]
+
+
+@pytest.fixture
+def run(folder):
+    return Run(open_store(str(folder)))
+
+
+def fulfils(row, column, sign, value):
+    found = row[column]
+    if found is None:
+        return sign == "!="
+    if sign == "~":
+        return value.lower() in found.lower()
+    return {
+        "=": found == value, "!=": found != value, ">": found > value, ">=": found >= value, "<": found < value,
+        "<=": found <= value,
+    }[sign]  # fmt: skip
+
+
+def best_first(rows, by):
+    def key(row):
+        value = row[by]
+        by_activation = math.inf if row["activation"] is None else -row["activation"]
+        sign = -1 if BEST_FIRST[by] == "descending" else 1
+        return (value is None, 0 if value is None else sign * value, by_activation, row["target_id"])
+
+    return sorted(rows, key=key)
+
+
+def test_random_questions_are_answered_as_over_every_row(run, rows):
+    stream = random.Random(3)
+    asked = ["layer", "mode", "unit", "label", "status", "activation", "rank", "probability", "seed", "shard", "reason"]
+    num_some = 0
+    for _ in range(150):
+        conditions = []
+        for _ in range(stream.randrange(3)):
+            column = stream.choice(asked)
+            value = stream.choice([row[column] for row in rows if row[column] is not None])
+            signs = ["=", "!=", ">=", "<=", ">", "<"] + (["~"] if isinstance(value, str) else [])
+            conditions.append((column, stream.choice(signs), value))
+        by, top = stream.choice(list(BEST_FIRST)), stream.choice([None, 1, 7, 50])
+        columns = stream.sample(COLUMNS, 4)
+        found = Rows(run).select(
+            [parse_condition(f"{column}{sign}{value!r}".replace("'", "")) for column, sign, value in conditions],
+            columns, by, top,
+        )  # fmt: skip
+        expected = best_first([row for row in rows if all(fulfils(row, *one) for one in conditions)], by)[:top]
+        assert found.column_names == columns
+        assert found.to_pylist() == [{name: row[name] for name in columns} for row in expected]
+        num_some += 0 < len(expected) < len(rows)
+    assert num_some > 50  # else the questions were empty ones
+
+
+def test_all_rows_once(run, rows):
+    found = [row for table in Rows(run).tables(["target_id", "activation"]) for row in table.to_pylist()]
+    assert len(found) == len(rows)
+    assert {row["target_id"]: row["activation"] for row in found} == {r["target_id"]: r["activation"] for r in rows}
+    assert Rows(run).layers() == ["conv1_1", "conv3_1", "fc8"]
+    assert Rows(run).dataset().count_rows() == len(rows)
+
+
+class CountingStore(LocalStore):
+    """A local store that counts its requests."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.requests = []
+
+    def read(self, key):
+        self.requests.append(key)
+        return super().read(key)
+
+    def read_range(self, key, start, stop):
+        self.requests.append(key)
+        return super().read_range(key, start, stop)
+
+    def list(self, prefix, is_hidden=False):
+        self.requests.append(f"list {prefix}")
+        return super().list(prefix, is_hidden)
+
+
+def test_the_best_of_a_layer_are_read_from_few_row_groups(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "run")
+    store = CountingStore(str(tmp_path / "run"))
+    monkeypatch.setattr("cluster.index.GROUP_ROWS", 16)  # 26 row groups
+    monkeypatch.setattr("cluster.index.PART_ROWS", 160)  # three parts
+    index = update_index(Run(store), rebuild=True)
+    assert len(index.parts) == 3
+    store.requests.clear()
+    rows = Rows(Run(store))
+    asked = [parse_condition("layer=fc8"), parse_condition("mode=untrained")]
+    found = rows.select(asked, top=5)
+    assert found.num_rows == 5
+    assert not [request for request in store.requests if request.startswith(("list", "metadata"))]
+    assert len(store.requests) <= 10  # run.json, current.json, two footers, four row groups of four and their columns
+    opened = len(store.requests)
+    assert rows.select(asked, top=5).equals(found)
+    assert len(store.requests) - opened <= 6
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("activation", "is no condition: expected COLUMN"),
+        ("thumbnail=1", "unknown column 'thumbnail': expected one of run_id, target_id"),
+        ("top5=1", "cannot compare column 'top5'"),
+        ("rank=abc", "'rank=abc': expected a value of type int32"),
+        ("rank=1.5", "expected a value of type int32"),
+        ("unit=99999999999", "expected a value of type int32"),
+        ("rank~1", "~ looks into text, rank is of type int32"),
+        ("rendered_at>yesterday", "expected a value of type timestamp"),
+    ],
+)
+def test_bad_conditions_are_one_line(text, says, run, dgn):
+    with pytest.raises(DgnError, match=re.escape(says)):
+        parse_condition(text)
+    code, out, err = dgn("query", run.store.url, "--where", text)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+
+
+def test_other_bad_input_is_one_line_and_nothing_written(run, dgn, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    for arguments, says in (
+        (["--layer", "conv9_9"], "no pictures of layer 'conv9_9': it has conv1_1, conv3_1, fc8"),
+        (["--columns", "target_id,nix"], "unknown column 'nix'"),
+        (["--status", "fine"], "unknown status 'fine'"),
+        (["--copy-to", tmp_path / "full"], "exists: give a folder that does not, or an empty one"),
+        (["--sql", "SELECT 1", "--top", "3"], "--sql says by itself"),
+        (["--sql", "SELEC"], "--sql: Parser Error"),
+        (["--sql", "-- nothing"], "--sql: expected a SELECT"),
+        (["--sql", "SELECT nix FROM rows"], "--sql: Binder Error"),
+        (["--sql", f"COPY rows TO '{tmp_path}/out.csv'"], "file system operations are disabled"),
+        (["--sql", "SELECT * FROM read_text('/etc/hostname')"], "file system operations are disabled"),
+        (["--sql", "SELECT layer FROM rows", "--copy-to", tmp_path / "new"], "needs the column file_name"),
+    ):
+        code, out, err = dgn("query", run.store.url, *arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1), (arguments, err)
+        assert says in err
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_every_format_tells_the_same(run, rows, dgn):
+    expected = best_first([row for row in rows if row["layer"] == "fc8"], "probability")[:5]
+    line = ["query", run.store.url, "--where", "layer=fc8", "--by", "probability", "--top", 5]
+    line += ["--columns", "target_id,label,probability,top5"]
+    as_json = json.loads(dgn(*line, "--format", "json")[1])
+    assert [row["target_id"] for row in as_json] == [row["target_id"] for row in expected]
+    assert [row["top5"] for row in as_json] == [row["top5"] for row in expected]
+    as_csv = list(csv.DictReader(io.StringIO(dgn(*line, "--format", "csv")[1])))
+    assert [float(row["probability"]) for row in as_csv] == [row["probability"] for row in expected]
+    table = dgn(*line)[1]
+    assert all(row["target_id"] in table for row in expected)
+    assert "5 rows" in table
+
+
+def test_parquet_comes_out_whole(run, rows):
+    import subprocess
+    import sys
+
+    line = [sys.executable, "-m", "jobs", "query", run.store.url, "--columns", "all", "--format", "parquet"]
+    done = subprocess.run(line, capture_output=True, check=True, cwd=ROOT)
+    table = pq.read_table(io.BytesIO(done.stdout))
+    assert table.column_names == list(COLUMNS)
+    assert table.to_pylist() == [{name: row[name] for name in COLUMNS} for row in best_first(rows, "activation")]
+
+
+def test_sql_sees_all_rows(run, rows, dgn):
+    query = "SELECT layer, mode, count(*) AS n, max(activation) AS best FROM rows GROUP BY ALL ORDER BY ALL"
+    found = json.loads(dgn("query", run.store.url, "--sql", query, "--format", "json")[1])
+    for one in found:
+        own = [row for row in rows if (row["layer"], row["mode"]) == (one["layer"], one["mode"])]
+        assert one["n"] == len(own)
+        assert one["best"] == max(row["activation"] for row in own if row["activation"] is not None)
+    assert sum(one["n"] for one in found) == len(rows)
+
+
+@pytest.mark.parametrize("by_sql", [False, True])
+def test_pictures_are_copied(run, rows, dgn, tmp_path, by_sql):
+    asked = (
+        ["--sql", "SELECT file_name FROM rows WHERE shard = 3"]
+        if by_sql
+        else ["--where", "shard=3", "--columns", "unit"]
+    )
+    code, _, err = dgn("query", run.store.url, *asked, "--copy-to", tmp_path / "copied")
+    expected = {Path(row["file_name"]).name for row in rows if row["shard"] == 3 and row["file_name"]}
+    assert code == 0
+    assert "copied to" in err
+    assert {path.name for path in (tmp_path / "copied").iterdir()} == expected
+    for path in (tmp_path / "copied").iterdir():
+        assert Image.open(path).size == (224, 224)
+
+
+def test_a_missing_picture_is_told_and_nothing_is_left(folder, dgn, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    next((copy / "images").rglob("*.png")).unlink()
+    code, _, err = dgn("query", copy, "--copy-to", tmp_path / "copied")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is missing: dgn verify tells what else is" in err
+    assert not (tmp_path / "copied").exists()
+
+
+def test_from_s3(folder, bucket, dgn, rows):
+    store = open_store(f"s3://{bucket}/run")
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix != ".png":
+            store.write(str(path.relative_to(folder)), path.read_bytes())
+    line = ["query", store.url, "--top", 4, "--format", "json"]
+    assert [row["target_id"] for row in json.loads(dgn(*line)[1])] == [
+        row["target_id"] for row in best_first(rows, "activation")[:4]
+    ]
+    found = json.loads(dgn("query", store.url, "--sql", "SELECT count(*) AS n FROM rows", "--format", "json")[1])
+    assert found == [{"n": len(rows)}]
+
+
+def readme_snippets():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("snippet", readme_snippets()[1:], ids=lambda snippet: snippet.split()[1])
+def test_the_readmes_queries_in_other_programs(snippet, folder, tmp_path, rows):
+    """Each asks for the ten best of fc8, untrained, and leaves them in `best`."""
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    update_index(Run(open_store(str(copy))))
+    names = {}
+    exec(readme_snippets()[0].replace("RUN", str(copy)) + snippet, names)
+    best = names["best"]
+    if not isinstance(best, pa.Table):
+        best = pa.Table.from_pandas(best) if hasattr(best, "iloc") else best.to_arrow()
+    expected = best_first([row for row in rows if (row["layer"], row["mode"]) == ("fc8", "untrained")], "activation")
+    assert best["target_id"].to_pylist() == [row["target_id"] for row in expected[:10]]
+
+
+def test_the_readme_shows_four_programs():
+    text = "".join(readme_snippets())
+    assert all(name in text for name in ("pyarrow", "duckdb", "pandas", "polars"))
