@@ -1,5 +1,6 @@
 # make demo: sets everything up and renders a dozen targets of the embedded classifier in both modes.
 # make test: sets everything up and passes the tests.
+# make hyparquet: bundles the gallery's Parquet reader again.
 # make decoder: trains the decoder that ships with dgn again, 15 minutes on one core.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +10,7 @@ DEMO_FLAGS ?=
 # Ray starts a process per worker: each would compile torch and Ray anew where bytecode is not kept.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test decoder lint setup lock clean
+.PHONY: demo test decoder hyparquet lint setup lock clean
 
 setup: .venv/.installed
 
@@ -36,6 +37,16 @@ decoder: setup
 	taskset -c 0 $(BIN)/dgn pretrain build/drawings build/drawings.safetensors --width 0.25 --epochs 12 \
 		--batch-size 4 --precision bfloat16
 	mv build/drawings.safetensors dgn/embedded/
+
+# The gallery's Parquet reader as one classic script, which a page from file:// can load: needs npm.
+HYPARQUET_VERSION := 1.33.0
+ESBUILD_VERSION := 0.28.2
+hyparquet:
+	mkdir -p build/hyparquet && cd build/hyparquet && npm install --silent --no-save --prefix . \
+		hyparquet@$(HYPARQUET_VERSION) esbuild@$(ESBUILD_VERSION)
+	cd build/hyparquet && { printf '/* hyparquet $(HYPARQUET_VERSION)\n\n'; cat node_modules/hyparquet/LICENSE; printf '*/\n'; \
+		echo "export { parquetMetadata, parquetRead, parquetReadObjects } from 'hyparquet'" | node_modules/.bin/esbuild \
+		--bundle --minify --format=iife --global-name=hyparquet --target=es2020; } > ../../jobs/web/hyparquet.js
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,7 +1,9 @@
-"""What an independent network says of a run's pictures: `python -m benchmarks.second_opinion RUN --by squeezenet1_0`.
+"""The look of a run's pictures beside what a judge says of them: `python -m benchmarks.second_opinion RUN --by
+squeezenet1_0`, for runs of classes.
 
-Prints a row per picture and, for each mode, the shares that D and the judge put first and in their top five, the
-colours' mean saturation and the share of high frequencies; writes JSON with --out.
+`dgn judge RUN` gives the shares that D and the judge put first. This adds, for each mode, the colours' mean saturation,
+the share of high frequencies, what the 8-bit PNG keeps of the activation and the seconds; prints a row per picture and
+writes JSON with --out.
 """
 
 from __future__ import annotations
@@ -14,10 +16,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cluster.query import Rows
 from cluster.run import Run
 from cluster.storage import open_store
 from dgn import picture
-from dgn.discriminator import Discriminator, load_weights
+from dgn.discriminator import Discriminator, layout, load_weights
+from dgn.opinion import judged
+from dgn.targets import Target, WeightedUnit
+
+KEPT = ("unit", "label", "mode", "rank", "probability", "activation", "seconds")
 
 
 def main() -> None:
@@ -29,34 +36,30 @@ def main() -> None:
     args = parser.parse_args()
     judge = Discriminator(load_weights(args.by, args.weights))
     run = Run(open_store(args.run))
-    info = run.info()
-    committed = run.committed(info.num_shards)
-    rows = [
-        row for table in run.tables(s for s in range(info.num_shards) if s in committed) for row in table.to_pylist()
-    ]
+    own = run.info().run_config.discriminator
+    columns = [*KEPT, "units", "seed", "unrounded_activation", "file_name"]
     opinions = []
-    for row in rows:
-        pixels = torch.from_numpy(picture.decode(run.store.read(row["file_name"])).copy())
-        image = pixels.permute(2, 0, 1)[None] / 255
-        _, logits = judge.scores(image, judge.layout.class_layer)
-        rank = 1 + int((logits[0] > logits[0, row["unit"]]).sum())
-        opinion = {
-            name: row[name] for name in ("unit", "label", "mode", "rank", "probability", "activation", "seconds")
-        }
-        opinion |= {"judge_rank": rank, "judge_probability": logits[0].softmax(0)[row["unit"]].item()}
+    for row in (row for table in Rows(run).tables(columns) for row in table.to_pylist()):
+        target = Target(tuple(WeightedUnit(**unit) for unit in row["units"]), row["mode"], row["seed"])
+        pixels_N3HW = picture.stacked([run.picture(row["file_name"])])
+        [scores] = judged(pixels_N3HW, [target], layout(own), judge)
+        assert scores, f"{target.target_id} is no class"
+        opinion = {name: row[name] for name in KEPT}
+        opinion |= {"judge_rank": scores.rank, "judge_probability": scores.probability}
         opinion |= {"kept_by_png": row["activation"] / row["unrounded_activation"]}
-        opinion |= {"saturation": saturation(image[0]), "high_frequencies": high_frequencies(image[0])}
+        image_3HW = pixels_N3HW[0] / 255
+        opinion |= {"saturation": saturation(image_3HW), "high_frequencies": high_frequencies(image_3HW)}
         opinions.append(opinion)
         print(
             f"{row['unit']:>4} {row['label']:<22} {row['mode']:<10} rank {row['rank']:>3} p {row['probability']:.3f}   "
-            f"{args.by}: rank {rank:>3} p {opinion['judge_probability']:.3f}   {row['seconds']:.0f} s"
+            f"{args.by}: rank {scores.rank:>3} p {scores.probability:.3f}   {row['seconds']:.0f} s"
         )
     summaries = []
     for mode in dict.fromkeys(o["mode"] for o in opinions):
         of_mode = [o for o in opinions if o["mode"] == mode]
         summaries.append(
             {
-                "discriminator": info.fingerprint["discriminator"],
+                "discriminator": own,
                 "by": args.by,
                 "mode": mode,
                 "pictures": len(of_mode),

@@ -3,33 +3,44 @@
 index/current.json                 which parts make the index; written last, in one step, so nobody sees half of one
 index/<part>/rows.parquet          all columns but the thumbnails, sorted by layer, mode and falling activation
 index/<part>/thumbs.parquet        thumbnails in the same order; a row tells where in this file its own one lies
+index/<part>/judged-<...>.parquet  second opinions in the same order, see judgements.py
 
 The shards' files under `metadata/` stay the truth: an index can be deleted and made again. A part is made of some
-shards and never changed. New shards make a new part; small parts are made again together with them, so that parts stay
-few and a row is written a logarithmic number of times, however often the index is brought up to date. Indexers need no
-lock: the last to write `current.json` wins, and every one that was ever written is whole. A part that is no longer
-named is kept for a day, for those who are still reading it.
+shards and never changed; newer judgements of it are another file. New shards make a new part; small parts are made
+again together with them, so that parts stay few and a row is written a logarithmic number of times, however often the
+index is brought up to date. Indexers need no lock: the last to write `current.json` wins, and every one that was ever
+written is whole. What is no longer named is kept for a day, for those who are still reading it.
 """
 
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import math
-import uuid
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from cluster.judgements import JUDGED_SCHEMA, Judged, compact, is_up_to_date, judged_key, judged_shards
 from cluster.rows import SCHEMA
-from cluster.run import MAX_SHARDS, Committed, Run, RunInfo, first_problem
+from cluster.run import (
+    Committed,
+    Ranges,
+    Run,
+    RunInfo,
+    as_ranges,
+    dated_id,
+    first_problem,
+    in_ranges,
+    made_at,
+)
 from cluster.store import RangeFile
 from dgn.errors import NOT_JSON, StoreError
 
@@ -37,7 +48,7 @@ VERSION = 1
 CURRENT_FILE = "index/current.json"
 FIRST_COLUMNS = (  # what filters, sorts and the gallery's grid need, side by side: a few kilobytes and one request
     "layer", "mode", "unit", "label", "status", "activation", "rank", "probability", "seed", "target_id",
-    "thumb_offset", "thumb_bytes", "file_name",
+    "thumb_offset", "thumb_bytes", "reason", "file_name",
 )  # fmt: skip
 THUMBS = [("thumb_offset", pa.int64()), ("thumb_bytes", pa.int32())]  # within the part's thumbs.parquet
 _FIELDS = {name: type_ for name, type_ in zip(SCHEMA.names, SCHEMA.types, strict=True) if name != "thumbnail"}
@@ -49,15 +60,7 @@ PAGE_ROWS = 128  # so that one row's details are a few kilobytes to fetch
 PART_ROWS = 65_536  # at most; with thumbnails of 3 kB a part is made within half a gigabyte
 GROWTH = 2  # a part up to so many times larger than what is new is made again together with it
 KEPT_FOR = timedelta(days=1)
-ID_TIME = "%Y%m%dT%H%M%SZ"
 TAIL_BYTES = 8  # of a Parquet file: the footer's length and a magic word
-
-
-def _in_order(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    ends = [0, *itertools.chain.from_iterable(ranges), MAX_SHARDS]
-    if ends != sorted(ends) or any(start == stop for start, stop in ranges):
-        raise ValueError("expected ranges of shards in order")
-    return ranges
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,9 @@ class Part:
     rows_bytes: int
     footer_bytes: int
     thumbs_bytes: int
-    shards: Annotated[list[tuple[int, int]], AfterValidator(_in_order)]
+    shards: Ranges
     groups: list[Group]
+    judged: list[Judged] = field(default_factory=list)
 
     @property
     def rows_key(self) -> str:
@@ -96,7 +100,7 @@ class Part:
         return sum(stop - start for start, stop in self.shards)
 
     def shard_numbers(self) -> Iterable[int]:
-        return itertools.chain.from_iterable(range(start, stop) for start, stop in self.shards)
+        return in_ranges(self.shards)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Index:
     version: int
     run_id: str
     created_at: str
-    discriminator: str
+    settings: dict[str, Any]  # the run's preset and its fingerprint
     num_shards: int  # of the run, indexed or not
     num_targets: int
     num_rows: int
@@ -140,7 +144,7 @@ def read_index(run: Run) -> Index | None:
 
 
 def update_index(run: Run, rebuild: bool = False) -> Index:
-    """Brings the index up to date with the committed shards and returns it.
+    """Brings the index up to date with the committed shards and their judgements, and returns it.
 
     Raises: StoreError for a shard's file that is not as it was committed.
     """
@@ -150,8 +154,6 @@ def update_index(run: Run, rebuild: bool = False) -> Index:
     kept = _still_true(old, info, committed)
     indexed = {shard for part in kept for shard in part.shard_numbers()}
     new = [shard for shard in range(info.num_shards) if shard in committed and shard not in indexed]
-    if old and not new and len(kept) == len(old.parts):
-        return old
     most = max(1, PART_ROWS // info.run_config.shard_size)
     for part in sorted(kept, key=lambda part: part.num_rows):
         if new and part.num_shards <= GROWTH * len(new) and part.num_shards + len(new) <= most:
@@ -160,7 +162,19 @@ def update_index(run: Run, rebuild: bool = False) -> Index:
     new.sort()
     parts = [*kept, *(_build_part(run, new[at : at + most]) for at in range(0, len(new), most))]
     parts.sort(key=lambda part: part.shards[0])
-    return _swing(run, info, parts)
+    listed = judged_shards(run)
+    parts = [_with_judgements(run, part, listed) for part in parts]
+    return old if old and parts == old.parts else _swing(run, info, parts)
+
+
+def _with_judgements(run: Run, part: Part, listed: Mapping[str, set[int]]) -> Part:
+    """The part and what there is of second opinions on its pictures."""
+    shards = set(part.shard_numbers())
+    if is_up_to_date(shards, listed, part.judged):
+        return part
+    file = open_part(run, part)
+    rows = read_groups(run, part, file, range(file.num_row_groups), ["target_id", "shard", "attempt"])
+    return replace(part, judged=compact(run, part.id, rows, shards, listed, part.judged))
 
 
 def forget_missing(run: Run) -> None:
@@ -183,7 +197,7 @@ def _swing(run: Run, info: RunInfo, parts: list[Part]) -> Index:
         version=VERSION,
         run_id=info.run_id,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        discriminator=info.fingerprint["discriminator"],
+        settings={"preset": info.config["preset"], **info.fingerprint},
         num_shards=info.num_shards,
         num_targets=info.num_targets,
         num_rows=sum(part.num_rows for part in parts),
@@ -191,31 +205,28 @@ def _swing(run: Run, info: RunInfo, parts: list[Part]) -> Index:
         parts=parts,
     )
     run.store.write(CURRENT_FILE, json.dumps(asdict(index)).encode())
-    _delete_old(run, {part.id for part in parts})
+    _delete_old(run, parts)
     return index
 
 
-def _delete_old(run: Run, named: set[str]) -> None:
-    """Parts that nobody can still be reading. Their ids begin with the time that they were made."""
+def _delete_old(run: Run, named: Sequence[Part]) -> None:
+    """Parts and judgements that nobody can still be reading. Their names tell when they were made."""
     oldest = datetime.now(UTC) - KEPT_FOR
+    parts = {part.id: {judged.name for judged in part.judged} for part in named}
     for key in list(run.store.list("index")):
-        name = key.split("/")[1]
-        if name not in named and _made_at(name) < oldest:
+        _, part, *file = key.split("/")
+        if part not in parts:
+            is_old = made_at(part) < oldest
+        else:
+            is_old = not parts[part].issuperset(file) and made_at(file[-1].removesuffix(".parquet")) < oldest
+        if is_old:
             run.store.delete(key)
-
-
-def _made_at(name: str) -> datetime:
-    try:
-        return datetime.strptime(name.rpartition("-")[0], ID_TIME).replace(tzinfo=UTC)
-    except ValueError:
-        return datetime.max.replace(tzinfo=UTC)  # none of ours
 
 
 def _build_part(run: Run, shards: Sequence[int]) -> Part:
     """Reads shards, writes their sorted rows and thumbnails."""
     rows = pa.concat_tables(run.tables(shards))
     rows = rows.take(pc.sort_indices(rows, [(*key, "at_end") for key in SORTING])).combine_chunks()
-    part_id = f"{datetime.now(UTC).strftime(ID_TIME)}-{uuid.uuid4().hex[:8]}"
     thumbnails = [thumbnail.as_py() or b"" for thumbnail in rows["thumbnail"]]
     thumbs = _thumbs_file(rows["target_id"], thumbnails)
     located = {"thumb_offset": _places(thumbs, thumbnails), "thumb_bytes": [len(data) for data in thumbnails]}
@@ -223,12 +234,12 @@ def _build_part(run: Run, shards: Sequence[int]) -> Part:
         rows = rows.append_column(name, pa.array(located[name], type_))
     data = _rows_file(rows.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA))
     part = Part(
-        id=part_id,
+        id=dated_id(),
         num_rows=rows.num_rows,
         rows_bytes=len(data),
         footer_bytes=int.from_bytes(data[-TAIL_BYTES:-4], "little") + TAIL_BYTES,
         thumbs_bytes=len(thumbs),
-        shards=_ranges(shards),
+        shards=as_ranges(shards),
         groups=_groups(rows),
     )
     run.store.create(part.thumbs_key, thumbs)
@@ -284,17 +295,6 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else value
 
 
-def _ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Sorted numbers as half-open ranges."""
-    ranges: list[tuple[int, int]] = []
-    for number in numbers:
-        if ranges and ranges[-1][1] == number:
-            ranges[-1] = (ranges[-1][0], number + 1)
-        else:
-            ranges.append((number, number + 1))
-    return ranges
-
-
 def open_part(run: Run, part: Part) -> pq.ParquetFile:
     """rows.parquet, one request for its footer made and one for each further run of columns to come.
 
@@ -327,3 +327,13 @@ def read_groups(run: Run, part: Part, file: pq.ParquetFile, groups: Sequence[int
 def _damaged(run: Run, part: Part, what: Any) -> StoreError:
     text = " ".join(str(what).split())
     return StoreError(f"{run.store.url}/{part.rows_key} is not as it was written: {text}; dgn index --rebuild helps")
+
+
+def judged_dataset(run: Run, index: Index) -> ds.Dataset | None:
+    """All judgements for engines that read Arrow's datasets, None where there are none."""
+    keys = [judged_key(part.id, judged.name) for part in index.parts for judged in part.judged]
+    if not keys:
+        return None
+    files, root = run.store.arrow()
+    there = ds.dataset([f"{root}/{key}" for key in keys], schema=JUDGED_SCHEMA, filesystem=files, format="parquet")
+    return there.filter(ds.field("by").is_valid())

@@ -55,26 +55,26 @@ SCHEMA = pa.schema(
 NEVER_NULL = {"target_id", "mode", "status"}  # not in the schema, which older files share
 
 
-def serialise(rows: Sequence[dict[str, Any]], metadata: dict[str, Any]) -> bytes:
+def serialise(rows: Sequence[dict[str, Any]], metadata: dict[str, Any], of: pa.Schema = SCHEMA) -> bytes:
     """A whole Parquet file in memory; `metadata` (configuration, hashes, versions) under the key `dgn`, as JSON."""
     described = {"schema_version": SCHEMA_VERSION, **metadata}
-    schema = SCHEMA.with_metadata({"dgn": json.dumps(described, sort_keys=True)})
+    schema = of.with_metadata({"dgn": json.dumps(described, sort_keys=True)})
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer, compression="snappy")
     return buffer.getvalue()
 
 
-def parse(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+def parse(data: bytes, columns: Sequence[str] | None = None, of: pa.Schema = SCHEMA) -> pa.Table:
     """Rows as they were serialised. Only columns of the schema's own types leave here, whoever wrote the file.
 
     Raises: DgnError where the bytes are no whole Parquet file of this schema.
     """
-    names = list(columns or SCHEMA.names)
+    names = list(columns or of.names)
     try:
         schema = pq.read_schema(io.BytesIO(data))
         for name in names:
-            if name not in schema.names or schema.field(name).type != SCHEMA.field(name).type:
-                raise DgnError(f"it has no column {name} of type {SCHEMA.field(name).type}")
+            if name not in schema.names or schema.field(name).type != of.field(name).type:
+                raise DgnError(f"it has no column {name} of type {of.field(name).type}")
         table = pq.read_table(io.BytesIO(data), columns=names)
         table.validate(full=True)  # Parquet's strings need not be UTF-8
     except (pa.ArrowException, OSError) as error:

@@ -14,7 +14,7 @@ import itertools
 import json
 import platform
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,7 +32,21 @@ from dgn.errors import NOT_JSON, DgnError, PlanMismatch, StoreError
 
 RUN_FILE = "run.json"
 MAX_SHARDS = 10**10  # a bit of memory each; what says more was edited
+ID_TIME = "%Y%m%dT%H%M%SZ"
 NUM_READERS = 16  # files of rows that are read at a time
+
+
+def dated_id() -> str:
+    """Of a file in the index: when it is made, and eight hex digits that no other has."""
+    return f"{datetime.now(UTC).strftime(ID_TIME)}-{uuid.uuid4().hex[:8]}"
+
+
+def made_at(name: str) -> datetime:
+    """When what ends in a dated id was made; never, where it does not."""
+    try:
+        return datetime.strptime(name.rsplit("-", 2)[-2], ID_TIME).replace(tzinfo=UTC)
+    except (ValueError, IndexError):
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def new_attempt() -> str:
@@ -81,6 +95,31 @@ class RunInfo:
             ) from error
 
 
+def _in_order(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    ends = [0, *itertools.chain.from_iterable(ranges), MAX_SHARDS]
+    if ends != sorted(ends) or any(start == stop for start, stop in ranges):
+        raise ValueError("expected ranges of shards in order")
+    return ranges
+
+
+Ranges = Annotated[list[tuple[int, int]], AfterValidator(_in_order)]  # half-open, of shards
+
+
+def as_ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Sorted numbers as half-open ranges."""
+    ranges: list[tuple[int, int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number:
+            ranges[-1] = (ranges[-1][0], number + 1)
+        else:
+            ranges.append((number, number + 1))
+    return ranges
+
+
+def in_ranges(ranges: Iterable[tuple[int, int]]) -> Iterator[int]:
+    return itertools.chain.from_iterable(range(start, stop) for start, stop in ranges)
+
+
 class Committed:
     """Which shards are whole, one bit each."""
 
@@ -99,6 +138,10 @@ class Committed:
 
     def missing(self) -> Iterator[int]:
         return (shard for shard in range(self.num_shards) if shard not in self)
+
+
+class Damaged(Exception):
+    """A row or picture that is not as it was committed."""
 
 
 class Run:
@@ -207,6 +250,16 @@ class Run:
         except FileNotFoundError as error:
             raise StoreError(f"{self.store.url}/{file_name} is missing: dgn verify tells what else is") from error
 
+    def whole_picture(self, file_name: str, digest: str) -> bytes:
+        """A row's PNG, the very bytes that were committed. Raises: Damaged, StoreError."""
+        try:
+            data = self.store.read(file_name)
+        except FileNotFoundError as error:
+            raise Damaged(f"{file_name} is missing") from error
+        if sha256(data) != digest:
+            raise Damaged(f"{file_name} has {len(data)} bytes that are not those of its row (sha256 differs)")
+        return data
+
     def note_failure(self, shard: int, attempt: str, error: str, details: dict[str, Any]) -> None:
         content = {"shard": shard, "attempt": attempt, "error": error, **details}
         content["failed_at"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -228,10 +281,7 @@ class Run:
 
         Raises: StoreError for a file that is not as it was committed.
         """
-        shards = iter(committed)
-        with ThreadPoolExecutor(NUM_READERS) as readers:
-            while some := list(itertools.islice(shards, NUM_READERS)):
-                yield from readers.map(partial(self._table, columns=columns), some)
+        yield from read_many(partial(self._table, columns=columns), committed)
 
     def _table(self, shard: int, columns: list[str] | None) -> pa.Table:
         key = metadata_key(shard)
@@ -246,6 +296,14 @@ class Run:
             advice = "delete it, and dgn resume renders the shard again"
             raise StoreError(f"{self.store.url}/{key} is not as it was committed: {error}; {advice}") from error
         return table
+
+
+def read_many(read: Callable[[int], pa.Table], shards: Iterable[int]) -> Iterator[pa.Table]:
+    """What `read` gives for each shard, in order; several are read at a time."""
+    left = iter(shards)
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        while some := list(itertools.islice(left, NUM_READERS)):
+            yield from readers.map(read, some)
 
 
 def sha256(data: bytes) -> str:

@@ -85,11 +85,16 @@ class Scores:
 
 def rescore(pngs: Sequence[bytes], targets: Sequence[Target], discriminator: Discriminator) -> list[Scores]:
     """Scores of saved pictures, each by its own target. D should be the float32 one. Raises: DgnError."""
+    return score(stacked(pngs) / 255, targets, discriminator)
+
+
+def stacked(pngs: Sequence[bytes]) -> Tensor:
+    """Saved pictures as (N, 3, 224, 224) uint8, RGB. Raises: DgnError where one is none of G's."""
     pictures = [decode(png) for png in pngs]
     for picture in pictures:
         if picture.shape[:2] != (PICTURE_PX, PICTURE_PX):
             raise DgnError(f"a picture of the run is {picture.shape[1]} x {picture.shape[0]} px: expected {PICTURE_PX}")
-    return score(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255, targets, discriminator)
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
 def score(images_N3HW: Tensor, targets: Sequence[Target], discriminator: Discriminator) -> list[Scores]:

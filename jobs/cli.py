@@ -51,6 +51,11 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+class ExportFormat(StrEnum):
+    hf = "hf"
+    tar = "tar"
+
+
 class By(StrEnum):
     activation = "activation"
     probability = "probability"
@@ -219,6 +224,35 @@ def query(
     query_command(run, flags, where or [], by.value, top, columns, sql, format_.value, copy_to)
 
 
+gallery = typer.Typer(help="A page that shows every picture of RUN.", no_args_is_help=True)
+app.add_typer(gallery, name="gallery")
+
+
+@gallery.command()
+def build(
+    run: RunArgument,
+    for_files: Annotated[
+        bool | None,
+        typer.Option("--file/--no-file", help="Also for file://, without a server (default: where RUN is a folder)."),
+    ] = None,
+) -> None:
+    """Write the page beside the data: RUN/gallery/index.html, for file://, any web server, or a bucket."""
+    from jobs.gallery import build_command
+
+    build_command(run, for_files)
+
+
+@gallery.command()
+def serve(
+    run: RunArgument,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = 0,
+) -> None:
+    """Show the page to this machine's browser only, for a bucket that is private."""
+    from jobs.gallery import serve_command
+
+    serve_command(run, port)
+
+
 @app.command()
 def verify(
     run: RunArgument,
@@ -229,6 +263,39 @@ def verify(
     from jobs.verify import verify_command
 
     verify_command(run, sample, weights)
+
+
+@app.command()
+def judge(
+    run: RunArgument,
+    by: Annotated[str | None, typer.Option(metavar="NETWORK", help="The independent network.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Its weights, .safetensors or .pth; default: torchvision's.")
+    ] = None,
+    discriminator_weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Those that RUN was made with, where they have moved.")
+    ] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="Only tell what was judged before.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON.")] = False,
+) -> None:
+    """A second opinion on RUN's pictures: an independent network's ranks, and the own network's after small harms."""
+    from jobs.judge import judge_command
+
+    judge_command(run, by, weights, discriminator_weights, summary, as_json)
+
+
+@app.command()
+def report(
+    run: RunArgument,
+    out: Annotated[Path, typer.Argument(metavar="[OUT.html]")] = Path("report.html"),
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Of one device, in whatever currency; without it no cost is told.")
+    ] = None,
+) -> None:
+    """RUN on one HTML page: figures, plots, best and worst pictures, faults, configuration."""
+    from jobs.report import report_command
+
+    report_command(run, out, price_per_hour)
 
 
 @app.command()
@@ -248,15 +315,46 @@ def gc(
 @app.command()
 def sheet(
     run: RunArgument,
-    out: Annotated[Path, typer.Argument(metavar="OUT.png")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="A picture (.png, .jpg, .webp): one sheet. A folder: a sheet for every hundred classes, every layer, "
+            "and mixes. A .pdf: the same for print, a page each.",
+        ),
+    ],
     layer: Annotated[str | None, typer.Option(help="Only this layer.")] = None,
-    columns: Annotated[int, typer.Option(min=1, help="Pictures per row.")] = 6,
-    picture_px: Annotated[int, typer.Option(min=32, help="Side of a picture on the sheet.")] = 224,
+    mode: Annotated[str | None, typer.Option(help="Only untrained or pretrained.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Only so many, best first by activation.")] = None,
+    columns: Annotated[
+        int | None, typer.Option(min=1, help="Pictures per row (6; in a folder or PDF ten, or ten pairs).")
+    ] = None,
+    picture_px: Annotated[int, typer.Option(min=32, help="Side of a picture; in print 300 are an inch.")] = 224,
+    pdf: Annotated[bool, typer.Option("--pdf", help="For print: also sheets.pdf in the folder OUT.")] = False,
 ) -> None:
-    """A contact sheet of RUN: every picture with its label, activation and rank."""
+    """Contact sheets of RUN: every picture with its label, activation and rank."""
     from jobs.sheet import sheet_command
 
-    sheet_command(run, out, layer, columns, picture_px)
+    sheet_command(run, out, {"layer": layer, "mode": mode}, top, columns, picture_px, pdf)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A new folder or s3://bucket/prefix.")],
+    format_: Annotated[
+        ExportFormat,
+        typer.Option("--format", help="hf: Parquet that datasets.load_dataset reads. tar: packs and index.parquet."),
+    ],
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN>=VALUE", help="Only such rows, as in dgn query; repeatable."),
+    ] = None,
+) -> None:
+    """RUN for other programs: a Hugging Face data set, or few large files in place of one per picture."""
+    from jobs.export import export_command
+
+    export_command(run, out, format_.value, where or [])
 
 
 @app.command()
@@ -308,7 +406,8 @@ def main() -> None:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         if code == INTERRUPTED:
             code = _say(
-                "interrupted; dgn render goes on with the same line, dgn pretrain with --resume", 128 + ended_by
+                "interrupted; dgn render and dgn judge go on with the same line, dgn pretrain with --resume",
+                128 + ended_by,
             )
         sys.exit(code)
     except TyperException as error:

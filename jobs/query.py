@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.index import judged_dataset
 from cluster.query import COLUMNS, Condition, Rows, check_columns, condition, parse_condition
 from cluster.run import Run
 from cluster.storage import HIDDEN
@@ -76,13 +77,16 @@ def _check_layers(rows: Rows, conditions: list[Condition]) -> None:
 
 
 def _by_sql(rows: Rows, sql: str) -> pa.Table:
-    """Answers a SELECT about the table `rows`. It sees nothing else of this machine: no files, no network."""
+    """Answers a SELECT about the table `rows` and, where there are any, `judged`. It sees nothing else of this machine:
+    no files, no network."""
     try:
         import duckdb
     except ImportError as error:
         raise DgnError("--sql needs DuckDB: pip install 'dgn[sql]'") from error
     with duckdb.connect(config={"enable_external_access": False}) as connection:
         connection.register("rows", rows.dataset())
+        if rows.index and (judged := judged_dataset(rows.run, rows.index)):
+            connection.register("judged", judged)
         try:
             answer = connection.sql(sql)
             if answer is None:

@@ -1,77 +1,392 @@
-"""`dgn sheet`: a contact sheet of a run."""
+"""`dgn sheet`: contact sheets of a run, one of everything or a set as the paper's authors published theirs.
+
+A set has the classes in hundreds (classes-000-099.png), other layers by name and, from a hundred filters on, in
+hundreds too (conv5_1-000-099.png), and mixes.png. Pictures of one unit stand together, by seed and mode. Paper: Figures
+4, 8 and 9.
+"""
 
 from __future__ import annotations
 
-import math
+import itertools
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
+from cluster.query import Condition, Rows, condition
+from cluster.run import Run
+from cluster.storage import HIDDEN
 from dgn import picture
-from dgn.errors import DgnError, printable
+from dgn.errors import DgnError, StoreError, in_one_line, printable
+from dgn.targets import MODES
+from jobs.export import NUM_READERS, progress_shown
 from jobs.status import open_run
 
 MARGIN_PX = 6
-SUFFIXES = (".png", ".webp", ".jpg")
+COLUMNS = 6
+PAGE_COLUMNS = (10, 20)  # of a set: for one picture a unit; for several
+PAGE_UNITS = (100, 10, 1)  # on a sheet of a set: as the authors published theirs; fewer where each has many pictures
+NAME_LINES = 4  # at most, for a mix: its parts are its name
+QUALITY = 90  # of JPEG, in PDF too, and WebP
+PRINT_DPI = 300  # ten columns of 224 px are then a page of A4
+PICTURES_AT_A_TIME = 64
+MAX_CHARS = 200  # of a text that somebody else wrote
+# 89 million, 270 MB in memory: what is larger Pillow opens with a warning only, browsers and printers often not at all
+MAX_PIXELS = 89_478_485
+MAX_SIDE_PX = {".png": 2**20, ".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500, ".pdf": 60_000}  # of PDF: 200 inches
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+SHOWN = (
+    "target_id", "layer", "unit", "units", "label", "mode", "seed", "discriminator", "status", "reason", "activation",
+    "rank", "file_name",
+)  # fmt: skip
+Font = ImageFont.FreeTypeFont
 
 
-def sheet_command(url: str, out: Path, layer: str | None, columns: int, picture_px: int) -> None:
-    if not out.parent.is_dir() or out.suffix.lower() not in SUFFIXES:
-        raise DgnError(
-            f"cannot write the sheet {out}: expected a file in a folder that exists, {' or '.join(SUFFIXES)}"
-        )
+@dataclass(frozen=True)
+class Sheet:
+    """Groups of rows by their numbers in the table; a group is the pictures of one unit or mix."""
+
+    name: str
+    groups: Sequence[Sequence[int]]
+    columns: int
+    picture_px: int
+    name_lines: int
+
+    @property
+    def font_px(self) -> int:
+        return max(10, self.picture_px // 16)
+
+    @property
+    def line_px(self) -> int:
+        return self.font_px + 4
+
+    @property
+    def cell_px(self) -> tuple[int, int]:
+        return self.picture_px + MARGIN_PX, self.picture_px + (self.name_lines + 2) * self.line_px + MARGIN_PX
+
+    @property
+    def num_pictures(self) -> int:
+        return sum(len(group) for group in self.groups)
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Column and line of each picture. A group that does not fit into the rest of a line begins the next."""
+        column = line = 0
+        for group in self.groups:
+            if column + min(len(group), self.columns) > self.columns:
+                column, line = 0, line + 1
+            for _ in group:
+                if column == self.columns:
+                    column, line = 0, line + 1
+                yield column, line
+                column += 1
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        columns, lines = (max(numbers) + 1 for numbers in zip(*self.places(), strict=True))
+        return columns * self.cell_px[0] + MARGIN_PX, lines * self.cell_px[1] + MARGIN_PX
+
+    def fits(self, suffix: str) -> bool:
+        return max(self.size_px) <= MAX_SIDE_PX[suffix] and self.size_px[0] * self.size_px[1] <= MAX_PIXELS
+
+
+def sheet_command(
+    url: str, out: Path, flags: dict[str, str | None], top: int | None, columns: int | None, picture_px: int, pdf: bool
+) -> None:
+    """`flags`: layer and mode, None where not given."""
+    suffix = "" if out.is_dir() else out.suffix.lower()
+    _check_out(out, suffix, pdf)
+    if flags["mode"] is not None and flags["mode"] not in MODES:
+        raise DgnError(f"unknown mode '{flags['mode']}': expected one of {', '.join(MODES)}")
+    conditions = [condition(name, "=", value) for name, value in flags.items() if value is not None]
     run = open_run(url)
-    info = run.info()
-    committed = run.committed(info.num_shards)
-    tables = run.tables(shard for shard in range(info.num_shards) if shard in committed)
-    rows = [row for table in tables for row in table.to_pylist() if layer is None or row["layer"] == layer]
-    if not rows:
-        raise DgnError(f"{url} has no pictures{f' of layer {layer}' if layer else ''} yet")
-    rows = _modes_side_by_side(rows)
-    columns = min(columns, len(rows))
-    font_px = max(10, picture_px // 16)
-    font = ImageFont.load_default(font_px)
-    line_px = font_px + 4
-    caption_px = 3 * line_px
-    cell_w, cell_h = picture_px + MARGIN_PX, picture_px + caption_px + MARGIN_PX
-    page = Image.new(
-        "RGB", (columns * cell_w + MARGIN_PX, math.ceil(len(rows) / columns) * cell_h + MARGIN_PX), "white"
-    )
-    pen = ImageDraw.Draw(page)
-    for i, row in enumerate(rows):
-        x, y = MARGIN_PX + i % columns * cell_w, MARGIN_PX + i // columns * cell_h
-        if row["file_name"]:
-            image = Image.fromarray(picture.decode(run.picture(row["file_name"])))
-            page.paste(image.resize((picture_px, picture_px), Image.Resampling.LANCZOS), (x, y))
+    rows = Rows(run)
+    table, groups = _selected(rows, conditions, top)
+    kind = suffix or (".pdf" if pdf else ".png")  # that has the narrower limits
+    if suffix in PICTURES:
+        sheets = [_sheet(out.stem, table, groups, columns or COLUMNS, picture_px)]
+    else:
+        sheets = _set_of_sheets(table, groups, top is not None, columns, picture_px, kind)
+    for one in sheets:
+        _check_size(one, kind, suffix in PICTURES)
+    with (
+        _whole_or_not_at_all(out.parent if suffix else out) as folder,
+        progress_shown(table.num_rows) as advance,
+        ThreadPoolExecutor(NUM_READERS) as readers,
+    ):
+        for number, one in enumerate(sheets):
+            page = _draw(one, run, table, readers)
+            if suffix in PICTURES:
+                page.save(folder / out.name, quality=QUALITY)
+            elif not suffix:
+                page.save(folder / f"{one.name}.png")
+            if suffix == ".pdf" or pdf:
+                _add_page(folder / (out.name if suffix else "sheets.pdf"), page, number, out.stem)
+            advance(one.num_pictures)
+    missing = "" if conditions or top else _of_all(table.num_rows, rows.info.num_targets)
+    where = {".pdf": f"{len(sheets)} pages of {out}", "": f"{len(sheets)} sheets in {out}"}.get(suffix, out)
+    print(f"{table.num_rows:,}{missing} pictures on {where}")
+
+
+def _check_out(out: Path, suffix: str, pdf: bool) -> None:
+    """Raises: DgnError."""
+    if not out.absolute().parent.is_dir() or suffix not in ("", ".pdf", *PICTURES):
+        raise DgnError(
+            f"cannot write the sheet {out}: expected a file ({', '.join(PICTURES)}, .pdf) or a folder, "
+            "in a folder that exists"
+        )
+    if pdf and suffix in PICTURES:
+        raise DgnError(f"--pdf goes with a folder: for a PDF alone give {out.with_suffix('.pdf')} in place of {out}")
+    if not suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DgnError(f"{out} exists: give a folder that does not, or an empty one")
+
+
+def _of_all(num: int, num_targets: int) -> str:
+    return f" of {num_targets:,}" if num < num_targets else ""
+
+
+def _selected(rows: Rows, conditions: list[Condition], top: int | None) -> tuple[pa.Table, list[list[int]]]:
+    """The rows and their groups, in order of depth and unit, or best first each by itself. Raises: DgnError."""
+    table = rows.select(conditions, SHOWN, top=top)
+    layers = rows.layers() if not top or table.num_rows == 0 else []
+    if table.num_rows == 0:
+        asked = "".join(f" of {one.column} '{one.value}'" for one in conditions)
+        raise DgnError(f"{rows.run.store.url} has no pictures{asked} yet: its layers are {', '.join(layers) or 'none'}")
+    if table["layer"].null_count or table["seed"].null_count:
+        raise DgnError(f"{rows.run.store.url} has rows without a layer or seed: dgn verify tells what else is wrong")
+    if top:
+        return table, [[n] for n in range(table.num_rows)]
+    depth = {layer: n for n, layer in enumerate(layers)}
+    what = [target_id.rsplit("-", 2)[0] for target_id in table["target_id"].to_pylist()]  # without mode and seed
+    modes = [MODES.index(mode) if mode in MODES else len(MODES) for mode in table["mode"].to_pylist()]
+    depths = [depth[layer] for layer in table["layer"].to_pylist()]
+    of_unit = list(zip(depths, table["unit"].is_null().to_pylist(), map(_natural, what), strict=True))  # mixes behind
+    key = list(zip(of_unit, table["seed"].to_pylist(), modes, strict=True))
+    order = sorted(range(table.num_rows), key=key.__getitem__)
+    return table, [list(group) for _, group in itertools.groupby(order, key=of_unit.__getitem__)]
+
+
+def _natural(text: str) -> list[tuple[str, int]]:
+    """Sorts numbers in a text by their value."""
+    return [(word, int(part or 0)) for word, part in re.findall(r"(\D*)(\d{0,18})", text, re.ASCII)]
+
+
+def _set_of_sheets(
+    table: pa.Table, groups: Sequence[Sequence[int]], is_best: bool, columns: int | None, picture_px: int, suffix: str
+) -> list[Sheet]:
+    """Sheets by what they show, in order of depth, mixes last."""
+    layers, units, labels = (table[name].to_pylist() for name in ("layer", "unit", "label"))
+    by_name: dict[str, list[tuple[int, Sequence[int]]]] = {}
+    for group in groups:
+        layer, unit, label = (values[group[0]] for values in (layers, units, labels))
+        if is_best or unit is None:
+            numbered = by_name.setdefault("best" if is_best else "mixes", [])
+            numbered.append((len(numbered), group))
         else:
-            pen.rectangle([x, y, x + picture_px, y + picture_px], outline="grey")
-        for n, text in enumerate(_caption(row)):
-            at = (x, y + picture_px + 1 + n * line_px)
-            pen.text(at, _fitting(printable(text), font, picture_px), fill="dimgrey" if n else "black", font=font)
-    page.save(out)
-    print(f"{len(rows)} pictures on {out}")
+            name = re.sub(r"[^\w.-]|^\.", "_", layer if label is None else "classes", flags=re.ASCII)
+            by_name.setdefault(name, []).append((unit, group))
+    sheets: list[Sheet] = []
+    for name in sorted(by_name, key=lambda name: name == "mixes"):
+        for num_units in PAGE_UNITS:
+            pages = _pages(name, by_name[name], num_units)
+            found = [_sheet(title, table, some, columns, picture_px) for title, some in pages.items()]
+            if all(one.fits(suffix) for one in found):
+                break
+        sheets += found
+    return sheets
 
 
-def _modes_side_by_side(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Targets in the run's order, each with its pictures of both modes next to each other."""
-    by_target: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_target.setdefault(row["target_id"].replace(f"-{row['mode']}-", "-"), []).append(row)
-    return [row for pictures in by_target.values() for row in pictures]
+def _pages(name: str, numbered: list[tuple[int, Sequence[int]]], num_units: int) -> dict[str, list[Sequence[int]]]:
+    """Groups by the name of their sheet, which tells the units that have a place on it."""
+    last = max(number for number, _ in numbered) // num_units * num_units + num_units - 1
+    if last < PAGE_UNITS[0] == num_units and name != "classes":
+        return {name: [group for _, group in numbered]}
+    digits, pages = max(3, len(str(last))), dict[str, list[Sequence[int]]]()
+    for number, group in numbered:
+        first = number // num_units * num_units
+        pages.setdefault(f"{name}-{first:0{digits}d}-{first + num_units - 1:0{digits}d}", []).append(group)
+    return pages
 
 
-def _caption(row: dict[str, Any]) -> tuple[str, ...]:
-    name = row["label"] or row["target_id"].rsplit("-", 2)[0]
-    origin = f"{row['mode']}, {row['discriminator']}"
+def _sheet(name: str, table: pa.Table, groups: Sequence[Sequence[int]], columns: int | None, picture_px: int) -> Sheet:
+    """Without `columns` a line has ten units, or ten pairs, or as many whole units as there is room for."""
+    if columns is None:
+        largest = max(len(group) for group in groups)
+        single, several = PAGE_COLUMNS
+        columns = single if largest == 1 else max(several // largest, 1) * min(largest, several)
+    sheet = Sheet(name, groups, columns, picture_px, name_lines=1)
+    of_sheet = table.select(["unit", "units", "label", "layer"]).take(list(itertools.chain.from_iterable(groups)))
+    names = {_name(row) for row in of_sheet.filter(of_sheet["unit"].is_null()).to_pylist()}
+    wrapped = (_wrapped(name, sheet.font_px, picture_px, NAME_LINES) for name in names)
+    return Sheet(name, groups, columns, picture_px, max((len(lines) for lines in wrapped), default=1))
+
+
+def _check_size(sheet: Sheet, suffix: str, is_alone: bool) -> None:
+    """Raises: DgnError for a sheet too large to be made, or to be opened by others."""
+    if not sheet.fits(suffix):
+        width, height = sheet.size_px
+        raise DgnError(
+            f"a sheet of {sheet.num_pictures:,} pictures would be {width:,} x {height:,} px, more than {suffix} or "
+            f"other programs take ({MAX_SIDE_PX[suffix]:,} px a side, {MAX_PIXELS / 1e6:.0f} million in all): give "
+            f"{'a folder as OUT, which gets several, or ' if is_alone else ''}other --picture-px or --columns"
+        )
+
+
+@contextmanager
+def _whole_or_not_at_all(folder: Path) -> Iterator[Path]:
+    """A hidden folder whose files move up into `folder` when the block ends well; else nothing is left of it."""
+    is_new = not folder.exists()
+    temporary = folder / f"{HIDDEN}{uuid.uuid4().hex}"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in sorted(temporary.iterdir()):
+            path.replace(folder / path.name)
+    except OSError as error:
+        raise DgnError(f"cannot write to {folder}: {in_one_line(error)}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # not empty: all went well
+                folder.rmdir()
+
+
+def _add_page(path: Path, page: Image.Image, number: int, title: str) -> None:
+    """Pillow appends to the file. Without dates, so that a run's PDF is the same at every try."""
+    about = {"title": title, "creationDate": None, "modDate": None}
+    page.save(path, "PDF", append=number > 0, resolution=PRINT_DPI, quality=QUALITY, **about)
+
+
+def _draw(sheet: Sheet, run: Run, table: pa.Table, readers: Executor) -> Image.Image:
+    """Raises: DgnError for a picture that is missing or damaged."""
+    page = Image.new("RGB", sheet.size_px, "white")
+    pen = ImageDraw.Draw(page)
+    rows = table.take(list(itertools.chain.from_iterable(sheet.groups))).to_pylist()
+    has_seeds = len({row["seed"] for row in rows}) > 1
+    places = sheet.places()
+    for start in range(0, len(rows), PICTURES_AT_A_TIME):
+        some = rows[start : start + PICTURES_AT_A_TIME]
+        for row, image in zip(some, readers.map(partial(_picture, run, sheet.picture_px), some), strict=True):
+            column, line = next(places)
+            x, y = MARGIN_PX + column * sheet.cell_px[0], MARGIN_PX + line * sheet.cell_px[1]
+            if image is None:
+                _draw_reason(pen, x, y, sheet, row)
+            else:
+                page.paste(image, (x, y))
+            _draw_caption(pen, x, y + sheet.picture_px + 1, sheet, row, has_seeds)
+    return page
+
+
+def _picture(run: Run, side_px: int, row: dict[str, Any]) -> Image.Image | None:
+    """Raises: DgnError."""
+    if row["file_name"] is None:
+        return None
+    png = run.picture(row["file_name"])
+    try:
+        image = Image.fromarray(picture.decode(png))
+    except DgnError as error:
+        where = f"{run.store.url}/{row['file_name']}"
+        raise StoreError(f"{where}: {error}; dgn verify tells what else is wrong") from error
+    return image.resize((side_px, side_px), Image.Resampling.LANCZOS)
+
+
+def _draw_reason(pen: ImageDraw.ImageDraw, x: int, y: int, sheet: Sheet, row: dict[str, Any]) -> None:
+    """An outlined box in place of a picture, and why there is none."""
+    side, inset = sheet.picture_px, sheet.font_px
+    pen.rectangle([x, y, x + side - 1, y + side - 1], outline="grey")
+    most = max(1, (side - 2 * inset) // sheet.line_px)
+    for n, text in enumerate(_wrapped(row["reason"] or "no picture", sheet.font_px, side - 2 * inset, most)):
+        pen.text((x + inset, y + inset + n * sheet.line_px), text, fill="dimgrey", font=_font(text, sheet.font_px))
+
+
+def _draw_caption(pen: ImageDraw.ImageDraw, x: int, y: int, sheet: Sheet, row: dict[str, Any], has_seeds: bool) -> None:
+    name, origin, scores, outcome = _caption(row, has_seeds)
+    width, px = sheet.picture_px, sheet.font_px
+
+    def write(text: str, line: int, fill: str, at: float = 0) -> None:
+        pen.text((x + at, y + line * sheet.line_px), text, fill=fill, font=_font(text, px))
+
+    number = "" if row["unit"] is None else str(row["unit"])  # of a class too: ImageNet has two cranes
+    number_px = _length(number, px)
+    write(number, 0, "dimgrey", width - number_px)
+    names = [_fitting(name, px, width - number_px - px)] if number else _wrapped(name, px, width, sheet.name_lines)
+    for n, text in enumerate(names):
+        write(text, n, "black")
+    write(_fitting(origin, px, width), len(names), "dimgrey")
+    outcome_px = _length(outcome, px)
+    if _length(scores, px) + outcome_px > width:
+        scores = scores.replace("activation", "act.")
+    scores = _fitting(scores, px, width - outcome_px) if scores else ""
+    write(scores, len(names) + 1, "dimgrey")
+    write(_fitting(outcome, px, width), len(names) + 1, "firebrick", _length(scores, px))
+
+
+def _caption(row: dict[str, Any], has_seeds: bool) -> tuple[str, str, str, str]:
+    """Name, origin, scores, and what is not ok."""
+    origin = f"{row['mode']}, {row['discriminator']}" + (f", seed {row['seed']}" if has_seeds else "")
     if row["status"] == "nonfinite" or row["activation"] is None:
-        return name, origin, "nonfinite"
+        return _name(row), origin, "", "nonfinite"
     outcome = "" if row["status"] == "ok" else f", {row['status'].replace('_', ' ')}"
-    return name, origin, f"rank {row['rank']}, activation {row['activation']:.3g}{outcome}"
+    return _name(row), origin, f"rank {row['rank']}, activation {row['activation']:.3g}", outcome
 
 
-def _fitting(text: str, font: Any, width_px: int) -> str:
-    """The text, or as much of its beginning as fits."""
-    while len(text) > 1 and font.getlength(text) > width_px:
+def _name(row: dict[str, Any]) -> str:
+    """A class's label, a filter's layer, or the parts of a mix with their weights."""
+    if row["unit"] is not None:
+        return row["label"] or row["layer"]
+    units = [one for one in row["units"] or () if one]
+    labels = row["label"].split(" + ") if row["label"] else []
+    if len(labels) != len(units):
+        labels = []
+    parts, layer = [], None
+    for n, one in enumerate(units):
+        weight = "" if one["weight"] in (1, None) else f"{one['weight']:g} × "
+        within = "" if one["layer"] == layer else f"{one['layer']}:"
+        parts.append(weight + (labels[n] if labels else f"{within}{one['unit']}"))
+        layer = one["layer"]
+    return " + ".join(parts) or "mix"
+
+
+def _font(text: str, px: int) -> Font:
+    return _fonts(px)[0 if text.replace("…", "").isascii() else 1]
+
+
+@cache
+def _fonts(px: int) -> tuple[Font, Font]:
+    """Pillow's own font, which has ASCII only, and one that knows more alphabets."""
+    import matplotlib
+
+    own = ImageFont.load_default(px)
+    assert isinstance(own, Font)
+    return own, ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", px)
+
+
+def _length(text: str, px: int) -> float:
+    return _font(text, px).getlength(text)
+
+
+def _fitting(text: str, px: int, width_px: float) -> str:
+    """The text, control characters as escapes, or as much of its beginning as fits."""
+    text = printable(text[:MAX_CHARS])
+    while len(text) > 1 and _length(text, px) > width_px:
         text = text.rstrip("…")[:-1] + "…"
     return text
+
+
+def _wrapped(text: str, px: int, width_px: float, most: int) -> list[str]:
+    """The text in lines that fit, at most so many."""
+    lines: list[str] = []
+    for word in printable(text[:MAX_CHARS]).split(" "):
+        if lines and (len(lines) == most or _length(f"{lines[-1]} {word}", px) <= width_px):
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return [_fitting(line, px, width_px) for line in lines]

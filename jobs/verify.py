@@ -7,12 +7,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-from cluster.plan import RunConfig, make_plan
-from cluster.run import Run, sha256
+from cluster.plan import Plan, make_plan
+from cluster.run import Damaged, Run, RunInfo
 from dgn import discriminator as discriminators
 from dgn import picture
-from dgn.discriminator import Discriminator
-from dgn.errors import DgnError, ShardFailed, printable
+from dgn.discriminator import Discriminator, FrozenWeights
+from dgn.errors import DgnError, ShardFailed, WeightsMissing, printable
 from dgn.targets import Target
 from jobs.status import open_run
 
@@ -24,11 +24,7 @@ def verify_command(url: str, sample: int, weights: str | None) -> None:
     """Raises: ShardFailed with a count where anything is missing, twice, broken or scored otherwise."""
     run = open_run(url)
     info = run.info()
-    config = info.run_config
-    plan = make_plan(config, discriminators.layout(config.discriminator))
-    counts = (plan.num_targets, plan.num_shards) == (info.num_targets, info.num_shards)
-    if not counts or plan.targets_sha256() != info.fingerprint["targets_sha256"]:
-        raise DgnError(f"{url}: run.json's configuration does not give its own target list; it was edited")
+    plan = own_plan(run, info)
     committed = run.committed(info.num_shards)
     problems: list[str] = []
     reservoir: list[tuple[Target, dict[str, Any]]] = []
@@ -58,7 +54,7 @@ def verify_command(url: str, sample: int, weights: str | None) -> None:
         problems += [f"{name} has no row in shard {index:06d}" for name in targets]
     num_scored = 0
     if not problems and reservoir:
-        problems += _score_again(run, config, reservoir, weights)
+        problems += _score_again(run, Discriminator(own_weights(info, weights)), reservoir)
         num_scored = len(reservoir)
     for problem in problems[:SHOWN]:
         print(printable(problem))
@@ -75,22 +71,39 @@ def verify_command(url: str, sample: int, weights: str | None) -> None:
 
 def _check_file(run: Run, row: dict[str, Any]) -> list[str]:
     try:
-        data = run.store.read(row["file_name"])
-    except FileNotFoundError:
-        return [f"{row['file_name']} is missing"]
-    if sha256(data) != row["sha256"]:
-        return [f"{row['file_name']} has {len(data)} bytes that are not those of its row (sha256 differs)"]
+        run.whole_picture(row["file_name"], row["sha256"])
+    except Damaged as error:
+        return [str(error)]
     return []
 
 
-def _score_again(
-    run: Run, config: RunConfig, sampled: list[tuple[Target, dict[str, Any]]], weights: str | None
-) -> list[str]:
-    path = weights or config.weights
-    frozen = discriminators.load_weights(config.discriminator, Path(path) if path else None)
-    if frozen.sha256 != run.info().fingerprint["weights_sha256"]:
-        raise DgnError(f"{frozen.source} is not the weights file of this run: give it with --weights FILE")
-    judge = Discriminator(frozen)
+def own_plan(run: Run, info: RunInfo) -> Plan:
+    """The run's targets. Raises: DgnError where its configuration gives others than it was begun with."""
+    config = info.run_config
+    plan = make_plan(config, discriminators.layout(config.discriminator))
+    counts = (plan.num_targets, plan.num_shards) == (info.num_targets, info.num_shards)
+    if not counts or plan.targets_sha256() != info.fingerprint["targets_sha256"]:
+        raise DgnError(f"{run.store.url}: run.json's configuration does not give its own target list; it was edited")
+    return plan
+
+
+def own_weights(info: RunInfo, given: str | None, flag: str = "--weights") -> FrozenWeights:
+    """The weights that made the run's pictures: its configuration's, or those that `flag` gives where they moved.
+
+    Raises: WeightsMissing, DgnError for another file.
+    """
+    config = info.run_config
+    path = given or config.weights
+    try:
+        frozen = discriminators.load_weights(config.discriminator, Path(path) if path else None)
+    except WeightsMissing as error:
+        raise WeightsMissing(f"the network that made these pictures: {error}; {flag} FILE tells where it is") from error
+    if frozen.sha256 != info.fingerprint["weights_sha256"]:
+        raise DgnError(f"{frozen.source} is not the weights file of this run: give it with {flag} FILE")
+    return frozen
+
+
+def _score_again(run: Run, judge: Discriminator, sampled: list[tuple[Target, dict[str, Any]]]) -> list[str]:
     problems = []
     for target, row in sampled:
         again = picture.rescore([run.store.read(row["file_name"])], [target], judge)[0]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,8 @@ def bucket(s3_server, monkeypatch, request):
     """An empty bucket's name; this process and its children see the server."""
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
-    name = "b-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:50].strip("-")
+    name = "b-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:40].strip("-")
+    name += f"-{uuid.uuid4().hex[:8]}"  # tests of several files share a server, and some have the same name
     import s3fs
 
     s3fs.S3FileSystem(skip_instance_cache=True).mkdir(name)

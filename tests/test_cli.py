@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import re
 import shlex
 import subprocess
 import sys
@@ -12,11 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image, ImageFont
+from PIL import Image
 
 from dgn.decoder import serialise
 from jobs.render import load_config
-from jobs.sheet import _caption, _fitting
 from tests.conftest import WIDTH
 
 QUICK = [
@@ -193,21 +191,6 @@ def test_sheet(finished, dgn, tmp_path):
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (466, 2 * (224 + 3 * 18 + 6) + 6)
     assert dgn("sheet", finished, tmp_path / "none.png", "--layer", "fc7")[0] == 2
-
-
-def test_captions_on_the_sheet():
-    row = {"label": "star", "mode": "untrained", "discriminator": "vgg16-mini", "rank": 27, "activation": 2.2119}
-    origin = "untrained, vgg16-mini"
-    assert _caption(row | {"status": "ok"}) == ("star", origin, "rank 27, activation 2.21")
-    assert _caption(row | {"status": "not_converged"})[2] == "rank 27, activation 2.21, not converged"
-    assert _caption(row | {"status": "nonfinite"}) == ("star", origin, "nonfinite")
-    font = ImageFont.load_default(14)
-    assert _fitting("star", font, 200) == "star"
-    assert _fitting("", font, 200) == ""
-    cut = _fitting("a label that is too long", font, 80)
-    assert re.fullmatch("a la.*…", cut)
-    assert font.getlength(cut) <= 80
-    assert _fitting("star", font, 1) == "…"
 
 
 def test_info_counts(dgn):

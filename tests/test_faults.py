@@ -226,7 +226,7 @@ def test_an_interrupted_driver_says_so(machines, start, whole):
         job.process.send_signal(number)
         assert job.wait() == code
         last = job.log.strip().splitlines()[-1]
-        assert last == "dgn: interrupted; dgn render goes on with the same line, dgn pretrain with --resume"
+        assert last == "dgn: interrupted; dgn render and dgn judge go on with the same line, dgn pretrain with --resume"
         assert "SIGTERM received" not in job.log, "Ray's own end"
     assert start(machines).wait() == 0
     whole()

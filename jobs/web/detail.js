@@ -1,0 +1,167 @@
+// One picture with everything that its row says, in a dialog.
+'use strict'
+
+const SCORES = [
+  ['activation', 'Activation, of the saved picture'], ['unrounded_activation', 'Before rounding to 8 bits'],
+  ['optimised_activation', 'At the last update, over moved views'], ['rank', 'Rank in its layer'],
+  ['probability', 'Probability of its class'], ['others_sum', 'Sum of all other units'],
+]
+const ORIGINS = [
+  ['target_id', 'Target'], ['discriminator', 'Network'], ['layer', 'Layer'], ['unit', 'Unit'], ['mode', 'Mode'],
+  ['seed', 'Seed'], ['updates', 'Updates'], ['seconds', 'Seconds'], ['device', 'Device'], ['host', 'Host'],
+  ['rendered_at', 'Rendered'], ['shard', 'Shard'], ['attempt', 'Attempt'], ['bytes', 'Bytes'], ['sha256', 'SHA-256'],
+]
+
+class Detail {
+  constructor(dialog, table, navigate) {
+    Object.assign(this, { dialog, table, navigate })
+    this.title = dialog.querySelector('h2')
+    this.reason = dialog.querySelector('#detail-reason')
+    this.body = dialog.querySelector('#detail-body')
+    dialog.querySelector('#previous').onclick = () => navigate(-1)
+    dialog.querySelector('#next').onclick = () => navigate(1)
+    dialog.querySelector('#close').onclick = () => dialog.close()
+    dialog.addEventListener('close', () => navigate(null))
+    dialog.addEventListener('click', event => { if (event.target === dialog) dialog.close() })
+    dialog.addEventListener('keydown', event => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key]
+      if (step && !event.altKey) {
+        event.preventDefault()
+        navigate(step)
+      }
+    })
+  }
+
+  /** Opens a row. `hasBefore`, `hasAfter`: whether the view has neighbours. */
+  async show(row, hasBefore, hasAfter) {
+    this.row = row
+    const { table, dialog } = this
+    this.title.textContent = nameOf(table, row)
+    this.reason.textContent = table.text('status', row) === 'ok' ? '' : describe(table, row)
+    this.reason.hidden = !this.reason.textContent
+    dialog.querySelector('#previous').disabled = !hasBefore
+    dialog.querySelector('#next').disabled = !hasAfter
+    dialog.setAttribute('aria-busy', 'true')
+    if (!dialog.open) dialog.showModal()
+    let details
+    try {
+      details = await table.details(row)
+    } catch (error) {
+      this.body.replaceChildren(element('p', { role: 'alert' }, `This row cannot be read: ${error.message}`))
+      return
+    }
+    if (this.row !== row) return // another one was opened meanwhile
+    this.body.replaceChildren(...this.#content(row, details))
+    this.body.parentElement.scrollTop = 0
+    dialog.removeAttribute('aria-busy')
+  }
+
+  #content(row, details) {
+    const picture = element('figure', { className: 'picture' }, this.#picture(row, details))
+    if (details.file_name) {
+      picture.append(element('figcaption', {}, element('a', { href: `../${encodeKey(details.file_name)}` }, 'The PNG itself')))
+    }
+    const judged = this.table.judges.map(by => [`Rank by ${by}`, this.table.column[`judge_rank ${by}`][row]])
+    const settings = Object.entries(this.table.index.settings).map(([name, value]) => [name.replaceAll('_', ' '), value])
+    return [
+      picture,
+      section('Scores', facts([...SCORES.map(([name, title]) => [title, details[name]]), ...judged])),
+      details.activation_curve?.length ? section('Activation over the updates', curve(details.activation_curve, details.updates)) : '',
+      details.top5?.length ? section(`The five highest units of ${details.layer}`, topFive(details)) : '',
+      details.units?.length > 1 ? section('Units of this target', units(details.units)) : '',
+      this.#otherMode(row),
+      section('Origin', facts(ORIGINS.map(([name, title]) => [title, details[name]]))),
+      element('details', {}, element('summary', {}, 'Settings of the run'), facts(settings)),
+    ]
+  }
+
+  #picture(row, details) {
+    if (!details.file_name) return box(details.reason ?? 'no picture', details.status)
+    const image = new Image(details.width, details.height)
+    image.alt = `Picture that excites ${nameOf(this.table, row)}, ${details.mode}`
+    image.onerror = () => image.replaceWith(box(`picture missing: ${details.file_name}`, 'missing'))
+    image.src = `../${encodeKey(details.file_name)}`
+    return image
+  }
+
+  #otherMode(row) {
+    const other = this.table.pairs().get(this.table.pairKey(row)).find(one => one !== undefined && one !== row)
+    if (other === undefined) return ''
+    const link = element('a', { href: addressOf({ ...readState(), id: this.table.column.target_id[other] }) },
+      `The same target, ${this.table.text('mode', other)}: activation ${number(this.table.column.activation[other])}`)
+    return element('p', {}, link)
+  }
+}
+
+/** An element with properties and children. Texts stay texts. */
+function element(name, properties, ...children) {
+  const made = Object.assign(document.createElement(name), properties)
+  made.append(...children)
+  return made
+}
+
+function section(title, ...content) {
+  return element('section', {}, element('h3', {}, title), ...content)
+}
+
+function facts(entries) {
+  const list = element('dl', {})
+  for (const [title, value] of entries) {
+    if (value == null || Number.isNaN(value)) continue
+    list.append(element('dt', {}, title), element('dd', {}, text(value)))
+  }
+  return list
+}
+
+function text(value) {
+  if (value instanceof Date) return value.toISOString().replace('T', ' ').slice(0, 19) + ' UTC'
+  if (typeof value === 'number' && !Number.isInteger(value)) return number(value)
+  return typeof value === 'object' ? JSON.stringify(value) : String(value)
+}
+
+function topFive({ top5, layer, units }) {
+  const most = Math.max(...top5.map(one => one.activation), 1e-9)
+  const own = new Set((units ?? []).filter(one => one.layer === layer).map(one => one.unit))
+  const rows = top5.map(one => {
+    const bar = element('meter', { min: 0, max: most, value: Math.max(one.activation, 0) })
+    bar.setAttribute('aria-label', `Activation of unit ${one.unit}`)
+    const name = one.label === null || one.label === undefined ? `unit ${one.unit}` : `${one.label} (${one.unit})`
+    return element('tr', { className: own.has(one.unit) ? 'own' : '' },
+      element('th', { scope: 'row' }, name), element('td', {}, number(one.activation)), element('td', {}, bar))
+  })
+  return element('table', {}, element('tbody', {}, ...rows))
+}
+
+function units(list) {
+  return element('ul', {}, ...list.map(one => element('li', {}, `${one.layer}, unit ${one.unit}, weight ${number(one.weight)}`)))
+}
+
+const SVG = 'http://www.w3.org/2000/svg'
+
+/** A line from the first to the last update, with its least and highest value written beside it. */
+function curve(values, updates) {
+  const [width, height, left, bottom] = [360, 140, 52, 20]
+  const finite = values.filter(Number.isFinite)
+  const least = Math.min(0, ...finite)
+  const most = Math.max(...finite, least + 1e-9)
+  const x = i => left + i / Math.max(values.length - 1, 1) * (width - left - 8)
+  const y = value => 8 + (most - value) / (most - least) * (height - bottom - 8)
+  const points = values.map((value, i) => (Number.isFinite(value) ? `${x(i).toFixed(1)},${y(value).toFixed(1)}` : '')).filter(Boolean)
+  const svg = drawn('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', class: 'curve' })
+  svg.setAttribute('aria-label', `Activation rises from ${number(values[0])} to ${number(values.at(-1))} over ${updates} updates`)
+  for (const value of [least, most]) {
+    svg.append(drawn('line', { x1: left, x2: width - 8, y1: y(value), y2: y(value), class: 'rule' }))
+    svg.append(drawn('text', { x: left - 6, y: y(value) + 4, 'text-anchor': 'end' }, number(value)))
+  }
+  svg.append(drawn('text', { x: left, y: height - 4 }, 'update 1'))
+  svg.append(drawn('text', { x: width - 8, y: height - 4, 'text-anchor': 'end' }, String(updates)))
+  svg.append(drawn('polyline', { points: points.join(' '), class: 'line' }))
+  return svg
+}
+
+function drawn(name, attributes, content = '') {
+  const made = document.createElementNS(SVG, name)
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value)
+  made.textContent = content
+  return made
+}
