@@ -1,0 +1,224 @@
+"""A run's figures for people: how far, how fast, what did not work, which pictures are best and worst.
+
+One pass over the rows that looks at a few columns of each; what it keeps grows by four bytes a picture.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from cluster.query import Rows
+from dgn.targets import MODES
+
+NUM_BINS = 24  # of a histogram
+NUM_EXAMPLES = 3  # of a reason
+SHOWN = ("target_id", "layer", "unit", "label", "status", "activation", "rank", "file_name", "sha256")  # of a picture
+COLUMNS = (*SHOWN, "mode", "reason", "seconds", "device", "host", "rendered_at")
+MOST_S = 1e8  # that a picture can have taken, and the years of a date: what says else was edited and is not counted
+YEARS = tuple(int(datetime(year, 1, 1, tzinfo=UTC).timestamp() * 1e6) for year in (1970, 9999))
+
+
+@dataclass
+class Pace:
+    """How fast pictures were made: all of them, or those of a device. `device_s`: their seconds, summed."""
+
+    num_pictures: int = 0
+    device_s: float = 0.0
+    begun_us: int | None = None  # of the first picture, since 1970: when it was saved, less its seconds
+    ended_us: int | None = None  # when the last was saved
+
+    def add(self, num_pictures: int, device_s: float | None, begun_us: int | None, ended_us: int | None) -> None:
+        self.num_pictures += num_pictures
+        self.device_s += device_s or 0.0
+        self.begun_us = min((at for at in (self.begun_us, begun_us) if at is not None), default=None)
+        self.ended_us = max((at for at in (self.ended_us, ended_us) if at is not None), default=None)
+
+    @property
+    def clock_s(self) -> float | None:
+        """From the first picture's beginning to the last one's end, pauses of the run included."""
+        return None if self.begun_us is None or self.ended_us is None else (self.ended_us - self.begun_us) / 1e6
+
+    @property
+    def per_hour(self) -> float | None:
+        """By the clock."""
+        return 3600 * self.num_pictures / self.clock_s if self.clock_s else None
+
+    @property
+    def per_device_hour(self) -> float | None:
+        return 3600 * self.num_pictures / self.device_s if self.device_s else None
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Activations of a layer's pictures in one mode: `counts` in equal bins from `least` to `highest`."""
+
+    layer: str
+    mode: str
+    num_pictures: int
+    num_silent: int  # not above 0
+    median: float
+    least: float
+    highest: float
+    counts: tuple[int, ...]
+
+
+@dataclass
+class Reason:
+    """Why pictures are not ok. `text`: the reason where all have the same, else what their reasons have in common."""
+
+    status: str
+    text: str
+    count: int = 0
+    examples: list[dict[str, Any]] = field(default_factory=list)  # target_id, label, reason
+
+
+@dataclass
+class Figures:
+    """Of all whole shards. `devices` by host and device; `best` and `worst` by mode, worst first."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    overall: Pace = field(default_factory=Pace)
+    devices: dict[tuple[str, str], Pace] = field(default_factory=dict)
+    histograms: list[Histogram] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)  # most frequent first
+    best: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    worst: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+
+def figures(rows: Rows, num_shown: int) -> Figures:
+    """`num_shown`: how many of the best and of the worst pictures of each mode. Raises: StoreError."""
+    found = Figures()
+    activations: dict[tuple[str, str], list[NDArray[np.float32]]] = {}
+    reasons: dict[tuple[str, str], Reason] = {}
+    best: dict[str, pa.Table] = {}
+    worst: dict[str, pa.Table] = {}
+    for table in rows.tables(COLUMNS):
+        found.statuses.update({one["values"]: one["counts"] for one in pc.value_counts(table["status"]).to_pylist()})
+        _add_paces(found, table)
+        _add_reasons(reasons, table.filter(pc.field("status") != "ok"))
+        pictures = table.filter(pc.is_finite(pc.field("activation")) & pc.field("file_name").is_valid())
+        for one in pictures.group_by(["layer", "mode"]).aggregate([("activation", "list")]).to_batches():
+            for layer, mode, values in zip(one["layer"], one["mode"], one["activation_list"], strict=True):
+                kept = activations.setdefault((layer.as_py(), mode.as_py()), [])
+                kept.append(values.values.to_numpy(zero_copy_only=False).copy())
+        for mode in pc.unique(pictures["mode"]).to_pylist():
+            of_mode = pictures.filter(pc.field("mode") == mode).select(SHOWN)
+            for kept_of, order in ((best, "descending"), (worst, "ascending")):
+                kept_of[mode] = _first(kept_of.get(mode), of_mode, order, num_shown)
+    depth = {layer: n for n, layer in enumerate(rows.layers())}
+    in_order = sorted(activations, key=lambda key: (_mode_order(key[1]), depth[key[0]]))
+    found.histograms = [_histogram(*key, np.concatenate(activations[key])) for key in in_order]
+    found.reasons = sorted(reasons.values(), key=lambda reason: -reason.count)
+    for mode in sorted(best, key=_mode_order):
+        found.best[mode], found.worst[mode] = best[mode].to_pylist(), worst[mode].to_pylist()
+    return found
+
+
+def _mode_order(mode: str) -> tuple[bool, str]:
+    return mode != MODES[0], mode
+
+
+def _add_paces(found: Figures, table: pa.Table) -> None:
+    seconds = _between(table["seconds"], 0, MOST_S)
+    ended = _between(table["rendered_at"].cast(pa.int64()), *YEARS)
+    begun = pc.subtract(ended, pc.multiply(seconds, 1e6).cast(pa.int64(), safe=False))
+    columns = {"host": table["host"], "device": table["device"], "seconds": seconds, "begun": begun, "ended": ended}
+    sums = [([], "count_all"), ("seconds", "sum"), ("begun", "min"), ("ended", "max")]
+    for one in pa.table(columns).group_by(["host", "device"]).aggregate(sums).to_pylist():
+        measured = one["count_all"], one["seconds_sum"], one["begun_min"], one["ended_max"]
+        found.devices.setdefault((one["host"] or "", one["device"] or ""), Pace()).add(*measured)
+        found.overall.add(*measured)
+
+
+def _between(column: pa.ChunkedArray, least: float, most: float) -> pa.ChunkedArray:
+    """Null where it is not: NaN too."""
+    is_between = pc.and_(pc.greater_equal(column, least), pc.less_equal(column, most))
+    return pc.if_else(is_between, column, pa.scalar(None, column.type))
+
+
+def _add_reasons(reasons: dict[tuple[str, str], Reason], table: pa.Table) -> None:
+    for row in table.select(["status", "reason", "target_id", "label"]).to_pylist():
+        status, text = row.pop("status"), row["reason"] or "no reason told"
+        common = pattern(text)
+        reason = reasons.setdefault((status, common), Reason(status, text))
+        reason.count += 1
+        if text != reason.text:
+            reason.text = common
+        if len(reason.examples) < NUM_EXAMPLES:
+            reason.examples.append(row)
+
+
+def pattern(reason: str) -> str:
+    """What a reason has in common with others of its kind: without its own figures and classes."""
+    text = re.sub(r"(?<=: ).+ is first$", "another is first", reason)
+    return re.sub(r"(?<![\w.])\d+(\.\d+)?(e[+-]?\d+)?(?![\w.]*\w)", "N", text)
+
+
+def _first(kept: pa.Table | None, more: pa.Table, order: str, num: int) -> pa.Table:
+    table = more if kept is None else pa.concat_tables([kept, more])
+    places = pc.sort_indices(table, [("activation", order), ("target_id", "ascending")])
+    return table.take(places.slice(0, num)).combine_chunks()
+
+
+def _histogram(layer: str, mode: str, activations: NDArray[np.float32]) -> Histogram:
+    least, highest = min(0.0, float(activations.min())), float(activations.max())
+    if highest <= least:
+        highest = least + 1
+    counts, _ = np.histogram(activations.astype(np.float64), NUM_BINS, (least, highest))
+    num_silent = int((activations <= 0).sum())
+    median = float(np.median(activations))
+    return Histogram(layer, mode, len(activations), num_silent, median, least, highest, tuple(counts.tolist()))
+
+
+@dataclass
+class Fault:
+    """Failed attempts of one cause, or on one host."""
+
+    num_attempts: int = 0
+    shards: set[int] = field(default_factory=set)
+    others: Counter[str] = field(default_factory=Counter)  # the hosts of a cause, or the causes of a host
+    device_s: float = 0.0
+    example: str = ""  # the last one's error
+
+
+@dataclass
+class Faults:
+    """What the notes under failures/ tell."""
+
+    overall: Fault = field(default_factory=Fault)
+    by_cause: dict[str, Fault] = field(default_factory=dict)
+    by_host: dict[str, Fault] = field(default_factory=dict)
+
+
+def faults(notes: Iterable[dict[str, Any]]) -> Faults:
+    found = Faults()
+    for note in notes:
+        cause, host = (str(note.get(name) or "not told") for name in ("cause", "host"))
+        kept = (
+            (found.overall, cause),
+            (found.by_cause.setdefault(cause, Fault()), host),
+            (found.by_host.setdefault(host, Fault()), cause),
+        )
+        seconds = note.get("seconds")
+        device_s = float(seconds) if isinstance(seconds, int | float) and 0 <= seconds <= MOST_S else 0.0
+        for fault, other in kept:
+            fault.num_attempts += 1
+            fault.shards.add(note["shard"])
+            fault.others[other] += 1
+            fault.device_s += device_s
+            fault.example = str(note["error"])
+    return found
+
+
+def most_frequent_first(by_name: dict[str, Fault]) -> Sequence[tuple[str, Fault]]:
+    return sorted(by_name.items(), key=lambda item: (-item[1].num_attempts, item[0]))
