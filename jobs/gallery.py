@@ -2,7 +2,8 @@
 
 gallery/index.html, *.js, *.css        the page, which reads index/current.json, the index's parts, and images/
 gallery/data/index.js                  current.json as a script, written last
-gallery/data/<part's key>/<n>.js       rows.parquet in blocks, as scripts: a page from file:// may load nothing else
+gallery/data/<key>/<n>.js              the index's files in blocks, as scripts: for file://, where a page may load no
+                                       other files, and for web servers that know no byte ranges
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dgn.errors import DgnError, StoreError, printable
 from jobs.status import open_run
 
 FOLDER, DATA = "gallery", "gallery/data"
-BLOCK_BYTES = 1 << 18  # of a script for file://
+BLOCK_BYTES = 1 << 16  # of a script, as jobs/web/source.js reads them
 SERVED = ("index/", "images/")  # of the run, beside the page
 LOOPBACK = "127.0.0.1"
 
@@ -56,6 +57,7 @@ def page() -> dict[str, bytes]:
 
 def _write_scripts(run: Run, index: Index) -> None:
     keys = {part.rows_key: part.rows_bytes for part in index.parts}
+    keys |= {part.thumbs_key: part.thumbs_bytes for part in index.parts}
     keys |= {judged_key(part.id, judged.name): judged.bytes for part in index.parts for judged in part.judged}
     for key, num_bytes in keys.items():
         for n, start in enumerate(range(0, num_bytes, BLOCK_BYTES)):
@@ -65,8 +67,7 @@ def _write_scripts(run: Run, index: Index) -> None:
             block = run.store.read_range(key, start, min(start + BLOCK_BYTES, num_bytes))
             content = f'dgnBlock({json.dumps(key)}, {n}, "{base64.b64encode(block).decode()}")\n'
             run.store.write(script, content.encode())
-    described = {**asdict(index), "block_bytes": BLOCK_BYTES}
-    run.store.write(f"{DATA}/index.js", f"dgnIndex({json.dumps(described)})\n".encode())
+    run.store.write(f"{DATA}/index.js", f"dgnIndex({json.dumps(asdict(index))})\n".encode())
     for key in list(run.store.list(DATA)):
         if key != f"{DATA}/index.js" and str(PurePosixPath(key).parent).removeprefix(f"{DATA}/") not in keys:
             run.store.delete(key)  # of parts that are no more
@@ -121,20 +122,22 @@ def application(store: Store) -> Any:
         key = unquote(request.path).lstrip("/")
         if not key.startswith(SERVED):
             raise web.HTTPNotFound
-        span = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
         try:
-            if span is None:
-                body, headers, status = await asyncio.to_thread(store.read, key), {}, 200
-            else:
+            if span and span[2]:
                 start, stop = int(span[1]), int(span[2]) + 1
                 body = await asyncio.to_thread(store.read_range, key, start, stop)
-                headers, status = {"Content-Range": f"bytes {start}-{stop - 1}/*"}, 206
+            else:
+                start = int(span[1]) if span else 0
+                body = (await asyncio.to_thread(store.read, key))[start:]
+                stop = start + len(body)
         except FileNotFoundError as error:
             raise web.HTTPNotFound from error
         except StoreError as error:
             raise web.HTTPBadGateway(text=printable(error)) from error
+        headers = {"Content-Range": f"bytes {start}-{stop - 1}/*"} if span else {}
         headers["Cache-Control"] = "no-cache" if key.endswith(".json") else "private, max-age=86400"
-        return web.Response(body=body, status=status, content_type=_kind(key), headers=headers)
+        return web.Response(body=body, status=206 if span else 200, content_type=_kind(key), headers=headers)
 
     async def lead(_: web.Request) -> web.Response:
         raise web.HTTPFound(f"/{FOLDER}/index.html")

@@ -121,13 +121,11 @@ class Grid {
     image.decoding = 'async'
     image.className = status
     image.dataset.row = row
-    image.onerror = () => image.replaceWith(box('picture missing', 'missing'))
-    if (!this.thumbnails) image.src = `../${encodeKey(this.table.column.file_name[row])}`
+    image.onerror = () => image.replaceWith(box('no thumbnail', 'missing'))
     return image
   }
 
   #fetch() {
-    if (!this.thumbnails) return
     clearTimeout(this.timer)
     this.timer = setTimeout(async () => {
       this.wanted.abort()

@@ -6,8 +6,7 @@ const byId = id => document.getElementById(id)
 const THEMES = { auto: 'Colours: as the system', light: 'Colours: light', dark: 'Colours: dark' }
 
 async function main() {
-  const source = location.protocol === 'file:' ? new FileSource() : new WebSource()
-  const index = await source.index()
+  const { index, source } = await openRun()
   if (index.version !== 1) throw new Error(`the index has version ${index.version}, this page reads version 1: dgn gallery build RUN`)
   const table = new Table(source, index)
   const form = byId('filters')
@@ -103,10 +102,7 @@ async function main() {
 
   let lastDrawn = -Infinity
   await table.load(() => {
-    if (!grid) {
-      const thumbnails = source.hasRanges ? new Thumbnails(source) : null
-      grid = new Grid(byId('grid'), table, thumbnails, id => addressOf({ ...readState(), id }))
-    }
+    grid ??= new Grid(byId('grid'), table, new Thumbnails(source), id => addressOf({ ...readState(), id }))
     const isLast = table.length === index.num_rows
     if (!isLast && performance.now() - lastDrawn < 500) return
     lastDrawn = performance.now()

@@ -1,33 +1,48 @@
-// Where the run's bytes come from: a web server or bucket (byte ranges), a server without ranges (whole files), or
-// file://, where a page may load nothing but scripts and pictures, so that `dgn gallery build` wrote the same Parquet
-// bytes as scripts.
+// Where the run's bytes come from: byte ranges of a web server or bucket; or, from file:// (where a page may load nothing
+// but scripts and pictures) and from servers that do not know ranges, the same bytes in scripts that
+// `dgn gallery build` wrote.
 'use strict'
 
-const HTTP_BLOCK_BYTES = 1 << 16 // a detail's few pages come in one or two
+const BLOCK_BYTES = 1 << 16 // as jobs/gallery.py cuts scripts; a detail's few pages come in one or two
+const MOST_BLOCKS = 256 // of a file that are kept
 const GAP_BYTES = 1 << 15 // thumbnails this near to each other come in one request
 const RUN_BYTES = 1 << 19 // at most so many
 
-/** A file read in blocks, each of them once. `loadRun(start, end)` gives the bytes of neighbouring blocks. */
+/** {index, source}: the index as it is now, and where its files are read. */
+async function openRun() {
+  if (location.protocol !== 'file:') {
+    const response = await fetch('../index/current.json', { cache: 'no-cache', headers: { Range: 'bytes=0-' } })
+    if (response.status === 404) throw new Error('this run has no index yet: dgn index RUN makes it')
+    if (!response.ok) throw new Error(`the server answers ${response.status} to ../index/current.json`)
+    if (response.status === 206) return { index: await response.json(), source: new WebSource() }
+  }
+  const source = new ScriptSource()
+  return { index: await source.index(), source }
+}
+
+/** A file read in blocks. `loadRun(start, end)` gives the bytes of neighbouring ones. */
 class BlockFile {
-  constructor(byteLength, blockBytes, loadRun) {
-    Object.assign(this, { byteLength, blockBytes, loadRun, blocks: new Map() })
+  constructor(byteLength, loadRun) {
+    Object.assign(this, { byteLength, loadRun, blocks: new Map() }) // the least recently used first
   }
 
   /** An ArrayBuffer of bytes [start, end): what hyparquet asks for. */
   async slice(start, end = this.byteLength) {
-    const first = Math.floor(start / this.blockBytes)
-    const last = Math.floor((end - 1) / this.blockBytes)
-    for (let n = first; n <= last; n++) {
-      if (this.blocks.has(n)) continue
-      let stop = n + 1
-      while (stop <= last && !this.blocks.has(stop)) stop++
-      this.#begin(n, stop)
-      n = stop
+    const first = Math.floor(start / BLOCK_BYTES)
+    const stop = Math.ceil(end / BLOCK_BYTES)
+    const needed = []
+    for (let n = first; n < stop; n++) {
+      if (!this.blocks.has(n)) {
+        let last = n
+        while (last + 1 < stop && !this.blocks.has(last + 1)) last++
+        this.#begin(n, last + 1)
+      }
+      needed.push(this.blocks.get(n))
     }
+    this.#keep(first, stop)
     const bytes = new Uint8Array(end - start)
-    for (let n = first; n <= last; n++) {
-      const block = await this.blocks.get(n)
-      const offset = n * this.blockBytes
+    for (const [i, block] of (await Promise.all(needed)).entries()) {
+      const offset = (first + i) * BLOCK_BYTES
       const from = Math.max(start - offset, 0)
       bytes.set(block.subarray(from, Math.min(end - offset, block.length)), offset + from - start)
     }
@@ -35,51 +50,46 @@ class BlockFile {
   }
 
   #begin(first, stop) {
-    const start = first * this.blockBytes
-    const run = this.loadRun(start, Math.min(stop * this.blockBytes, this.byteLength))
+    const start = first * BLOCK_BYTES
+    const run = this.loadRun(start, Math.min(stop * BLOCK_BYTES, this.byteLength))
     for (let n = first; n < stop; n++) {
-      const from = n * this.blockBytes - start
-      const block = run.then(buffer => new Uint8Array(buffer, from, Math.min(this.blockBytes, buffer.byteLength - from)))
+      const from = n * BLOCK_BYTES - start
+      const block = run.then(buffer => new Uint8Array(buffer).slice(from, from + BLOCK_BYTES))
       block.catch(() => this.blocks.delete(n)) // another try may have more luck
       this.blocks.set(n, block)
     }
   }
+
+  #keep(first, stop) {
+    for (let n = first; n < stop; n++) {
+      const block = this.blocks.get(n)
+      this.blocks.delete(n)
+      this.blocks.set(n, block)
+    }
+    for (const n of this.blocks.keys()) {
+      if (this.blocks.size <= MOST_BLOCKS) break
+      this.blocks.delete(n)
+    }
+  }
 }
 
-/** Over http(s). */
+/** Byte ranges over http(s). */
 class WebSource {
-  constructor() {
-    this.wholes = new Map() // by key: files of a server that does not know ranges
-    this.hasRanges = true
-  }
-
-  async index() {
-    const response = await fetch('../index/current.json', { cache: 'no-cache' })
-    if (response.status === 404) throw new Error('this run has no index yet: dgn index RUN makes it')
-    if (!response.ok) throw new Error(`the server answers ${response.status} to ../index/current.json`)
-    return response.json()
-  }
-
   file(key, byteLength) {
-    return new BlockFile(byteLength, HTTP_BLOCK_BYTES, (start, end) => this.range(key, start, end))
+    return new BlockFile(byteLength, (start, end) => this.range(key, start, end))
   }
 
   async range(key, start, end) {
-    if (this.wholes.has(key)) return this.wholes.get(key).slice(start, end)
     const response = await fetch(`../${encodeKey(key)}`, { headers: { Range: `bytes=${start}-${end - 1}` } })
-    if (response.status === 206) return response.arrayBuffer()
-    if (response.status !== 200) throw new Error(`the server answers ${response.status} to ${key}`)
-    this.hasRanges = false
-    const whole = await response.arrayBuffer()
-    this.wholes.set(key, whole)
-    return whole.slice(start, end)
+    if (response.status !== 206) throw new Error(`the server answers ${response.status} to ${key}`)
+    return response.arrayBuffer()
   }
 }
 
-/** From file://, through scripts that call `dgnIndex` and `dgnBlock`. */
-class FileSource {
+/** Scripts that call `dgnIndex` and `dgnBlock`. */
+class ScriptSource {
   constructor() {
-    this.hasRanges = false
+    this.files = new Map()
     this.arrived = new Map()
     globalThis.dgnIndex = index => { this.arrived.set('index', index) }
     globalThis.dgnBlock = (key, n, base64) => { this.arrived.set(`${key}/${n}`, base64) }
@@ -87,24 +97,39 @@ class FileSource {
 
   async index() {
     const index = await this.#script('data/index.js', 'index')
-    if (!index) throw new Error('this folder has no data for file://: dgn gallery build RUN writes it')
-    this.blockBytes = index.block_bytes
+    if (!index) {
+      const why = location.protocol === 'file:' ? 'for file://' : 'for a web server that does not know byte ranges'
+      throw new Error(`there are no data ${why}: dgn gallery build RUN --file writes them`)
+    }
+    for (const { id, rows_bytes, thumbs_bytes, judged } of index.parts) {
+      this.#open(`index/${id}/rows.parquet`, rows_bytes)
+      this.#open(`index/${id}/thumbs.parquet`, thumbs_bytes)
+      for (const { name, bytes } of judged) this.#open(`index/${id}/${name}`, bytes)
+    }
     return index
   }
 
-  file(key, byteLength) {
-    return new BlockFile(byteLength, this.blockBytes, async (start, end) => {
+  file(key) {
+    return this.files.get(key)
+  }
+
+  range(key, start, end) {
+    return this.file(key).slice(start, end)
+  }
+
+  #open(key, byteLength) {
+    this.files.set(key, new BlockFile(byteLength, async (start, end) => {
       const bytes = new Uint8Array(end - start)
-      const numbers = Array.from({ length: Math.ceil((end - start) / this.blockBytes) }, (_, i) => start / this.blockBytes + i)
+      const numbers = Array.from({ length: Math.ceil((end - start) / BLOCK_BYTES) }, (_, i) => start / BLOCK_BYTES + i)
       await Promise.all(numbers.map(async n => {
         const base64 = await this.#script(`data/${encodeKey(key)}/${n}.js`, `${key}/${n}`)
-        if (base64 === undefined) throw new Error(`data/${key}/${n}.js is missing: dgn gallery build RUN writes it`)
+        if (base64 === undefined) throw new Error(`data/${key}/${n}.js is missing: dgn gallery build RUN --file writes it`)
         const text = atob(base64)
-        const offset = n * this.blockBytes - start
+        const offset = n * BLOCK_BYTES - start
         for (let i = 0; i < text.length; i++) bytes[offset + i] = text.charCodeAt(i)
       }))
       return bytes.buffer
-    })
+    }))
   }
 
   /** What a script brought, undefined where there is none. */

@@ -4,7 +4,6 @@
 
 const CODED = ['layer', 'mode', 'status', 'label', 'reason'] // few different texts: a number each, 0 where missing
 const NUMBERS = ['activation', 'rank', 'probability', 'unit', 'seed', 'thumb_offset', 'thumb_bytes'] // NaN: missing
-const TEXTS = ['target_id', 'file_name']
 
 /** Texts of a column and their numbers. */
 class Dictionary {
@@ -33,7 +32,7 @@ class Table {
       this.column[name] = new Uint32Array(index.num_rows)
     }
     for (const name of NUMBERS) this.column[name] = new Float64Array(index.num_rows).fill(NaN)
-    for (const name of TEXTS) this.column[name] = new Array(index.num_rows)
+    this.column.target_id = new Array(index.num_rows)
     this.parts = []
     for (const part of index.parts) {
       const first = this.parts.length ? this.parts.at(-1).first + this.parts.at(-1).num_rows : 0
@@ -59,7 +58,6 @@ class Table {
     for (const part of this.parts) {
       const metadata = await this.#metadata(part)
       const names = [...CODED, ...NUMBERS, 'target_id']
-      if (!this.source.hasRanges) names.push('file_name') // the grid shows the pictures themselves
       let rowStart = 0
       for (const group of metadata.row_groups) {
         const rowEnd = rowStart + Number(group.num_rows)
