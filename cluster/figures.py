@@ -1,6 +1,7 @@
 """A run's figures for people: how far, how fast, what did not work, which pictures are best and worst.
 
-One pass over the rows that looks at a few columns of each; what it keeps grows by four bytes a picture.
+One pass over the rows that looks at a few columns of each; what it keeps grows by four bytes a picture and by a line a
+shard.
 """
 
 from __future__ import annotations
@@ -23,18 +24,20 @@ from dgn.targets import MODES
 NUM_BINS = 24  # of a histogram
 NUM_EXAMPLES = 3  # of a reason
 SHOWN = ("target_id", "layer", "unit", "label", "status", "activation", "rank", "file_name", "sha256")  # of a picture
-COLUMNS = (*SHOWN, "mode", "reason", "seconds", "device", "host", "rendered_at")
+COLUMNS = (*SHOWN, "mode", "reason", "seconds", "shard", "device", "host", "rendered_at")
+MOST_CHARS = 300  # of a reason or an error
 MOST_S = 1e8  # that a picture can have taken, and the years of a date: what says else was edited and is not counted
 YEARS = tuple(int(datetime(year, 1, 1, tzinfo=UTC).timestamp() * 1e6) for year in (1970, 9999))
 
 
 @dataclass
 class Pace:
-    """How fast pictures were made: all of them, or those of a device. `device_s`: their seconds, summed."""
+    """How fast pictures were made: all of them, or those of a host's devices of one name. `device_s`: their seconds,
+    summed."""
 
     num_pictures: int = 0
     device_s: float = 0.0
-    begun_us: int | None = None  # of the first picture, since 1970: when it was saved, less its seconds
+    begun_us: int | None = None  # of the first shard, since 1970: when its last picture was saved, less all seconds
     ended_us: int | None = None  # when the last was saved
 
     def add(self, num_pictures: int, device_s: float | None, begun_us: int | None, ended_us: int | None) -> None:
@@ -45,7 +48,7 @@ class Pace:
 
     @property
     def clock_s(self) -> float | None:
-        """From the first picture's beginning to the last one's end, pauses of the run included."""
+        """From the first shard's beginning to the last picture's end, pauses of the run included."""
         return None if self.begun_us is None or self.ended_us is None else (self.ended_us - self.begun_us) / 1e6
 
     @property
@@ -102,9 +105,10 @@ def figures(rows: Rows, num_shown: int) -> Figures:
     reasons: dict[tuple[str, str], Reason] = {}
     best: dict[str, pa.Table] = {}
     worst: dict[str, pa.Table] = {}
+    paces: list[pa.Table] = []
     for table in rows.tables(COLUMNS):
         found.statuses.update({one["values"]: one["counts"] for one in pc.value_counts(table["status"]).to_pylist()})
-        _add_paces(found, table)
+        paces.append(_by_shard(table))
         _add_reasons(reasons, table.filter(pc.field("status") != "ok"))
         pictures = table.filter(pc.is_finite(pc.field("activation")) & pc.field("file_name").is_valid())
         for one in pictures.group_by(["layer", "mode"]).aggregate([("activation", "list")]).to_batches():
@@ -115,6 +119,7 @@ def figures(rows: Rows, num_shown: int) -> Figures:
             of_mode = pictures.filter(pc.field("mode") == mode).select(SHOWN)
             for kept_of, order in ((best, "descending"), (worst, "ascending")):
                 kept_of[mode] = _first(kept_of.get(mode), of_mode, order, num_shown)
+    _add_paces(found, paces)
     depth = {layer: n for n, layer in enumerate(rows.layers())}
     in_order = sorted(activations, key=lambda key: (_mode_order(key[1]), depth[key[0]]))
     found.histograms = [_histogram(*key, np.concatenate(activations[key])) for key in in_order]
@@ -128,16 +133,34 @@ def _mode_order(mode: str) -> tuple[bool, str]:
     return mode != MODES[0], mode
 
 
-def _add_paces(found: Figures, table: pa.Table) -> None:
+def _by_shard(table: pa.Table) -> pa.Table:
+    """What a few rows tell of when and where each shard was made."""
     seconds = _between(table["seconds"], 0, MOST_S)
     ended = _between(table["rendered_at"].cast(pa.int64()), *YEARS)
-    begun = pc.subtract(ended, pc.multiply(seconds, 1e6).cast(pa.int64(), safe=False))
-    columns = {"host": table["host"], "device": table["device"], "seconds": seconds, "begun": begun, "ended": ended}
-    sums = [([], "count_all"), ("seconds", "sum"), ("begun", "min"), ("ended", "max")]
-    for one in pa.table(columns).group_by(["host", "device"]).aggregate(sums).to_pylist():
-        measured = one["count_all"], one["seconds_sum"], one["begun_min"], one["ended_max"]
-        found.devices.setdefault((one["host"] or "", one["device"] or ""), Pace()).add(*measured)
+    begun = pc.subtract(ended, _microseconds(seconds))
+    columns = {name: pc.fill_null(table[name], "") for name in ("host", "device")} | {"shard": table["shard"]}
+    measured = {"num": table["target_id"], "seconds": seconds, "begun": begun, "ended": ended}
+    sums = [("num", "count"), ("seconds", "sum"), ("begun", "min"), ("ended", "max")]
+    return pa.table(columns | measured).group_by(list(columns)).aggregate(sums)
+
+
+def _add_paces(found: Figures, paces: Sequence[pa.Table]) -> None:
+    if not paces:
+        return
+    sums = [("num_count", "sum"), ("seconds_sum", "sum"), ("begun_min", "min"), ("ended_max", "max")]
+    shards = pa.concat_tables(paces).group_by(["host", "device", "shard"]).aggregate(sums)
+    # A batch's pictures are saved together, each with its share of the time: only a whole shard tells when it began.
+    begun = pc.subtract(shards["ended_max_max"], _microseconds(shards["seconds_sum_sum"]))
+    shards = shards.append_column("begun", pc.min_element_wise(begun, shards["begun_min_min"]))
+    sums = [("num_count_sum", "sum"), ("seconds_sum_sum", "sum"), ("begun", "min"), ("ended_max_max", "max")]
+    for one in shards.group_by(["host", "device"]).aggregate(sums).to_pylist():
+        measured = one["num_count_sum_sum"], one["seconds_sum_sum_sum"], one["begun_min"], one["ended_max_max_max"]
+        found.devices.setdefault((one["host"], one["device"]), Pace()).add(*measured)
         found.overall.add(*measured)
+
+
+def _microseconds(seconds: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.multiply(pc.cast(seconds, pa.float64()), 1e6).cast(pa.int64(), safe=False)
 
 
 def _between(column: pa.ChunkedArray, least: float, most: float) -> pa.ChunkedArray:
@@ -148,6 +171,7 @@ def _between(column: pa.ChunkedArray, least: float, most: float) -> pa.ChunkedAr
 
 def _add_reasons(reasons: dict[tuple[str, str], Reason], table: pa.Table) -> None:
     for row in table.select(["status", "reason", "target_id", "label"]).to_pylist():
+        row["reason"] = row["reason"] and row["reason"][:MOST_CHARS]
         status, text = row.pop("status"), row["reason"] or "no reason told"
         common = pattern(text)
         reason = reasons.setdefault((status, common), Reason(status, text))
@@ -216,7 +240,7 @@ def faults(notes: Iterable[dict[str, Any]]) -> Faults:
             fault.shards.add(note["shard"])
             fault.others[other] += 1
             fault.device_s += device_s
-            fault.example = str(note["error"])
+            fault.example = str(note["error"])[:MOST_CHARS]
     return found
 
 

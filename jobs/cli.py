@@ -287,7 +287,9 @@ def judge(
 @app.command()
 def report(
     run: RunArgument,
-    out: Annotated[Path, typer.Argument(metavar="[OUT.html]")] = Path("report.html"),
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT.html", help="In the current folder; of files only a report is overwritten.")
+    ] = Path("report.html"),
     price_per_hour: Annotated[
         float | None, typer.Option(min=0, help="Of one device, in whatever currency; without it no cost is told.")
     ] = None,

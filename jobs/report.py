@@ -29,17 +29,32 @@ MOST_REASONS = 30  # lines of a table
 STATUSES = ("ok", "not_converged", "dead", "nonfinite")
 WIDTH, HEIGHT = 240, 64  # of a histogram, in its own units
 FROM_US = 1e-6
+GENERATOR = '<meta name="generator" content="dgn report">'  # how a report is known
+HEAD_BYTES = 1024  # of a page, in which that stands
 
 
 def report_command(url: str, out: Path, price_per_hour: float | None) -> None:
     if not out.absolute().parent.is_dir() or out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
         raise DgnError(f"cannot write the report {out}: expected a file .html in a folder that exists")
+    if out.is_symlink() or (out.exists() and not _is_report(out)):
+        raise DgnError(f"{out} is there and no report of dgn: give another name, or move it away")
     if price_per_hour is not None and not math.isfinite(price_per_hour):
         raise DgnError(f"--price-per-hour {price_per_hour}: expected a price, such as 2.5")
     run = open_run(url)
-    page = render_page(run, price_per_hour)
-    LocalStore(str(out.absolute().parent)).write(out.name, page.encode())
+    page = render_page(run, price_per_hour).encode()
+    LocalStore(str(out.absolute().parent)).write(out.name, page)
     print(printable(f"{out}: {len(page) / 1e6:.1f} MB"))
+
+
+def _is_report(path: Path) -> bool:
+    """Whether `dgn report` made this file. Raises: DgnError where it cannot be read."""
+    if not path.is_file():  # opening a pipe waits for ever
+        return False
+    try:
+        with path.open("rb") as file:
+            return GENERATOR.encode() in file.read(HEAD_BYTES)
+    except OSError as error:
+        raise DgnError(f"cannot read {path}, which is there: {error.strerror}; give another name") from error
 
 
 def render_page(run: Run, price_per_hour: float | None) -> str:
@@ -60,7 +75,8 @@ def render_page(run: Run, price_per_hour: float | None) -> str:
     return environment.get_template("report.html.j2").render(
         url=run.store.url,
         info=info,
-        now=datetime.now(UTC).isoformat(timespec="minutes"),
+        now=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        generator=Markup(GENERATOR),
         version=dgn.__version__,
         outcomes=[(name, found.statuses[name]) for name in names if found.statuses[name]],
         num_done=num_done,

@@ -385,6 +385,10 @@ def test_the_readme_names_every_command():
         "query",
         "index",
         "sheet",
+        "gallery",
+        "judge",
+        "report",
+        "export",
     }
 
 
@@ -392,7 +396,9 @@ def test_the_readme_names_every_command():
 def test_lines_of_the_readme_run(line, finished, dgn, decoder, tmp_path, monkeypatch):
     """As printed, on a finished run; those that render thousands of pictures of VGG-16 as far as --dry-run goes."""
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(line.replace("s3://bucket/run", "RUN").replace("RUN", str(finished)))[1:]
+    for word, real in (("s3://bucket/run", "RUN"), ("RUN", str(finished)), ("NETWORK", "vgg16-mini-b")):
+        line = line.replace(word, real)
+    words = shlex.split(line)[1:]
     if words[0] == "render":
         words.append("--dry-run")
         (tmp_path / "decoder.safetensors").write_bytes(serialise(decoder, {"width": WIDTH}))
