@@ -26,7 +26,7 @@ from dgn.errors import DgnError, StoreError, printable
 from jobs.status import open_run
 
 FOLDER, DATA = "gallery", "gallery/data"
-BLOCK_BYTES = 1 << 16  # of a script, as jobs/web/source.js reads them
+BLOCK_BYTES = 1 << 16  # of a script, as jobs/web/source.js reads them; another size needs another folder than DATA
 SERVED = ("index/", "images/")  # of the run, beside the page
 LOOPBACK = "127.0.0.1"
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -393,12 +394,20 @@ def test_the_readme_names_every_command():
 
 
 @pytest.mark.parametrize("line", readme_lines())
-def test_lines_of_the_readme_run(line, finished, dgn, decoder, tmp_path, monkeypatch):
+def test_lines_of_the_readme_run(line, finished, dgn, decoder, tmp_path, monkeypatch, request):
     """As printed, on a finished run; those that render thousands of pictures of VGG-16 as far as --dry-run goes."""
     monkeypatch.chdir(tmp_path)
-    for word, real in (("s3://bucket/run", "RUN"), ("RUN", str(finished)), ("NETWORK", "vgg16-mini-b")):
+    for word, real in (
+        ("s3://bucket/run", "RUN"),
+        ("runs/squeezenet", "RUN"),
+        ("RUN", str(finished)),
+        ("NETWORK", "vgg16-mini-b"),
+    ):
         line = line.replace(word, real)
     words = shlex.split(line)[1:]
+    if "--weights" in words:
+        file = words[words.index("--weights") + 1]
+        shutil.copy(request.getfixturevalue("real_weights") / file.replace(".", "-imagenet."), file)
     if words[0] == "render":
         words.append("--dry-run")
         (tmp_path / "decoder.safetensors").write_bytes(serialise(decoder, {"width": WIDTH}))

@@ -14,14 +14,17 @@ const ORIGINS = [
 
 class Detail {
   constructor(dialog, table, navigate) {
-    Object.assign(this, { dialog, table, navigate })
+    Object.assign(this, { dialog, table, navigate, isLed: false })
     this.title = dialog.querySelector('h2')
     this.reason = dialog.querySelector('#detail-reason')
     this.body = dialog.querySelector('#detail-body')
     dialog.querySelector('#previous').onclick = () => navigate(-1)
     dialog.querySelector('#next').onclick = () => navigate(1)
     dialog.querySelector('#close').onclick = () => dialog.close()
-    dialog.addEventListener('close', () => navigate(null))
+    dialog.addEventListener('close', () => {
+      if (this.isLed) this.isLed = false // the address closed it; a frame later it may even lead here again
+      else navigate(null)
+    })
     dialog.addEventListener('click', event => { if (event.target === dialog) dialog.close() })
     dialog.addEventListener('keydown', event => {
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key]
@@ -30,6 +33,13 @@ class Detail {
         navigate(step)
       }
     })
+  }
+
+  /** Closes it because the address says so. */
+  hide() {
+    if (!this.dialog.open) return
+    this.isLed = true
+    this.dialog.close()
   }
 
   /** Opens a row. `hasBefore`, `hasAfter`: whether the view has neighbours. */

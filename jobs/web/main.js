@@ -45,11 +45,7 @@ async function main() {
   }
 
   function showDetail({ id }) {
-    const dialog = byId('detail')
-    if (!id) {
-      if (dialog.open) dialog.close()
-      return
-    }
+    if (!id) return detail.hide()
     const row = table.find(id)
     if (row < 0) {
       if (table.length === index.num_rows) say(`This run's index has no picture ${id}.`)
@@ -69,7 +65,6 @@ async function main() {
     const state = readState()
     const row = table.find(state.id)
     if (by === null) {
-      if (!state.id) return // the address came first
       location.hash = addressOf({ ...state, id: '' })
       if (row >= 0 && place(row) >= 0) grid.focus(place(row))
       return

@@ -19,7 +19,7 @@ function addressOf(state) {
 function orders(table) {
   const judged = table.judges.map(by => [`judge ${by}`, `rank by ${by}`])
   return Object.fromEntries([
-    ['layer', 'layer, mode, activation'], ['activation', 'activation'], ['probability', 'probability'], ['rank', 'rank'],
+    ['layer', 'layer and mode'], ['activation', 'activation'], ['probability', 'probability'], ['rank', 'rank'],
     ['unit', 'layer, unit'], ['label', 'label'], ...judged,
   ])
 }
