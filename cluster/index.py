@@ -8,15 +8,17 @@ index/<part>/judged-<...>.parquet  second opinions in the same order, see judgem
 The shards' files under `metadata/` stay the truth: an index can be deleted and made again. A part is made of some
 shards and never changed; newer judgements of it are another file. New shards make a new part; small parts are made
 again together with them, so that parts stay few and a row is written a logarithmic number of times, however often the
-index is brought up to date. Indexers need no lock: the last to write `current.json` wins, and every one that was ever
-written is whole. What is no longer named is kept for a day, for those who are still reading it.
+index is brought up to date. Indexers need no lock: one that finds another `current.json` at its end than at its
+beginning starts over. What is no longer named is kept for a day, for those who are still reading it.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -28,7 +30,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pydantic import Field, TypeAdapter, ValidationError
 
-from cluster.judgements import JUDGED_SCHEMA, Judged, compact, is_up_to_date, judged_key, judged_shards
+from cluster.judgements import JUDGED, JUDGED_SCHEMA, Judged, compact, is_up_to_date, judged_key, judged_shards
 from cluster.rows import SCHEMA
 from cluster.run import (
     Committed,
@@ -42,7 +44,9 @@ from cluster.run import (
     made_at,
 )
 from cluster.store import RangeFile
-from dgn.errors import NOT_JSON, StoreError
+from dgn.errors import NOT_JSON, Shortened, StoreError
+
+log = logging.getLogger("dgn")
 
 VERSION = 1
 CURRENT_FILE = "index/current.json"
@@ -60,6 +64,7 @@ PAGE_ROWS = 128  # so that one row's details are a few kilobytes to fetch
 PART_ROWS = 65_536  # at most; with thumbnails of 3 kB a part is made within half a gigabyte
 GROWTH = 2  # a part up to so many times larger than what is new is made again together with it
 KEPT_FOR = timedelta(days=1)
+ADVICE = "dgn index --rebuild makes it again"
 TAIL_BYTES = 8  # of a Parquet file: the footer's length and a magic word
 
 
@@ -105,7 +110,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Index:
-    """current.json. `files` names the parts' rows.parquet for programs that only want to read them."""
+    """current.json. `files` names the parts' rows.parquet for programs that only want to read them. `former`: parts and
+    judgements (`<part>/<name>`) that lost their name within the last day, and when, in seconds since 1970."""
 
     version: int
     run_id: str
@@ -116,6 +122,14 @@ class Index:
     num_rows: int
     files: list[str]
     parts: list[Part] = field(default_factory=list)
+    former: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def names(self) -> set[str]:
+        """Parts and judgements that it is made of, as in `former`."""
+        return {part.id for part in self.parts} | {
+            f"{part.id}/{one.name}" for part in self.parts for one in part.judged
+        }
 
     @property
     def is_whole(self) -> bool:
@@ -124,23 +138,29 @@ class Index:
 
 def read_index(run: Run) -> Index | None:
     """The index as it is now, None where there is none. Raises: StoreError for one that cannot be used."""
+    data = _read_current(run)
+    return None if data is None else _parsed(run, data)
+
+
+def _read_current(run: Run) -> bytes | None:
     try:
-        data = run.store.read(CURRENT_FILE)
+        return run.store.read(CURRENT_FILE)
     except FileNotFoundError:
         return None
+
+
+def _parsed(run: Run, data: bytes) -> Index:
     where = f"{run.store.url}/{CURRENT_FILE}"
     try:
         content = json.loads(data)
         version = content.get("version") if isinstance(content, dict) else None
         if version != VERSION:
-            raise StoreError(f"{where} has version {version}, expected {VERSION}: dgn index --rebuild makes it again")
-        index = TypeAdapter(Index).validate_python(content)
+            raise StoreError(f"{where} has version {version}, expected {VERSION}: {ADVICE}")
+        return TypeAdapter(Index).validate_python(content)
     except ValidationError as error:
-        problem = first_problem(error)
-        raise StoreError(f"{where} is not as it was written: {problem}; dgn index --rebuild makes it again") from error
+        raise StoreError(f"{where} is not as it was written: {first_problem(error)}; {ADVICE}") from error
     except NOT_JSON as error:
-        raise StoreError(f"{where} is no JSON: dgn index --rebuild makes it again") from error
-    return index
+        raise StoreError(f"{where} is no JSON: {ADVICE}") from error
 
 
 def update_index(run: Run, rebuild: bool = False) -> Index:
@@ -148,10 +168,31 @@ def update_index(run: Run, rebuild: bool = False) -> Index:
 
     Raises: StoreError for a shard's file that is not as it was committed.
     """
-    info = run.info()
+    while True:
+        data = _read_current(run)
+        try:
+            old = None if data is None else _parsed(run, data)
+        except StoreError:
+            if not rebuild:
+                raise
+            old = None
+        info = run.info()
+        parts = _updated_parts(run, info, None if rebuild else old)
+        if old and parts == old.parts:
+            return old
+        if data == _read_current(run):
+            return _swing(run, info, parts, old)
+        # Somebody was faster, or is about to render shards again whose rows are in these parts.
+
+
+def _updated_parts(run: Run, info: RunInfo, old: Index | None) -> list[Part]:
     committed = run.committed(info.num_shards)
-    old = None if rebuild else read_index(run)
-    kept = _still_true(old, info, committed)
+    there = set(run.store.list("index"))
+    kept = [
+        replace(part, judged=[one for one in part.judged if judged_key(part.id, one.name) in there])
+        for part in _still_true(old, info, committed)
+        if {part.rows_key, part.thumbs_key} <= there
+    ]
     indexed = {shard for part in kept for shard in part.shard_numbers()}
     new = [shard for shard in range(info.num_shards) if shard in committed and shard not in indexed]
     most = max(1, PART_ROWS // info.run_config.shard_size)
@@ -163,8 +204,7 @@ def update_index(run: Run, rebuild: bool = False) -> Index:
     parts = [*kept, *(_build_part(run, new[at : at + most]) for at in range(0, len(new), most))]
     parts.sort(key=lambda part: part.shards[0])
     listed = judged_shards(run)
-    parts = [_with_judgements(run, part, listed) for part in parts]
-    return old if old and parts == old.parts else _swing(run, info, parts)
+    return [_with_judgements(run, part, listed) for part in parts]
 
 
 def _with_judgements(run: Run, part: Part, listed: Mapping[str, set[int]]) -> Part:
@@ -178,12 +218,21 @@ def _with_judgements(run: Run, part: Part, listed: Mapping[str, set[int]]) -> Pa
 
 
 def forget_missing(run: Run) -> None:
-    """Takes out of the index what has lost a shard: whoever is about to render that one again makes other pictures."""
-    if old := read_index(run):
-        info = run.info()
-        kept = _still_true(old, info, run.committed(info.num_shards))
-        if len(kept) < len(old.parts):
-            _swing(run, info, kept)
+    """Takes out of the index what has lost a shard: whoever is about to render that one again makes other pictures.
+
+    An index that cannot be read is forgotten as a whole, and where there is none an empty one tells an indexer at work
+    that what it has read may change.
+    """
+    info = run.info()
+    committed = run.committed(info.num_shards)
+    try:
+        old = read_index(run)
+    except StoreError as error:
+        log.warning("%s; it is made again when the job is done", error)
+        old = None
+    kept = _still_true(old, info, committed)
+    if len(kept) < len(old.parts) if old else committed.count:
+        _swing(run, info, kept, old)
 
 
 def _still_true(old: Index | None, info: RunInfo, committed: Committed) -> list[Part]:
@@ -192,11 +241,11 @@ def _still_true(old: Index | None, info: RunInfo, committed: Committed) -> list[
     return [part for part in old.parts if all(shard in committed for shard in part.shard_numbers())]
 
 
-def _swing(run: Run, info: RunInfo, parts: list[Part]) -> Index:
+def _swing(run: Run, info: RunInfo, parts: list[Part], old: Index | None) -> Index:
     index = Index(
         version=VERSION,
         run_id=info.run_id,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
         settings={"preset": info.config["preset"], **info.fingerprint},
         num_shards=info.num_shards,
         num_targets=info.num_targets,
@@ -204,22 +253,25 @@ def _swing(run: Run, info: RunInfo, parts: list[Part]) -> Index:
         files=[part.rows_key for part in parts],
         parts=parts,
     )
+    if old:
+        now = time.time()
+        lost = old.former | dict.fromkeys(old.names, now)
+        young = {name: since for name, since in lost.items() if since > now - KEPT_FOR.total_seconds()}
+        index.former.update((name, young[name]) for name in sorted(young.keys() - index.names))
     run.store.write(CURRENT_FILE, json.dumps(asdict(index)).encode())
-    _delete_old(run, parts)
+    _delete_old(run, index)
     return index
 
 
-def _delete_old(run: Run, named: Sequence[Part]) -> None:
-    """Parts and judgements that nobody can still be reading. Their names tell when they were made."""
+def _delete_old(run: Run, index: Index) -> None:
+    """Parts and judgements that nobody can still be reading or about to name. Their names tell when they were made."""
     oldest = datetime.now(UTC) - KEPT_FOR
-    parts = {part.id: {judged.name for judged in part.judged} for part in named}
     for key in list(run.store.list("index")):
         _, part, *file = key.split("/")
-        if part not in parts:
-            is_old = made_at(part) < oldest
-        else:
-            is_old = not parts[part].issuperset(file) and made_at(file[-1].removesuffix(".parquet")) < oldest
-        if is_old:
+        name = f"{part}/{file[-1]}" if file and file[-1].startswith(JUDGED) else part
+        is_kept = name in index.names or name in index.former or part in index.former
+        made = made_at(part) if name == part else made_at(name.removesuffix(".parquet"))
+        if not is_kept and made < oldest:
             run.store.delete(key)
 
 
@@ -307,7 +359,7 @@ def open_part(run: Run, part: Part) -> pq.ParquetFile:
         metadata = pq.read_metadata(io.BytesIO(data))
         file = pq.ParquetFile(RangeFile(run.store, part.rows_key, part.rows_bytes), metadata=metadata, pre_buffer=True)
         schema = file.schema_arrow
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, Shortened) as error:
         raise _damaged(run, part, error) from error
     if schema.names != INDEX_SCHEMA.names or schema.types != INDEX_SCHEMA.types:
         raise _damaged(run, part, "it has other columns")
@@ -319,14 +371,14 @@ def read_groups(run: Run, part: Part, file: pq.ParquetFile, groups: Sequence[int
     try:
         table = file.read_row_groups(list(groups), list(columns))
         table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, Shortened) as error:
         raise _damaged(run, part, error) from error
     return table
 
 
 def _damaged(run: Run, part: Part, what: Any) -> StoreError:
     text = " ".join(str(what).split())
-    return StoreError(f"{run.store.url}/{part.rows_key} is not as it was written: {text}; dgn index --rebuild helps")
+    return StoreError(f"{run.store.url}/{part.rows_key} is not as it was written: {text}; {ADVICE}")
 
 
 def judged_dataset(run: Run, index: Index) -> ds.Dataset | None:
@@ -334,6 +386,14 @@ def judged_dataset(run: Run, index: Index) -> ds.Dataset | None:
     keys = [judged_key(part.id, judged.name) for part in index.parts for judged in part.judged]
     if not keys:
         return None
+    return arrow_dataset(run, keys, JUDGED_SCHEMA).filter(ds.field("by").is_valid())
+
+
+def arrow_dataset(run: Run, keys: Sequence[str], schema: pa.Schema) -> ds.Dataset:
+    """Files of the run for engines that read Arrow's datasets. Raises: StoreError where one is gone."""
     files, root = run.store.arrow()
-    there = ds.dataset([f"{root}/{key}" for key in keys], schema=JUDGED_SCHEMA, filesystem=files, format="parquet")
-    return there.filter(ds.field("by").is_valid())
+    try:
+        return ds.dataset([f"{root}/{key}" for key in keys], schema=schema, filesystem=files, format="parquet")
+    except (pa.ArrowException, OSError) as error:
+        text = " ".join(str(error).split())
+        raise StoreError(f"a file of {run.store.url} cannot be read: {text}; {ADVICE}") from error

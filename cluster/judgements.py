@@ -44,6 +44,7 @@ WHOSE = [("by", pa.string()), ("by_weights_sha256", pa.string())]  # the judge
 TARGET = ("target_id", pa.string())
 SCHEMA = pa.schema([TARGET, ("shard", pa.int32()), ("attempt", pa.string()), *WHOSE, *OF_JUDGE, *OF_OWN])
 JUDGED_SCHEMA = pa.schema([*OF_JUDGE, *OF_OWN, TARGET, *WHOSE])
+JUDGED = "judged-"  # how the name of a part's judgements begins
 _NETWORK, _SHA256 = r"[A-Za-z0-9][A-Za-z0-9_.-]*", r"[0-9a-f]{64}"
 _FOLDER = rf"{_NETWORK}-[0-9a-f]{{8}}"
 _KEY = re.compile(rf"judgements/({_FOLDER})/(\d+)\.parquet")
@@ -68,7 +69,7 @@ class Judged:
 
     by: Annotated[str, Field(pattern=rf"^{_NETWORK}$")]
     weights_sha256: Annotated[str, Field(pattern=rf"^{_SHA256}$")]
-    name: Annotated[str, Field(pattern=rf"^judged-{_FOLDER}-[0-9TZ]+-[0-9a-f]{{8}}\.parquet$")]
+    name: Annotated[str, Field(pattern=rf"^{JUDGED}{_FOLDER}-[0-9TZ]+-[0-9a-f]{{8}}\.parquet$")]
     num_rows: int
     bytes: int
     shards: Ranges
@@ -187,7 +188,7 @@ def _write_compacted(run: Run, part_id: str, folder: str, aligned: pa.Table) -> 
     table = aligned.select(JUDGED_SCHEMA.names).take(_or_null(has_picture)).cast(schema)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="snappy")
-    name = f"judged-{folder}-{dated_id()}.parquet"
+    name = f"{JUDGED}{folder}-{dated_id()}.parquet"
     run.store.create(judged_key(part_id, name), buffer.getvalue())
     shards = as_ranges(sorted(pc.unique(aligned["shard"].drop_null()).to_pylist()))
     return Judged(judge.network, judge.sha256, name, pc.sum(has_picture).as_py(), buffer.tell(), shards)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from cluster.index import Group, Index, Part, open_part, read_groups, read_index
+from cluster.index import Group, Index, Part, arrow_dataset, open_part, read_groups, read_index
 from cluster.rows import SCHEMA
 from cluster.run import Run, metadata_key
 from dgn.errors import DgnError
@@ -168,9 +168,7 @@ class Rows:
         """All rows for engines that read Arrow's datasets."""
         keys = [part.rows_key for part in self.index.parts] if self.index else []
         keys += [metadata_key(shard) for shard in self._not_indexed()]
-        files, root = self.run.store.arrow()
-        schema = pa.schema([SCHEMA.field(name) for name in COLUMNS])
-        return ds.dataset([f"{root}/{key}" for key in keys], schema=schema, filesystem=files, format="parquet")
+        return arrow_dataset(self.run, keys, pa.schema([SCHEMA.field(name) for name in COLUMNS]))
 
     def _candidates(self, conditions: Sequence[Condition], by: str) -> list[_Candidate]:
         """Row groups that may hold answers, the most promising first."""

@@ -52,7 +52,7 @@ SCHEMA = pa.schema(
         ("rendered_at", pa.timestamp("us", tz="UTC")),
     ]
 )
-NEVER_NULL = {"target_id", "mode", "status"}  # not in the schema, which older files share
+NEVER_NULL = {"target_id", "shard", "layer", "mode", "status"}  # not in the schema, which older files share
 
 
 def serialise(rows: Sequence[dict[str, Any]], metadata: dict[str, Any], of: pa.Schema = SCHEMA) -> bytes:

@@ -145,7 +145,13 @@ class S3Store(PatientStore):
 
     @patient("read")
     def read_range(self, key: str, start: int, stop: int) -> bytes:
-        return self.check_length(key, self._get(key, Range=f"bytes={start}-{stop - 1}"), start, stop)
+        try:
+            data = self._get(key, Range=f"bytes={start}-{stop - 1}")
+        except ClientError as error:
+            if _code(error) != "InvalidRange":
+                raise
+            data = b""
+        return self.check_length(key, data, start, stop)
 
     def _get(self, key: str, **more: str) -> bytes:
         try:

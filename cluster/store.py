@@ -22,7 +22,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, stop_before_delay
 from tenacity.wait import wait_random_exponential
 
-from dgn.errors import StoreError
+from dgn.errors import Shortened, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class PatientStore:
     def check_length(self, key: str, data: bytes, start: int, stop: int) -> bytes:
         """The data of a range. Raises: StoreError where it is not the whole of it."""
         if len(data) != stop - start:
-            raise StoreError(f"{self.url}/{key} ends before byte {stop}: it is not as it was written")
+            raise Shortened(f"{self.url}/{key} ends before byte {stop}: it is not as it was written")
         return data
 
     def in_one_line(self, error: BaseException) -> StoreError:

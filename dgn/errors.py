@@ -29,6 +29,10 @@ class StoreError(DgnError):
     """The run's folder or bucket cannot be used as it is."""
 
 
+class Shortened(StoreError):
+    """A file is shorter than it was when it was written."""
+
+
 class ShardFailed(RuntimeError):
     """Work that could not be finished, shards in quarantine for instance; the same line, or --resume, goes on."""
 

@@ -122,7 +122,12 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in sorted(progress.statuses.items()))
     outcomes = f"this time {counts}" if counts else "nothing was left to do"
     print(f"{progress.pictures_done} of {progress.num_targets} pictures in {store.url} ({outcomes})")
-    update_index(run)
+    try:
+        update_index(run)
+    except DgnError as error:
+        if not progress.quarantined:
+            raise
+        log.error("the index is not up to date: %s", error)
     if progress.quarantined:
         listed = ", ".join(f"{shard:06d}" for shard in progress.quarantined[:20])
         raise ShardFailed(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+import cluster.index
 from cluster.index import CURRENT_FILE, INDEX_SCHEMA, PAGE_ROWS, forget_missing, read_index, update_index
 from cluster.query import Rows
 from cluster.run import Run, metadata_key
@@ -175,9 +176,9 @@ def test_indexers_at_the_same_time_leave_a_whole_index(run):
     check(run, read_index(run))
 
 
-def test_a_shard_that_is_rendered_again_is_indexed_again(run):
-    update_index(run)
-    path = files_of(run, "metadata")[3]
+def render_again(run, shard):
+    """What `dgn resume` does where a shard's file is gone: the index first, then other rows."""
+    path = files_of(run, "metadata")[shard]
     table = pq.read_table(path)
     path.unlink()
     forget_missing(run)
@@ -185,7 +186,72 @@ def test_a_shard_that_is_rendered_again_is_indexed_again(run):
         table.schema.get_field_index("attempt"), table.schema.field("attempt"), [["11111111"] * table.num_rows]
     )
     pq.write_table(again, path)
+
+
+def test_a_shard_that_is_rendered_again_is_indexed_again(run):
+    update_index(run)
+    render_again(run, 3)
     check(run, update_index(run))
+
+
+@pytest.mark.parametrize("is_indexed", [False, True])
+def test_an_indexer_that_was_overtaken_starts_over(run, monkeypatch, is_indexed):
+    """Shard 3 is rendered again between an indexer's reading and its writing."""
+    if is_indexed:
+        last = files_of(run, "metadata")[-1]
+        kept = last.read_bytes()
+        last.unlink()
+        update_index(run)
+        last.write_bytes(kept)
+    build, overtakers = cluster.index._build_part, [render_again]
+
+    def build_slowly(run, shards):
+        part = build(run, shards)
+        if overtakers:
+            overtakers.pop()(run, 3)
+        return part
+
+    monkeypatch.setattr(cluster.index, "_build_part", build_slowly)
+    check(run, update_index(run))
+    assert not overtakers
+
+
+def test_an_index_that_cannot_be_read_does_not_stop_a_job(run, caplog):
+    update_index(run)
+    (Path(run.store.url) / CURRENT_FILE).write_text("{bad")
+    forget_missing(run)
+    assert "is no JSON" in caplog.text
+    assert read_index(run).parts == []
+    check(run, update_index(run))
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "thumbs.parquet"])
+def test_a_part_whose_files_are_gone_is_made_again(run, name):
+    [part] = update_index(run).parts
+    (Path(run.store.url) / "index" / part.id / name).unlink()
+    check(run, update_index(run))
+
+
+def test_readers_have_a_day_however_old_a_part_is(run):
+    index = update_index(run)
+    folder = Path(run.store.url) / "index"
+    old_id = "20260101T000000Z-00000000"
+    (folder / index.parts[0].id).rename(folder / old_id)
+    (folder / "current.json").write_text((folder / "current.json").read_text().replace(index.parts[0].id, old_id))
+    reader = Rows(run)
+    rebuilt = update_index(run, rebuild=True)
+    assert reader.select().num_rows == index.num_rows
+    assert update_index(run, rebuild=True).former.keys() == {old_id, rebuilt.parts[0].id}
+    now = datetime.now(UTC).timestamp()
+    content = json.loads((folder / "current.json").read_text())
+    content["former"] = dict.fromkeys(content["former"], now - timedelta(days=1).total_seconds())
+    (folder / "current.json").write_text(json.dumps(content))
+    last = update_index(run, rebuild=True)
+    assert last.former.keys() == {content["parts"][0]["id"]}
+    # The first of them is old by its name as well; the other, made just now, might be one that is about to be named.
+    assert {path.name for path in folder.iterdir()} - {"current.json"} == {
+        *last.former, last.parts[0].id, rebuilt.parts[0].id
+    }  # fmt: skip
 
 
 def test_parts_without_a_name_go_after_a_day(run):
@@ -254,4 +320,13 @@ def test_a_damaged_shard_stops_the_indexer(run):
     path = files_of(run, "metadata")[0]
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(StoreError, match=f"{metadata_key(0)} is not as it was committed"):
+        update_index(run)
+
+
+def test_a_row_without_a_layer_stops_the_indexer(run):
+    path = files_of(run, "metadata")[0]
+    rows = pq.read_table(path)
+    at = rows.schema.get_field_index("layer")
+    pq.write_table(rows.set_column(at, rows.schema.field("layer"), [[None] * rows.num_rows]), path)
+    with pytest.raises(StoreError, match=f"{metadata_key(0)} is not as it was committed: it has rows without a layer"):
         update_index(run)
