@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import random
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from cluster.index import update_index
+from cluster.index import CURRENT_FILE, update_index
+from cluster.judgements import Judge
 from cluster.rows import SCHEMA
 from cluster.run import Run
 from cluster.storage import open_store
@@ -33,6 +35,7 @@ from tests.gallery_tour import (
     tour,
     upload,
 )
+from tests.test_judge import judge_at_random
 
 MARKUP = "<img src=x onerror=alert(1)>"
 ROOT = Path(__file__).parent.parent
@@ -190,6 +193,27 @@ def test_both_modes_stand_side_by_side(everything, browser):
         visitor.when("document.querySelector('dialog').innerText.includes('fc8-00000-pretrained-s0')")
 
 
+def test_judges_of_one_network_stay_apart(browser, tmp_path):
+    """Their weights are of two files; of a network that judged once the name is enough."""
+    run = write_fake_run(str(tmp_path / "run"), targets=["classes:0-3"], shard_size=4)
+    ranks = {}
+    for judge in (Judge("vgg11", "a" * 64), Judge("vgg11", "b" * 64), Judge("resnet18", "c" * 64)):
+        judge_at_random(run, 0, random.Random(judge.sha256), judge)
+        [judged] = (tmp_path / "run" / "judgements" / judge.folder).iterdir()
+        ranks[judge.folder] = {row["target_id"]: row["judge_rank"] for row in pq.read_table(judged).to_pylist()}
+    build_command(run.store.url, None)
+    with visit(browser, address(tmp_path / "run", "#sort=judge vgg11-bbbbbbbb")) as visitor:
+        choices = visitor.page.locator("[name=sort] option").all_inner_texts()
+        assert choices[-3:] == ["rank by resnet18", "rank by vgg11-aaaaaaaa", "rank by vgg11-bbbbbbbb"]
+        assert visitor.items() == sorted(ranks["vgg11-bbbbbbbb"], key=ranks["vgg11-bbbbbbbb"].get)
+        visitor.page.locator("#grid a").first.click()
+        visitor.when("document.querySelector('dialog[open] dl')")
+        said = visitor.page.locator("dialog dl").first.inner_text().splitlines()
+        first = visitor.items()[0]
+        for folder, title in zip(ranks, ("vgg11-aaaaaaaa", "vgg11-bbbbbbbb", "resnet18"), strict=True):
+            assert said[said.index(f"Rank by {title}") + 1] == f"{ranks[folder][first]}"
+
+
 def test_filters_by_activation_and_words(everything, browser):
     rows = all_rows(everything).to_pandas()
     with visit(browser, address(everything)) as visitor:
@@ -287,16 +311,29 @@ def test_an_index_that_grew_is_shown_after_another_build(everything, browser, tm
         path.rename(tmp_path / path.name)
     build_command(str(folder), None)
     with visit(browser, address(folder)) as visitor:
-        assert visitor.page.locator("#count").inner_text() == "24 of 24 pictures"
+        assert visitor.page.locator("#count").inner_text() == "24 of 24 pictures, 16 not made yet"
     for path in away:
         (tmp_path / path.name).rename(path)
     build_command(str(folder), None)
     with visit(browser, address(folder)) as visitor:
         assert visitor.page.locator("#count").inner_text() == "40 of 40 pictures"
-    [part] = update_index(Run(open_store(str(folder)))).parts
-    scripts = [path for path in (folder / "gallery" / "data").rglob("*.js") if path.name != "index.js"]
-    assert {path.parent.parent.name for path in scripts} == {part.id}
+    index = update_index(Run(open_store(str(folder))))
+    [part], [former] = index.parts, index.former
+    data = folder / "gallery" / "data"
+
+    def written():
+        return {path.parent.parent.name for path in data.rglob("*.js") if path.name != "index.js"}
+
+    assert written() == {part.id, former}  # a page may be open
+    scripts = list((data / "index" / part.id).rglob("*.js"))
     assert len(scripts) == -(-part.rows_bytes // BLOCK_BYTES) + -(-part.thumbs_bytes // BLOCK_BYTES)
+    update_index(Run(open_store(str(folder))), rebuild=True)
+    current = json.loads((folder / CURRENT_FILE).read_text())
+    (folder / CURRENT_FILE).write_text(json.dumps({**current, "former": {}}))  # a day later
+    build_command(str(folder), None)
+    assert written() == {current["parts"][0]["id"]}
+    build_command(str(folder), False)
+    assert not list(data.rglob("*.js"))
 
 
 @pytest.mark.parametrize(
@@ -335,12 +372,11 @@ def test_where_scripts_are_needed_and_missing_it_is_said(small, browser, tmp_pat
 def test_a_picture_is_asked_for_as_a_path_below_the_run(small, browser, tmp_path):
     """File names are other people's text too."""
     folder = tmp_path / "run"
-    write_fake_run(str(folder), targets=["classes:0-3"], shard_size=4)
+    names = ["javascript:alert(1)", "a?b#c.png", '"><b>.png', "http://127.0.0.1:1/x.png", "../x.png", "images//x.png"]
+    write_fake_run(str(folder), targets=[f"classes:0-{len(names) - 1}"], shard_size=len(names))
     [path] = (folder / "metadata").iterdir()
     rows = pq.read_table(path).to_pylist()
-    for row, name in zip(
-        rows, ["javascript:alert(1)", "a?b#c.png", '"><b>.png', "http://127.0.0.1:1/x.png"], strict=True
-    ):
+    for row, name in zip(rows, names, strict=True):
         row["file_name"], row["status"] = name, "ok"
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
     build_command(str(folder), None)
@@ -348,7 +384,7 @@ def test_a_picture_is_asked_for_as_a_path_below_the_run(small, browser, tmp_path
         page = visitor.page
         asked = []
         page.on("request", lambda request: asked.append(request.url))
-        for unit in range(4):
+        for unit in range(len(names)):
             page.goto(address(folder, f"#id=fc8-{unit:05d}-untrained-s0"))
             visitor.when(f"document.querySelector('dialog[open]')?.innerText.includes('fc8-{unit:05d}')")
             visitor.when("document.querySelector('dialog figure .box')")
@@ -381,7 +417,15 @@ def test_the_server_is_for_this_machine_and_for_pictures_only(small):
                      "/images/%2e%2e/%2e%2e/secret", "/gallery/../run.json", "/index/none"):  # fmt: skip
             assert get(path)[0] in (404, 502), path
         assert get("/index/current.json", Host="evil.example:80")[0] == 403
-        assert get("/index/current.json", Range="bytes=0-99999999")[0] == 502
+        assert get("/index/current.json", Host="localhost")[0] == 200
+        assert get("/index/current.json", Range="bytes=0-99999999") == (206, current)
+        assert get("/index/current.json", Range="bytes=-5") == (206, current[-5:])
+        for span in ("bytes=5-2", "bytes=99999999-", "bytes=99999999-999999999", "pages=1-2"):
+            assert get("/index/current.json", Range=span)[0] == 416, span
+        (small / "images" / "page%41.html").write_text("<script>alert(1)</script>")
+        with urllib.request.urlopen(f"{url}/images/page%2541.html", timeout=10) as answer:
+            assert answer.headers["Content-Type"] == "application/octet-stream"
+            assert answer.headers["Content-Security-Policy"].endswith("sandbox")
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=20)

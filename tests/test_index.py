@@ -7,6 +7,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -327,6 +328,6 @@ def test_a_row_without_a_layer_stops_the_indexer(run):
     path = files_of(run, "metadata")[0]
     rows = pq.read_table(path)
     at = rows.schema.get_field_index("layer")
-    pq.write_table(rows.set_column(at, rows.schema.field("layer"), [[None] * rows.num_rows]), path)
+    pq.write_table(rows.set_column(at, rows.schema.field("layer"), pa.nulls(rows.num_rows, pa.string())), path)
     with pytest.raises(StoreError, match=f"{metadata_key(0)} is not as it was committed: it has rows without a layer"):
         update_index(run)

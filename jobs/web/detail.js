@@ -67,11 +67,8 @@ class Detail {
   }
 
   #content(row, details) {
-    const picture = element('figure', { className: 'picture' }, this.#picture(row, details))
-    if (details.file_name) {
-      picture.append(element('figcaption', {}, element('a', { href: `../${encodeKey(details.file_name)}` }, 'The PNG itself')))
-    }
-    const judged = this.table.judges.map(by => [`Rank by ${by}`, this.table.column[`judge_rank ${by}`][row]])
+    const picture = element('figure', { className: 'picture' }, ...this.#picture(row, details))
+    const judged = this.table.judges.map(judge => [`Rank by ${this.table.titleOf(judge)}`, this.table.column[`judge_rank ${judge}`][row]])
     const settings = Object.entries(this.table.index.settings).map(([name, value]) => [name.replaceAll('_', ' '), value])
     return [
       picture,
@@ -86,12 +83,18 @@ class Detail {
   }
 
   #picture(row, details) {
-    if (!details.file_name) return box(details.reason ?? 'no picture', details.status)
+    if (!details.file_name) return [box(details.reason ?? 'no picture', details.status)]
+    let href
+    try {
+      href = `../${encodeKey(details.file_name)}`
+    } catch (error) {
+      return [box(error.message, 'missing')]
+    }
     const image = new Image(details.width, details.height)
     image.alt = `Picture that excites ${nameOf(this.table, row)}, ${details.mode}`
     image.onerror = () => image.replaceWith(box(`picture missing: ${details.file_name}`, 'missing'))
-    image.src = `../${encodeKey(details.file_name)}`
-    return image
+    image.src = href
+    return [image, element('figcaption', {}, element('a', { href }, 'The PNG itself'))]
   }
 
   #otherMode(row) {
@@ -153,13 +156,13 @@ function curve(values, updates) {
   const [width, height, left, bottom] = [360, 140, 52, 20]
   const finite = values.filter(Number.isFinite)
   const least = Math.min(0, ...finite)
-  const most = Math.max(...finite, least + 1e-9)
+  const most = Math.max(0, ...finite)
   const x = i => left + i / Math.max(values.length - 1, 1) * (width - left - 8)
-  const y = value => 8 + (most - value) / (most - least) * (height - bottom - 8)
+  const y = value => 8 + (most - value) / (most - least || 1) * (height - bottom - 8)
   const points = values.map((value, i) => (Number.isFinite(value) ? `${x(i).toFixed(1)},${y(value).toFixed(1)}` : '')).filter(Boolean)
   const svg = drawn('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', class: 'curve' })
-  svg.setAttribute('aria-label', `Activation rises from ${number(values[0])} to ${number(values.at(-1))} over ${updates} updates`)
-  for (const value of [least, most]) {
+  svg.setAttribute('aria-label', `Activation goes from ${number(values[0])} to ${number(values.at(-1))} over ${updates} updates`)
+  for (const value of new Set([least, most])) {
     svg.append(drawn('line', { x1: left, x2: width - 8, y1: y(value), y2: y(value), class: 'rule' }))
     svg.append(drawn('text', { x: left - 6, y: y(value) + 4, 'text-anchor': 'end' }, number(value)))
   }

@@ -102,6 +102,7 @@ class Grid {
     const figures = document.createElement('span')
     figures.className = 'figures'
     figures.textContent = shown.map(row => figuresOf(this.table, row)).join(' | ')
+    if (this.items[i].length === 1 && this.table.hasModes) figures.textContent += ` ${this.table.text('mode', shown[0])}`
     link.title = `${name.textContent}\n${shown.map(row => describe(this.table, row)).join('\n')}`
     link.setAttribute('aria-label', [name.textContent, ...shown.map(row => describe(this.table, row))].join(', '))
     link.append(pictures, name, figures)

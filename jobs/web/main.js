@@ -31,6 +31,9 @@ async function main() {
     for (const [name, value] of Object.entries(state)) {
       const control = form.elements[name]
       if (!control || control === document.activeElement && control.value === value) continue
+      if (control.options && ![...control.options].some(option => option.value === value)) {
+        control.add(new Option(`${value} (none here)`, value)) // an address of another run
+      }
       if (control.type === 'checkbox') control.checked = value === control.value
       else control.value = value
     }
@@ -40,7 +43,9 @@ async function main() {
     const isAll = table.length === index.num_rows
     const found = items.length.toLocaleString('en')
     const what = state.pair ? `${found} targets` : `${found} of ${index.num_rows.toLocaleString('en')} pictures`
-    byId('count').textContent = isAll ? what : `${what}, reading on`
+    const missing = index.num_targets - index.num_rows
+    const more = missing ? `, ${missing.toLocaleString('en')} not made yet` : ''
+    byId('count').textContent = isAll ? what + more : `${what}, reading on`
     say(items.length || !isAll ? '' : 'No picture is like this. Clear takes all filters away.')
   }
 

@@ -148,9 +148,11 @@ class ScriptSource {
   }
 }
 
-/** A key as part of an address: whatever a file is called, it is a path below the run. */
+/** A key as part of an address: whatever a file is called, it is a path below the run, or an Error. */
 function encodeKey(key) {
-  return key.split('/').map(encodeURIComponent).join('/')
+  const names = key.split('/')
+  if (names.some(name => ['', '.', '..'].includes(name))) throw new Error(`no name of a file in a run: ${key}`)
+  return names.map(encodeURIComponent).join('/')
 }
 
 /** Thumbnails as addresses for <img>, fetched together where they lie together. */

@@ -5,6 +5,8 @@
 const CODED = ['layer', 'mode', 'status', 'label', 'reason'] // few different texts: a number each, 0 where missing
 const NUMBERS = ['activation', 'rank', 'probability', 'unit', 'seed', 'thumb_offset', 'thumb_bytes'] // NaN: missing
 
+const DIGEST_LENGTH = 9 // of '-' and the first digits of a judge's weights' SHA-256
+
 /** Texts of a column and their numbers. */
 class Dictionary {
   constructor() {
@@ -20,6 +22,11 @@ class Dictionary {
     }
     return code
   }
+}
+
+/** A judge's name: one network may have judged with weights of several files. */
+function judgeOf({ by, weights_sha256 }) {
+  return `${by}-${weights_sha256.slice(0, DIGEST_LENGTH - 1)}`
 }
 
 class Table {
@@ -41,16 +48,23 @@ class Table {
         thumbsKey: `index/${part.id}/thumbs.parquet`,
       })
     }
-    this.judges = [...new Set(index.parts.flatMap(part => part.judged.map(judged => judged.by)))].sort()
-    for (const by of this.judges) {
-      this.column[`judge_rank ${by}`] = new Float64Array(index.num_rows).fill(NaN)
-      this.column[`judge_probability ${by}`] = new Float64Array(index.num_rows).fill(NaN)
+    this.judges = [...new Set(index.parts.flatMap(part => part.judged.map(judgeOf)))].sort()
+    for (const judge of this.judges) {
+      this.column[`judge_rank ${judge}`] = new Float64Array(index.num_rows).fill(NaN)
+      this.column[`judge_probability ${judge}`] = new Float64Array(index.num_rows).fill(NaN)
     }
+    this.hasModes = new Set(index.parts.flatMap(part => part.groups.map(group => group.mode))).size > 1
     const depth = new Map()
     for (const { groups } of index.parts) {
       for (const { layer, first_shard } of groups) depth.set(layer, Math.min(first_shard, depth.get(layer) ?? Infinity))
     }
     this.layers = [...depth.keys()].sort((a, b) => depth.get(a) - depth.get(b))
+  }
+
+  /** A judge as people are told: with its weights' digest only where another judge is the same network. */
+  titleOf(judge) {
+    const network = name => name.slice(0, -DIGEST_LENGTH)
+    return this.judges.some(other => other !== judge && network(other) === network(judge)) ? judge : network(judge)
   }
 
   /** Reads everything, calling `onRows` after each row group. */
@@ -105,7 +119,7 @@ class Table {
     judged.file ??= this.source.file(`index/${part.id}/${judged.name}`, judged.bytes)
     judged.metadata ??= this.#tail(judged.file)
     const columns = ['judge_rank', 'judge_probability']
-    await this.#read(judged.file, await judged.metadata, columns, part.first, rowStart, rowEnd, name => `${name} ${judged.by}`)
+    await this.#read(judged.file, await judged.metadata, columns, part.first, rowStart, rowEnd, name => `${name} ${judgeOf(judged)}`)
   }
 
   async #tail(file) {

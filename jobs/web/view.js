@@ -17,7 +17,7 @@ function addressOf(state) {
 
 /** Orders to choose from: {value: text}. */
 function orders(table) {
-  const judged = table.judges.map(by => [`judge ${by}`, `rank by ${by}`])
+  const judged = table.judges.map(judge => [`judge ${judge}`, `rank by ${table.titleOf(judge)}`])
   return Object.fromEntries([
     ['layer', 'layer and mode'], ['activation', 'activation'], ['probability', 'probability'], ['rank', 'rank'],
     ['unit', 'layer, unit'], ['label', 'label'], ...judged,
@@ -80,9 +80,9 @@ function comparison(table, sort) {
 }
 
 function judgeOrder(table, sort) {
-  const by = sort.replace(/^judge /, '')
-  const rank = table.column[`judge_rank ${by}`]
-  const probability = table.column[`judge_probability ${by}`]
+  const judge = sort.replace(/^judge /, '')
+  const rank = table.column[`judge_rank ${judge}`]
+  const probability = table.column[`judge_probability ${judge}`]
   return rank ? (a, b) => rising(rank[a], rank[b]) || rising(probability[b], probability[a], -1) : () => 0
 }
 
