@@ -87,7 +87,8 @@ class Reason:
 
 @dataclass
 class Figures:
-    """Of all whole shards. `devices` by host and device; `best` and `worst` by mode, worst first."""
+    """Of all whole shards. `devices` by host and device; `best` and `worst` by mode, worst first; none of
+    the best is among the worst."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     overall: Pace = field(default_factory=Pace)
@@ -125,7 +126,9 @@ def figures(rows: Rows, num_shown: int) -> Figures:
     found.histograms = [_histogram(*key, np.concatenate(activations[key])) for key in in_order]
     found.reasons = sorted(reasons.values(), key=lambda reason: -reason.count)
     for mode in sorted(best, key=_mode_order):
-        found.best[mode], found.worst[mode] = best[mode].to_pylist(), worst[mode].to_pylist()
+        found.best[mode] = best[mode].to_pylist()
+        is_best = pc.is_in(worst[mode]["target_id"], best[mode]["target_id"])
+        found.worst[mode] = worst[mode].filter(pc.invert(is_best)).to_pylist()
     return found
 
 

@@ -33,7 +33,7 @@ from dgn.errors import NOT_JSON, DgnError, PlanMismatch, StoreError
 RUN_FILE = "run.json"
 MAX_SHARDS = 10**10  # a bit of memory each; what says more was edited
 ID_TIME = "%Y%m%dT%H%M%SZ"
-NUM_READERS = 16  # files of rows that are read at a time
+NUM_READERS = 10  # files that are read at a time: as many connections as the S3 client keeps
 
 
 def dated_id() -> str:

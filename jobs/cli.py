@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that `--help` answers at once; commands impor
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 from enum import StrEnum
@@ -75,7 +76,8 @@ def render(
         ),
     ] = None,
     modes: Annotated[
-        str | None, typer.Option(help="untrained, pretrained or both with a comma (untrained; classes of all: both).")
+        str | None,
+        typer.Option(help="untrained, pretrained or untrained,pretrained (untrained; classes of all: the two)."),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="paper, standard (default) or draft.")] = None,
     discriminator: Discriminator = None,
@@ -208,7 +210,9 @@ def query(
     layer: Annotated[str | None, typer.Option(help="For instance fc8 or conv5_1.")] = None,
     min_activation: Annotated[float | None, typer.Option(help="From the saved PNG.")] = None,
     status_: Annotated[str | None, typer.Option("--status", help="ok, not_converged, dead or nonfinite.")] = None,
-    by: Annotated[By, typer.Option(help="Best first: highest activation or probability, lowest rank.")] = By.activation,
+    by: Annotated[
+        By | None, typer.Option(help="Best first: highest activation (default) or probability, lowest rank.")
+    ] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Only so many.")] = None,
     columns: Annotated[str | None, typer.Option(metavar="A,B,...", help="Which to show, or all.")] = None,
     sql: Annotated[
@@ -221,7 +225,7 @@ def query(
     from jobs.query import query_command
 
     flags = {"mode": mode, "layer": layer, "status": status_, "min_activation": min_activation}
-    query_command(run, flags, where or [], by.value, top, columns, sql, format_.value, copy_to)
+    query_command(run, flags, where or [], by.value if by else None, top, columns, sql, format_.value, copy_to)
 
 
 gallery = typer.Typer(help="A page that shows every picture of RUN.", no_args_is_help=True)
@@ -389,8 +393,16 @@ def doctor(
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    print(json.dumps(value, indent=2, default=str))
+    """One JSON document on standard output. JSON has no numbers that are not finite: they are null."""
+    print(json.dumps(_finite(value), indent=2, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main() -> None:

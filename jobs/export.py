@@ -14,8 +14,8 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import re
-import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,17 +30,17 @@ import pyarrow.parquet as pq
 
 from cluster.query import COLUMNS, Condition, Rows, condition, parse_condition
 from cluster.rows import SCHEMA
-from cluster.run import Damaged, Run, RunInfo
+from cluster.run import NUM_READERS, Run, RunInfo
 from cluster.storage import LocalStore, Store, open_store
 from dgn.errors import DgnError, StoreError, printable
+from jobs.progress import pictures_shown
+from jobs.query import STATUSES, whole_picture
 from jobs.status import open_run
 
 PACK_BYTES = 256 * 2**20  # of a pack or a file of Parquet, give or take a picture; it is made in memory
 ROWS_AT_A_TIME = 100  # a row group of pictures, as `datasets` itself writes them
-NUM_READERS = 10  # pictures that are read at a time: as many connections as the S3 client keeps
 ROW_BYTES = 1024  # a row's own columns, about; a tar header and what fills up the last block are no more
 PLAIN_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)  # of a file, wherever it is unpacked
-STATUSES = ("ok", "not_converged", "dead", "nonfinite")
 
 Piece = tuple[int, pa.Table, list[bytes | None]]  # a pack's number, some of its rows, their PNGs
 
@@ -50,11 +50,16 @@ def export_command(url: str, out: str, form: str, where: list[str]) -> None:
     conditions = [parse_condition(text) for text in where]  # before anything is looked for
     run = open_run(url)
     store = open_store(out)
+    if os.path.isfile(store.url):
+        raise DgnError(
+            f"{store.url} is a file: expected a new or an empty folder for the export, or s3://bucket/prefix"
+        )
     store.check(must_write=True)
     for is_hidden in (False, True):
-        if next(store.list("", is_hidden), None) is not None:
+        if (found := next(store.list("", is_hidden), None)) is not None:
             raise DgnError(
-                f"{store.url} is not empty: give a folder or prefix that is, or delete what an interrupted export left"
+                f"{store.url} is not empty, it holds {found}: give a folder or prefix that is, or delete what an "
+                "interrupted export left"
             )
     rows = Rows(run)
     chosen = Chosen(rows, where, conditions, rows.select(conditions, ["layer", "mode", "status", "bytes"]))
@@ -62,7 +67,7 @@ def export_command(url: str, out: str, form: str, where: list[str]) -> None:
         raise DgnError(f"{run.store.url} has no rows{' like that' if where else ''} yet")
     if chosen.table["layer"].null_count:
         raise DgnError(f"{run.store.url} has rows without a layer: dgn verify tells what else is wrong")
-    with _taken_away_on_failure(store) as write, progress_shown(chosen.table.num_rows) as advance:
+    with _taken_away_on_failure(store) as write, pictures_shown(chosen.table.num_rows) as advance:
         (_write_hf if form == "hf" else _write_tar)(chosen, _pieces(chosen, advance), write)
     print(f"{chosen.told} in {chosen.num_packs:,} {'files of Parquet' if form == 'hf' else 'packs'}: {store.url}")
 
@@ -87,18 +92,6 @@ def _taken_away_on_failure(store: Store) -> Iterator[Callable[[str, bytes], None
             with suppress(OSError):
                 store.root.rmdir()
         raise
-
-
-@contextmanager
-def progress_shown(num_pictures: int) -> Iterator[Callable[[int], None]]:
-    """To be told of pictures done; a bar on a terminal, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
-        task = bar.add_task("pictures", total=num_pictures)
-        yield lambda num: bar.advance(task, num)
 
 
 @dataclass(frozen=True)
@@ -168,12 +161,12 @@ def _picture(run: Run, row: dict[str, Any]) -> bytes | None:
     """The PNG of a row, None where none was made. Raises: StoreError where it is missing or another one."""
     if row["file_name"] is None:
         return None
-    try:
-        png = run.whole_picture(row["file_name"], row["sha256"])
-        if len(png) != row["bytes"]:  # by which the packs are planned
-            raise Damaged(f"{row['file_name']} has {len(png)} bytes, {row['bytes']} by its row")
-    except Damaged as error:
-        raise StoreError(f"{run.store.url}/{error}: dgn verify tells what else is wrong") from error
+    png = whole_picture(run, row["file_name"], row["sha256"])
+    if len(png) != row["bytes"]:  # by which the packs are planned
+        raise StoreError(
+            f"{run.store.url}/{row['file_name']} has {len(png)} bytes, {row['bytes']} by its row: dgn verify tells "
+            "what else is wrong"
+        )
     return png
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dgn.discriminator import Discriminator
 from dgn.errors import DgnError, ShardFailed, printable
 from dgn.opinion import check_independent
 from jobs.cli import print_json
+from jobs.progress import bar
 from jobs.render import LOG_EVERY_S, log_to_stderr
 from jobs.status import open_run
 from jobs.verify import own_plan, own_weights
@@ -41,6 +43,8 @@ def judge_command(
     """
     if by is None and not is_summary:
         raise DgnError("--by NETWORK is missing: the independent network that is to judge, or --summary alone")
+    if is_summary and (weights, own_path) != (None, None):
+        raise DgnError("--summary tells what was judged before and loads no network: leave the weights out")
     run = open_run(url)
     problems: list[str] = []
     if by is not None and not is_summary:
@@ -111,19 +115,11 @@ def _progress_shown(num_shards: int) -> Iterator[Callable[[int, int], None]]:
 
         yield tell
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("shards judged"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=num_shards, rate="")
+    with bar("shards judged", num_shards) as (progress, task):
 
         def observe(shards_done: int, num_pictures: int) -> None:
             rate = 60 * num_pictures / max(time.monotonic() - start, 1e-9)
-            bar.update(task, completed=shards_done, rate=f"{rate:.0f} pictures/min")
+            progress.update(task, completed=shards_done, state=f"{rate:.0f} pictures/min")
 
         yield observe
 
@@ -132,16 +128,24 @@ def _print_summaries(found: list[dict[str, Any]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("judge", "layer", "mode"):
         table.add_column(name, overflow="fold")
     for name in ("pictures", "judge: first", "top 5", "itself: saved", *DISTORTED):
         table.add_column(name, justify="right")
-    for one in found:
-        cells = [printable(one[name]) for name in ("by", "layer", "mode")]
+    for judge, one in zip(judges_told(found), found, strict=True):
+        cells = [Text(printable(name)) for name in (judge, one["layer"], one["mode"])]
         table.add_row(*cells, f"{one['num_pictures']:,}", *(percent(one[name]) for name in SHARES))
     Console(width=None if sys.stdout.isatty() else TABLE_CHARS).print(table)
+
+
+def judges_told(found: Sequence[dict[str, Any]]) -> list[str]:
+    """The judge of each summary: its network, and eight hex digits of its weights where there are several of a name."""
+    judges = [Judge(one["by"], one["by_weights_sha256"]) for one in found]
+    num_of_name = Counter(judge.network for judge in set(judges))
+    return [judge.folder if num_of_name[judge.network] > 1 else judge.network for judge in judges]
 
 
 def percent(share: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.storage import open_store
 from dgn.errors import DgnError
+from jobs.progress import bar
 from jobs.render import log_to_stderr, resolve_precision, validated
 
 if TYPE_CHECKING:
@@ -118,19 +119,14 @@ def _progress_shown(settings: Settings) -> Iterator[Callable[[Update], None]]:
     if not sys.stderr.isatty():
         yield lambda update: log.info(line(update)) if update.validation_loss is not None else None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("training", total=settings.epochs, state="starting workers")
+    with bar("training", settings.epochs, "starting workers") as (progress, task):
 
         def observe(update: Update) -> None:
             if update.validation_loss is not None:
-                bar.console.print(line(update))
-                bar.update(task, completed=update.epoch + 1)
+                progress.console.print(line(update))
+                progress.update(task, completed=update.epoch + 1)
             else:
-                bar.update(
+                progress.update(
                     task, state=f"epoch {update.epoch + 1}, {update.photos_done:,} photographs, {update.train_loss:.4f}"
                 )
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 import sys
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,21 +14,22 @@ import pyarrow.parquet as pq
 
 from cluster.index import judged_dataset
 from cluster.query import COLUMNS, Condition, Rows, check_columns, condition, parse_condition
-from cluster.run import Run
-from cluster.storage import HIDDEN
-from dgn.errors import DgnError, printable
+from cluster.run import NUM_READERS, Damaged, Run
+from dgn.errors import DgnError, StoreError, printable
 from dgn.targets import MODES
 from jobs.cli import print_json
+from jobs.files import check_empty, whole_or_not_at_all
 from jobs.status import open_run
 
-SHOWN = ("target_id", "layer", "unit", "label", "mode", "status", "activation", "rank", "probability", "file_name")
+SHOWN = ("target_id", "layer", "unit", "label", "mode", "status", "activation", "rank", "probability")
 STATUSES = ("ok", "not_converged", "dead", "nonfinite")
 TABLE_CHARS = 160  # a line of the table where no terminal says
+OF_A_FILE, TRACEBACK = "reading the stream registered as", " Detail: Python exception"  # in what DuckDB says
 
 
 def query_command(
-    url: str, flags: dict[str, Any], where: list[str], by: str, top: int | None, columns: str | None, sql: str | None,
-    form: str, copy_to: Path | None,
+    url: str, flags: dict[str, Any], where: list[str], by: str | None, top: int | None, columns: str | None,
+    sql: str | None, form: str, copy_to: Path | None,
 ) -> None:  # fmt: skip
     """`flags`: mode, layer, status and min_activation, None where not given."""
     for name, known in (("mode", MODES), ("status", STATUSES)):
@@ -40,33 +39,40 @@ def query_command(
     conditions += [condition(name, "=", flags[name]) for name in ("mode", "layer", "status") if flags[name] is not None]
     if flags["min_activation"] is not None:
         conditions.append(condition("activation", ">=", flags["min_activation"]))
-    if sql and (conditions or top or columns):
-        raise DgnError("--sql says by itself which rows and columns: leave the other conditions out")
+    if sql is not None and (conditions or (by, top, columns) != (None, None, None)):
+        raise DgnError("--sql says by itself which rows and columns, in which order: leave the other conditions out")
     if form == "parquet" and sys.stdout.isatty():
         raise DgnError("--format parquet is no text for a terminal: send it into a file, > FILE.parquet")
-    if copy_to is not None and copy_to.exists() and (not copy_to.is_dir() or any(copy_to.iterdir())):
-        raise DgnError(f"--copy-to {copy_to} exists: give a folder that does not, or an empty one")
-    names = _columns(columns)
+    if copy_to is not None:
+        check_empty(copy_to)
+    names = _columns(columns, form)
     run = open_run(url)
     rows = Rows(run)
-    if sql:
+    if sql is not None:
         table = _by_sql(rows, sql)
     else:
         needed = names if copy_to is None else list(dict.fromkeys([*names, "file_name", "sha256"]))
-        table = rows.select(conditions, needed, by, top)
+        table = rows.select(conditions, needed, by or "activation", top)
         if table.num_rows == 0:
             _check_layers(rows, conditions)
     if copy_to is not None:
         _copy_pictures(run, table, copy_to)
-    _print(table if sql else table.select(names), form)
+    _print(table if sql is not None else table.select(names), form)
 
 
-def _columns(text: str | None) -> list[str]:
+def _columns(text: str | None, form: str) -> list[str]:
     if text is None:
-        return list(SHOWN)
+        return [*SHOWN, *(["file_name"] if form != "table" else [])]  # which alone would fill half a line
     names = list(COLUMNS) if text == "all" else [name.strip() for name in text.split(",")]
     check_columns(names)
+    _check_once(names, "--columns", "name it once")
     return names
+
+
+def _check_once(names: list[str], option: str, advice: str) -> None:
+    """Raises: DgnError for two columns of one name, which a row cannot hold."""
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DgnError(f"{option}: {len(twice)} columns are called '{twice[0]}': {advice}")
 
 
 def _check_layers(rows: Rows, conditions: list[Condition]) -> None:
@@ -84,33 +90,72 @@ def _by_sql(rows: Rows, sql: str) -> pa.Table:
     except ImportError as error:
         raise DgnError("--sql needs DuckDB: pip install 'dgn[sql]'") from error
     with duckdb.connect(config={"enable_external_access": False}) as connection:
-        connection.register("rows", rows.dataset())
-        if rows.index and (judged := judged_dataset(rows.run, rows.index)):
-            connection.register("judged", judged)
         try:
+            connection.register("rows", rows.dataset())
+            if rows.index and (judged := judged_dataset(rows.run, rows.index)):
+                connection.register("judged", judged)
             answer = connection.sql(sql)
             if answer is None:
                 raise DgnError("--sql: expected a SELECT")
-            return answer.to_arrow_table()
+            table = answer.to_arrow_table()
         except duckdb.Error as error:
-            raise DgnError(f"--sql: {' '.join(str(error).split())}") from error
+            raise DgnError(f"--sql: {_problem(' '.join(str(error).split()))}") from error
+        except (pa.ArrowException, OSError) as error:
+            raise DgnError(f"--sql: {_damaged(str(error))}") from error
+    _check_once(table.column_names, "--sql", "tell them apart with AS")
+    return table
+
+
+def _problem(text: str) -> str:
+    """What DuckDB says, and what to do where the question is not to blame."""
+    if "name judged does not exist" in text.lower():
+        return "there is no table judged, for there are no judgements yet: dgn judge RUN --by NETWORK makes them"
+    return _damaged(text.partition(TRACEBACK)[0]) if OF_A_FILE in text else text
+
+
+def _damaged(text: str) -> str:
+    advice = "dgn verify RUN tells what else is" if "/metadata/" in text else "dgn index RUN --rebuild makes it again"
+    return f"a file of the run is missing or damaged: {' '.join(text.split())}; {advice}"
 
 
 def _copy_pictures(run: Run, table: pa.Table, folder: Path) -> None:
     """Under their own names, which are unique in a run. Raises: DgnError."""
+    pictures = _pictures(table)
+    is_checked = "sha256" in table.column_names
+
+    def read(file_name: str, digest: str) -> bytes:
+        return whole_picture(run, file_name, digest) if is_checked else run.picture(file_name)
+
+    with whole_or_not_at_all(folder) as temporary, ThreadPoolExecutor(NUM_READERS) as readers:
+        pngs = readers.map(lambda one: read(*one), pictures.values())
+        for name, png in zip(pictures, pngs, strict=True):
+            (temporary / name).write_bytes(png)
+    print(printable(f"{len(pictures):,} pictures copied to {folder}"), file=sys.stderr)
+
+
+def _pictures(table: pa.Table) -> dict[str, tuple[str, Any]]:
+    """file_name and sha256 of the rows' pictures, by the name that the copy gets. Raises: DgnError."""
     if "file_name" not in table.column_names:
         raise DgnError("--copy-to needs the column file_name: SELECT it too")
-    names = [name for name in table["file_name"].to_pylist() if name is not None]  # None: no picture was made
-    temporary = folder.with_name(f"{HIDDEN}{uuid.uuid4().hex}")
-    temporary.mkdir(parents=True)
+    digests = table["sha256"].to_pylist() if "sha256" in table.column_names else [None] * table.num_rows
+    pictures: dict[str, tuple[str, Any]] = {}
+    for key, digest in zip(table["file_name"].to_pylist(), digests, strict=True):
+        if key is None:  # no picture was made
+            continue
+        if not (isinstance(key, str) and key.startswith("images/") and key.endswith(".png")):
+            raise DgnError(f"--copy-to: file_name {key} is no picture of a run: expected images/....png")
+        name = key.rpartition("/")[2]
+        if pictures.setdefault(name, (key, digest)) != (key, digest):
+            raise DgnError(f"--copy-to: {pictures[name][0]} and {key} would be one file {name}: ask for one of them")
+    return pictures
+
+
+def whole_picture(run: Run, file_name: str, digest: str) -> bytes:
+    """A row's PNG, the very bytes that were committed. Raises: StoreError."""
     try:
-        with ThreadPoolExecutor() as readers:
-            for name, png in zip(names, readers.map(run.picture, names), strict=True):
-                (temporary / name.rpartition("/")[2]).write_bytes(png)
-        temporary.rename(folder)  # over an empty one, too
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    print(f"{len(names)} pictures copied to {folder}", file=sys.stderr)
+        return run.whole_picture(file_name, digest)
+    except Damaged as error:
+        raise StoreError(f"{run.store.url}/{error}: dgn verify tells what else is wrong") from error
 
 
 def _print(table: pa.Table, form: str) -> None:
@@ -138,13 +183,12 @@ def _print_table(schema: pa.Schema, rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    names = [name for name in schema.names if name != "file_name" or "target_id" not in schema.names]
     table = Table(box=box.SIMPLE_HEAD)
-    for name in names:
-        is_number = pa.types.is_integer(schema.field(name).type) or pa.types.is_floating(schema.field(name).type)
-        table.add_column(printable(name), justify="right" if is_number else "left", overflow="fold")
+    for field in schema:
+        is_number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        table.add_column(Text(printable(field.name)), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_cell(row[name])) for name in names))
+        table.add_row(*(Text(_cell(row[name])) for name in schema.names))
     Console(width=None if sys.stdout.isatty() else TABLE_CHARS).print(table)
     print(f"{len(rows):,} rows")
 

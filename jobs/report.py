@@ -20,47 +20,37 @@ from cluster.run import Damaged, Run, RunInfo
 from cluster.storage import LocalStore
 from dgn import picture
 from dgn.errors import DgnError, printable
-from jobs.judge import percent
+from jobs.files import check_replaceable, told_in_one_line
+from jobs.judge import judges_told, percent
+from jobs.query import STATUSES
 from jobs.status import open_run
 
 TEMPLATES = Path(__file__).parent / "web"
 NUM_SHOWN = 20  # best and worst pictures of a mode
 MOST_REASONS = 30  # lines of a table
-STATUSES = ("ok", "not_converged", "dead", "nonfinite")
 WIDTH, HEIGHT = 240, 64  # of a histogram, in its own units
 FROM_US = 1e-6
 GENERATOR = '<meta name="generator" content="dgn report">'  # how a report is known
-HEAD_BYTES = 1024  # of a page, in which that stands
 
 
 def report_command(url: str, out: Path, price_per_hour: float | None) -> None:
-    if not out.absolute().parent.is_dir() or out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
-        raise DgnError(f"cannot write the report {out}: expected a file .html in a folder that exists")
-    if out.is_symlink() or (out.exists() and not _is_report(out)):
-        raise DgnError(f"{out} is there and no report of dgn: give another name, or move it away")
+    with told_in_one_line(out):
+        if not out.absolute().parent.is_dir() or out.is_dir() or out.suffix.lower() not in (".html", ".htm"):
+            raise DgnError(f"cannot write the report {out}: expected a file .html in a folder that exists")
+    check_replaceable(out, "report", [GENERATOR.encode()])
     if price_per_hour is not None and not math.isfinite(price_per_hour):
         raise DgnError(f"--price-per-hour {price_per_hour}: expected a price, such as 2.5")
     run = open_run(url)
     page = render_page(run, price_per_hour).encode()
-    LocalStore(str(out.absolute().parent)).write(out.name, page)
+    with told_in_one_line(out):
+        LocalStore(str(out.absolute().parent)).write(out.name, page)
     print(printable(f"{out}: {len(page) / 1e6:.1f} MB"))
-
-
-def _is_report(path: Path) -> bool:
-    """Whether `dgn report` made this file. Raises: DgnError where it cannot be read."""
-    if not path.is_file():  # opening a pipe waits for ever
-        return False
-    try:
-        with path.open("rb") as file:
-            return GENERATOR.encode() in file.read(HEAD_BYTES)
-    except OSError as error:
-        raise DgnError(f"cannot read {path}, which is there: {error.strerror}; give another name") from error
 
 
 def render_page(run: Run, price_per_hour: float | None) -> str:
     """The whole page. Raises: StoreError."""
     info, rows = run.info(), Rows(run)
-    found = figures(rows, NUM_SHOWN)
+    found, judged = figures(rows, NUM_SHOWN), summaries(run, rows)
     failed = faults(run.failures())
     num_done = found.statuses.total()
     names = [*STATUSES, *sorted(found.statuses.keys() - set(STATUSES))]
@@ -89,7 +79,7 @@ def render_page(run: Run, price_per_hour: float | None) -> str:
         price=price_per_hour,
         most_reasons=MOST_REASONS,
         shown=_shown(run, found),
-        summaries=summaries(run, rows),
+        summaries=list(zip(judges_told(judged), judged, strict=True)),
         distorted=DISTORTED,
         settings=_settings(info),
         width=WIDTH,

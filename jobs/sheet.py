@@ -9,26 +9,23 @@ from __future__ import annotations
 
 import itertools
 import re
-import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFont
 
 from cluster.query import Condition, Rows, condition
-from cluster.run import Run
-from cluster.storage import HIDDEN
+from cluster.run import NUM_READERS, Run
 from dgn import picture
-from dgn.errors import DgnError, StoreError, in_one_line, printable
+from dgn.errors import DgnError, StoreError, printable
 from dgn.targets import MODES
-from jobs.export import NUM_READERS, progress_shown
+from jobs.files import check_empty, check_replaceable, told_in_one_line, whole_or_not_at_all
+from jobs.progress import pictures_shown
 from jobs.status import open_run
 
 MARGIN_PX = 6
@@ -44,6 +41,8 @@ MAX_CHARS = 200  # of a text that somebody else wrote
 MAX_PIXELS = 89_478_485
 MAX_SIDE_PX = {".png": 2**20, ".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500, ".pdf": 60_000}  # of PDF: 200 inches
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+MADE_BY = "dgn sheet"  # how a sheet is known: the software in a picture's Exif, the producer of a PDF
+MARKS = (MADE_BY.encode(), MADE_BY.encode("utf_16_be"))
 SHOWN = (
     "target_id", "layer", "unit", "units", "label", "mode", "seed", "discriminator", "status", "reason", "activation",
     "rank", "file_name",
@@ -102,8 +101,9 @@ def sheet_command(
     url: str, out: Path, flags: dict[str, str | None], top: int | None, columns: int | None, picture_px: int, pdf: bool
 ) -> None:
     """`flags`: layer and mode, None where not given."""
-    suffix = "" if out.is_dir() else out.suffix.lower()
-    _check_out(out, suffix, pdf)
+    with told_in_one_line(out):
+        suffix = "" if out.is_dir() else out.suffix.lower()
+        _check_out(out, suffix, pdf)
     if flags["mode"] is not None and flags["mode"] not in MODES:
         raise DgnError(f"unknown mode '{flags['mode']}': expected one of {', '.join(MODES)}")
     conditions = [condition(name, "=", value) for name, value in flags.items() if value is not None]
@@ -118,16 +118,16 @@ def sheet_command(
     for one in sheets:
         _check_size(one, kind, suffix in PICTURES)
     with (
-        _whole_or_not_at_all(out.parent if suffix else out) as folder,
-        progress_shown(table.num_rows) as advance,
+        whole_or_not_at_all(out.parent if suffix else out) as folder,
+        pictures_shown(table.num_rows) as advance,
         ThreadPoolExecutor(NUM_READERS) as readers,
     ):
         for number, one in enumerate(sheets):
             page = _draw(one, run, table, readers)
             if suffix in PICTURES:
-                page.save(folder / out.name, quality=QUALITY)
+                _save(folder / out.name, page)
             elif not suffix:
-                page.save(folder / f"{one.name}.png")
+                _save(folder / f"{one.name}.png", page)
             if suffix == ".pdf" or pdf:
                 _add_page(folder / (out.name if suffix else "sheets.pdf"), page, number, out.stem)
             advance(one.num_pictures)
@@ -145,8 +145,10 @@ def _check_out(out: Path, suffix: str, pdf: bool) -> None:
         )
     if pdf and suffix in PICTURES:
         raise DgnError(f"--pdf goes with a folder: for a PDF alone give {out.with_suffix('.pdf')} in place of {out}")
-    if not suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DgnError(f"{out} exists: give a folder that does not, or an empty one")
+    if suffix:
+        check_replaceable(out, "sheet", MARKS)
+    else:
+        check_empty(out)
 
 
 def _of_all(num: int, num_targets: int) -> str:
@@ -160,8 +162,8 @@ def _selected(rows: Rows, conditions: list[Condition], top: int | None) -> tuple
     if table.num_rows == 0:
         asked = "".join(f" of {one.column} '{one.value}'" for one in conditions)
         raise DgnError(f"{rows.run.store.url} has no pictures{asked} yet: its layers are {', '.join(layers) or 'none'}")
-    if table["layer"].null_count or table["seed"].null_count:
-        raise DgnError(f"{rows.run.store.url} has rows without a layer or seed: dgn verify tells what else is wrong")
+    if table["seed"].null_count:
+        raise DgnError(f"{rows.run.store.url} has rows without a seed: dgn verify tells what else is wrong")
     if top:
         return table, [[n] for n in range(table.num_rows)]
     depth = {layer: n for n, layer in enumerate(layers)}
@@ -240,28 +242,15 @@ def _check_size(sheet: Sheet, suffix: str, is_alone: bool) -> None:
         )
 
 
-@contextmanager
-def _whole_or_not_at_all(folder: Path) -> Iterator[Path]:
-    """A hidden folder whose files move up into `folder` when the block ends well; else nothing is left of it."""
-    is_new = not folder.exists()
-    temporary = folder / f"{HIDDEN}{uuid.uuid4().hex}"
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for path in sorted(temporary.iterdir()):
-            path.replace(folder / path.name)
-    except OSError as error:
-        raise DgnError(f"cannot write to {folder}: {in_one_line(error)}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if is_new:
-            with suppress(OSError):  # not empty: all went well
-                folder.rmdir()
+def _save(path: Path, page: Image.Image) -> None:
+    about = Image.Exif()
+    about[ExifTags.Base.Software] = MADE_BY
+    page.save(path, quality=QUALITY, exif=about)
 
 
 def _add_page(path: Path, page: Image.Image, number: int, title: str) -> None:
     """Pillow appends to the file. Without dates, so that a run's PDF is the same at every try."""
-    about = {"title": title, "creationDate": None, "modDate": None}
+    about = {"title": title, "producer": MADE_BY, "creationDate": None, "modDate": None}
     page.save(path, "PDF", append=number > 0, resolution=PRINT_DPI, quality=QUALITY, **about)
 
 

@@ -344,6 +344,10 @@ def test_mistyped_commands_and_options_are_one_line(dgn):
     assert dgn()[0] == dgn("query", "--help")[0] == 0
 
 
+def test_help_shows_how_modes_are_written(dgn):
+    assert "untrained,pretrained" in dgn("render", "--help")[1]
+
+
 def test_positional_words_without_targets_are_refused(dgn, tmp_path):
     code, _, err = dgn("render", tmp_path, "classes:1")
     assert code == 2

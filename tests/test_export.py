@@ -276,7 +276,11 @@ def test_nothing_is_written_over(folder, dgn, tmp_path):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "letter.txt").write_text("dear")
     (tmp_path / "file").touch()
-    for out, says in (("used", "is not empty"), ("file", "is a file"), ("", "is empty")):
+    for out, says in (
+        ("used", "is not empty, it holds letter.txt"),
+        ("file", "or an empty folder for the export"),
+        ("", "is empty"),
+    ):
         code, _, err = dgn("export", folder, tmp_path / out if out else "", "--format", "tar")
         assert (code, err.count("\n")) == (2, 1)
         assert says in err

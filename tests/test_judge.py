@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -342,7 +343,7 @@ def test_sql_sees_no_table_where_nothing_is_judged(rendered, dgn):
     pytest.importorskip("duckdb")
     code, _, err = dgn("query", rendered, "--sql", "SELECT * FROM judged")
     assert (code, err.count("\n")) == (2, 1)
-    assert "judged does not exist" in err
+    assert "there are no judgements yet: dgn judge RUN --by NETWORK makes them" in err
 
 
 def times(folder):
@@ -641,6 +642,33 @@ def test_old_ones_are_deleted_after_a_day(fake):
     (folder / judgements.judgements_key(judge.folder, 0)).unlink()
     (folder / judgements.judgements_key(judge.folder, 1)).unlink()
     assert update_index(fake).parts[0].judged == []
+
+
+def test_judges_of_one_name_are_told_apart(fake, dgn):
+    stream = random.Random(9)
+    for judge in (Judge("vgg11", "a" * 64), Judge("vgg11", "b" * 64), Judge("vgg13", "c" * 64)):
+        judge_at_random(fake, 0, stream, judge)
+    update_index(fake)
+    code, out, _ = dgn("judge", fake.store.url, "--summary")
+    assert code == 0
+    assert re.findall(r"vgg\S*", out) == ["vgg11-aaaaaaaa", "vgg11-bbbbbbbb", "vgg13"]
+
+
+def test_layers_that_would_be_markup_are_text(fake, dgn):
+    path = Path(fake.store.url) / metadata_key(0)
+    table = pq.read_table(path)
+    layers = pa.array(["[/red]"] * table.num_rows)
+    pq.write_table(table.set_column(table.column_names.index("layer"), "layer", layers), path)
+    judge_at_random(fake, 0, random.Random(9), Judge("vgg11", "a" * 64))
+    update_index(fake)
+    code, out, _ = dgn("judge", fake.store.url, "--summary")
+    assert code == 0
+    assert "[/red]" in out
+
+
+@pytest.mark.parametrize("flag", ["--weights", "--discriminator-weights"])
+def test_a_summary_takes_no_weights(flag, original, dgn):
+    ends_in_one_line(dgn("judge", original, "--summary", flag, "x.pth"), 2, "--summary", "leave the weights out")
 
 
 def test_a_damaged_compacted_file_is_named(fake, dgn):

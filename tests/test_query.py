@@ -16,7 +16,7 @@ from PIL import Image
 
 from cluster.index import update_index
 from cluster.query import BEST_FIRST, COLUMNS, Rows, parse_condition
-from cluster.run import Run, metadata_key
+from cluster.run import NUM_READERS, Run, metadata_key
 from cluster.storage import LocalStore, open_store
 from dgn.errors import DgnError
 from tests.fake_runs import write_fake_run
@@ -171,14 +171,28 @@ def test_other_bad_input_is_one_line_and_nothing_written(run, dgn, tmp_path):
         (["--layer", "conv9_9"], "no pictures of layer 'conv9_9': it has conv1_1, conv3_1, fc8"),
         (["--columns", "target_id,nix"], "unknown column 'nix'"),
         (["--status", "fine"], "unknown status 'fine'"),
-        (["--copy-to", tmp_path / "full"], "exists: give a folder that does not, or an empty one"),
+        (["--columns", "layer,unit, layer"], "--columns: 2 columns are called 'layer': name it once"),
+        (["--copy-to", tmp_path / "full"], "exists and holds x: give a folder that does not, or an empty one"),
+        (["--copy-to", tmp_path / "full" / "x"], "is a file: give a folder that does not, or an empty one"),
+        (["--copy-to", tmp_path / "full" / "x" / "y"], "x/y: Not a directory"),
+        (["--copy-to", "/proc/x"], "cannot write to /proc/x: No such file or directory"),
+        (["--copy-to", tmp_path / ("x" * 300)], "File name too long"),
         (["--sql", "SELECT 1", "--top", "3"], "--sql says by itself"),
+        (["--sql", "SELECT 1", "--by", "activation"], "--sql says by itself"),
+        (["--sql", "SELECT 1", "--columns", "layer"], "--sql says by itself"),
+        (["--sql", ""], "--sql: expected a SELECT"),
+        (["--sql", "SELECT layer, mode AS layer FROM rows"], "--sql: 2 columns are called 'layer': tell them apart"),
+        (["--sql", "SELECT * FROM Judged"], "no judgements yet: dgn judge RUN --by NETWORK makes them"),
         (["--sql", "SELEC"], "--sql: Parser Error"),
         (["--sql", "-- nothing"], "--sql: expected a SELECT"),
         (["--sql", "SELECT nix FROM rows"], "--sql: Binder Error"),
         (["--sql", f"COPY rows TO '{tmp_path}/out.csv'"], "file system operations are disabled"),
         (["--sql", "SELECT * FROM read_text('/etc/hostname')"], "file system operations are disabled"),
         (["--sql", "SELECT layer FROM rows", "--copy-to", tmp_path / "new"], "needs the column file_name"),
+        *(
+            (["--sql", f"SELECT {value} AS file_name", "--copy-to", tmp_path / "new"], "is no picture of a run")
+            for value in ("1", "'run.json'", "'images/../run.json'", "'metadata/000000.png'", "['a']")
+        ),
     ):
         code, out, err = dgn("query", run.store.url, *arguments)
         assert (code, out, err.count("\n")) == (2, "", 1), (arguments, err)
@@ -198,6 +212,31 @@ def test_every_format_tells_the_same(run, rows, dgn):
     table = dgn(*line)[1]
     assert all(row["target_id"] in table for row in expected)
     assert "5 rows" in table
+
+
+def test_columns_that_are_asked_for_are_shown(run, rows, dgn):
+    [row] = [row for row in rows if row["target_id"] == "fc8-00007-untrained-s0"]
+    asked = ["query", run.store.url, "--where", f"target_id={row['target_id']}"]
+    assert row["file_name"] in dgn(*asked, "--columns", "target_id,file_name")[1]
+    sql = f"SELECT target_id, file_name FROM rows WHERE target_id = '{row['target_id']}'"
+    assert row["file_name"] in dgn(*asked[:2], "--sql", sql)[1]
+    assert row["file_name"] not in dgn(*asked)[1]
+    assert json.loads(dgn(*asked, "--format", "json")[1])[0]["file_name"] == row["file_name"]
+
+
+def test_markup_is_text(run, dgn):
+    code, out, err = dgn("query", run.store.url, "--sql", "SELECT '[red]' AS \"[/x]\"")
+    assert (code, err) == (0, "")
+    assert "[/x]" in out
+    assert "[red]" in out
+
+
+def test_json_has_no_numbers_that_are_not_finite(run, dgn):
+    sql = "SELECT 'nan'::FLOAT AS a, ['inf'::FLOAT, 1.5] AS b, {'c': '-inf'::DOUBLE} AS d, MAP {1: 'nan'::FLOAT} AS e"
+    out = dgn("query", run.store.url, "--sql", sql, "--format", "json")[1]
+    assert json.loads(out, parse_constant=pytest.fail) == [
+        {"a": None, "b": [None, 1.5], "d": {"c": None}, "e": [[1, None]]}
+    ]
 
 
 def test_parquet_comes_out_whole(run, rows):
@@ -247,6 +286,75 @@ def test_a_missing_picture_is_told_and_nothing_is_left(folder, dgn, tmp_path):
     assert not (tmp_path / "copied").exists()
 
 
+def change_row(folder, target_id, changes):
+    for path in (folder / "metadata").iterdir():
+        table = pq.read_table(path)
+        changed = [row | changes if row["target_id"] == target_id else row for row in table.to_pylist()]
+        pq.write_table(pa.Table.from_pylist(changed, schema=table.schema), path)
+
+
+@pytest.mark.parametrize("by_sql", [False, True])
+def test_copies_are_the_rows_pictures_or_none(folder, dgn, tmp_path, by_sql):
+    """One row of a run without an index is another's."""
+    shutil.copytree(folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "index")
+    images = tmp_path / "run" / "images"
+    (images / "other").mkdir()
+    for name in ("00.png", "own.png"):
+        shutil.copy(images / "fake" / "00000000" / "00.png", images / "other" / name)
+    asked = ["--sql", "SELECT file_name, sha256 FROM rows"] if by_sql else []
+    line = ["query", tmp_path / "run", *asked, "--copy-to", tmp_path / "new" / "copied"]
+    for changes, says in (
+        ({"file_name": "images/other/own.png", "sha256": "0" * 64}, "own.png has"),
+        ({"file_name": "images/other/own.png", "sha256": None}, "sha256 differs"),
+        ({"file_name": "images/other/00.png"}, "would be one file 00.png"),
+        ({"file_name": "run.json"}, "file_name run.json is no picture of a run"),
+    ):
+        change_row(tmp_path / "run", "fc8-00007-untrained-s0", changes)
+        code, out, err = dgn(*line)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert says in err
+        assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_copies_go_into_an_empty_folder_that_one_stands_in(run, dgn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert dgn("query", run.store.url, "--top", 3, "--columns", "unit", "--copy-to", ".")[0] == 0
+    assert 0 < len(list(tmp_path.iterdir())) <= 3
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".dgn-0123").mkdir()
+    code, _, err = dgn("query", run.store.url, "--copy-to", "killed")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "killed exists and holds .dgn-0123 (what a command left that was killed: delete it)" in err
+
+
+@pytest.mark.parametrize("is_in_bucket", [False, True])
+def test_sql_tells_of_a_file_of_the_index_that_is_gone_or_damaged(folder, dgn, tmp_path, is_in_bucket, request):
+    shutil.copytree(folder, tmp_path / "run")
+    store = open_store(f"s3://{request.getfixturevalue('bucket')}/run" if is_in_bucket else str(tmp_path / "run"))
+    if is_in_bucket:
+        for path in (tmp_path / "run").rglob("*"):
+            if path.is_file() and path.suffix != ".png":
+                store.write(str(path.relative_to(tmp_path / "run")), path.read_bytes())
+    [key] = [key for key in store.list("index") if key.endswith("rows.parquet")]
+    line = ["query", store.url, "--sql", "SELECT label FROM rows"]
+    for data in (store.read(key)[:-200], None):
+        store.delete(key) if data is None else store.write(key, data)
+        code, out, err = dgn(*line)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert key in err
+        assert "--rebuild makes it again" in err
+        assert "Traceback" not in err
+    assert dgn("index", store.url, "--rebuild")[0] == 0
+    assert dgn(*line)[0] == 0
+    store.write(metadata_key(5), b"")
+    shutil.rmtree(tmp_path / "run" / "index")
+    for key in list(store.list("index")):
+        store.delete(key)
+    assert "000005.parquet" in (err := dgn(*line)[2])
+    assert "dgn verify RUN tells what else is" in err
+
+
 def test_from_s3(folder, bucket, dgn, rows):
     store = open_store(f"s3://{bucket}/run")
     for path in folder.rglob("*"):
@@ -258,6 +366,7 @@ def test_from_s3(folder, bucket, dgn, rows):
     ]
     found = json.loads(dgn("query", store.url, "--sql", "SELECT count(*) AS n FROM rows", "--format", "json")[1])
     assert found == [{"n": len(rows)}]
+    assert store.client.meta.config.max_pool_connections == NUM_READERS
 
 
 def readme_snippets():

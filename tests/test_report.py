@@ -269,8 +269,8 @@ def test_best_and_worst_pictures(original, page):
     for mode in ("untrained", "pretrained"):
         of = [row for row in rows if row["mode"] == mode]
         expected += sorted(of, key=lambda row: (-row["activation"], row["target_id"]))[:20]
-        expected += sorted(of, key=lambda row: (row["activation"], row["target_id"]))[:20]
-    assert len(shown) == 80
+        expected += sorted(of, key=lambda row: (row["activation"], row["target_id"]))[: min(20, len(of) - 20)]
+    assert len(shown) == 71
     for figure, row in zip(shown, expected, strict=True):
         name = row["label"] or f"{row['layer']} {row['unit']}"
         assert figure["text"].strip().startswith(name)
@@ -282,6 +282,20 @@ def test_best_and_worst_pictures(original, page):
         small = Image.open(io.BytesIO(base64.b64decode(data, validate=True))).convert("RGB")
         whole = Image.open(original / row["file_name"]).convert("RGB").resize(small.size, Image.Resampling.BOX)
         assert np.abs(np.asarray(small, float) - np.asarray(whole, float)).mean() < 12
+
+
+def test_no_picture_is_shown_twice(run, dgn):
+    """Of 30 pictures 20 are the best and 10 the worst; of 16 all are the best."""
+    for shards, num in (((0, 1), 32), ((0,), 16)):
+        for path in (run / "metadata").iterdir():
+            if int(path.stem) not in shards:
+                path.unlink()
+        rows = [row for row in rows_of(run) if row["activation"] is not None]
+        page = report(dgn, run)
+        shown = [figure["img"]["alt"] for figure in page.figures if "img" in figure]
+        assert sorted(shown) == sorted(f"{row['layer']} {row['unit']}" for row in rows)
+        assert len(shown) <= num
+        assert ("Lowest activations" in page.text) == (len(shown) > 20)
 
 
 def test_the_judges_table(run, dgn):
@@ -299,11 +313,12 @@ def test_the_judges_table(run, dgn):
             for row in rows if row["shard"] == shard
         ]  # fmt: skip
         write_judgements(store, judge, shard, opinions, {}, is_again=False)
+        write_judgements(store, Judge(judge.network, "cd" * 32), shard, opinions, {}, is_again=False)
     update_index(store)
     lines = report(dgn, run).table("judge", "layer")
-    assert len(lines) == 4
-    for by, layer, mode, num, *shares in lines:
-        assert by == judge.network
+    assert len(lines) == 8
+    assert [line[0] for line in lines] == ["squeezenet1_0-abababab"] * 4 + ["squeezenet1_0-cdcdcdcd"] * 4
+    for _, layer, mode, num, *shares in lines:
         of = [row for row in rows if (row["layer"], row["mode"]) == (layer, mode) and row["file_name"]]
         assert int(num) == len(of)
         judged = [ranks[row["target_id"]] for row in of]
@@ -437,6 +452,8 @@ def test_the_default_is_report_html_here(run, dgn, tmp_path, monkeypatch):
         (["RUN", "no/such/folder.html"], "expected a file .html in a folder that exists"),
         (["RUN", "report.pdf"], "expected a file .html"),
         (["RUN", "."], "expected a file .html"),
+        (["RUN", "/proc/x.html"], "cannot write to /proc/x.html: No such file or directory"),
+        (["RUN", f"{'x' * 300}.html"], "File name too long"),
         (["RUN", "s3://bucket/report.html"], "expected a file .html"),
         (["RUN", "r.html", "--price-per-hour", "nan"], "price-per-hour"),
         (["RUN", "r.html", "--price-per-hour", "inf"], "expected a price"),

@@ -217,6 +217,25 @@ def test_a_pdf_has_a_page_for_every_sheet(several, dgn, tmp_path):
     assert (tmp_path / "book.pdf").read_bytes() == before
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "pdf"])
+def test_only_a_sheet_is_overwritten(suffix, pairs, dgn, tmp_path):
+    (tmp_path / "sheet").mkdir()
+    sheet, photo, link = (tmp_path / folder / f"{'x' * 200}.{suffix}" for folder in ("sheet", "photo", "link"))
+    assert dgn("sheet", pairs, sheet, "--picture-px", 64)[0] == 0
+    assert dgn("sheet", pairs, sheet, "--picture-px", 32)[0] == 0
+    photo.parent.mkdir()
+    Image.effect_noise((300, 300), 50).save(photo, title="a letter" if suffix == "pdf" else "")
+    link.parent.mkdir()
+    link.symlink_to(sheet)
+    before = {path: path.read_bytes() for path in (photo, sheet)}
+    for path in (photo, link):
+        code, out, err = dgn("sheet", pairs, path, "--picture-px", 32)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"{path.name} is there and no sheet of dgn: give another name, or move it away" in err
+    assert before == {path: path.read_bytes() for path in (photo, sheet)}
+    assert link.is_symlink()
+
+
 def test_a_hundred_pictures_are_a_page_of_a4(pairs):
     table, groups = _selected(Rows(Run(open_store(str(pairs)))), [], None)
     [one] = [_sheet("x", table, [[group[0]] for group in groups] * 16 + [[0]] * 4, None, 224)]
@@ -336,11 +355,11 @@ def test_rows_of_others_lead_nowhere(own, dgn, tmp_path):
         "_._.._up.png", "_root-000-099.png", "_root-100-199.png", "_x.png",
     ]  # fmt: skip
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "sheets"]
-    for changes in ({"layer": None}, {"seed": None}):
+    for changes in ({"layer": None}, {"seed": None, "layer": "up"}):
         edit_rows(own, lambda row, changes=changes: row | changes)
         code, _, err = dgn("sheet", own, tmp_path / "none.png")
         assert (code, err.count("\n")) == (2, 1)
-        assert "rows without a layer or seed" in err
+        assert f"rows without a {next(iter(changes))}" in err
     edit_rows(own, lambda row: row | {"layer": "fc8", "seed": 0, "mode": "upside", "target_id": "9" * 5000})
     assert dgn("sheet", own, tmp_path / "odd.png")[0] == 0
     edit_rows(own, lambda row: row | {"unit": None, "units": [None, {"layer": None, "unit": None, "weight": None}]})
@@ -353,7 +372,7 @@ def test_nothing_half_is_left_where_a_picture_is_missing_or_damaged(out, own, dg
     path = own / rows[-1]["file_name"]
     whole = path.read_bytes()
     if out != "sheets":
-        (tmp_path / out).write_text("a sheet of yesterday")
+        (tmp_path / out).write_text("a sheet of yesterday, by dgn sheet")
     damages = {
         "no whole PNG": whole[: len(whole) // 2], "is no PNG": b"GIF89a", "is missing": None,
     }  # fmt: skip
@@ -367,13 +386,17 @@ def test_nothing_half_is_left_where_a_picture_is_missing_or_damaged(out, own, dg
             assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
         else:
             assert sorted(path.name for path in tmp_path.iterdir()) == ["run", out]
-            assert (tmp_path / out).read_text() == "a sheet of yesterday"
+            assert (tmp_path / out).read_text() == "a sheet of yesterday, by dgn sheet"
 
 
 def test_bad_input_is_one_line(several, dgn, tmp_path):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "letter.txt").touch()
+    (tmp_path / "used" / ".dgn-0123").mkdir()
     for line, says in (
+        (("used",), "holds .dgn-0123 (what a command left that was killed: delete it) and 1 more: give a folder"),
+        (("x" * 300 + ".png",), "File name too long"), (("x" * 300,), "File name too long"),
+        (("/proc/x.png",), "cannot write to /proc: No such file"), (("/proc/x",), "cannot write to /proc/x: No such"),
         (("x.gif",), "expected a file (.png"), (("nowhere/x.png",), "in a folder that exists"),
         (("nowhere/x",), "in a folder that exists"), (("used",), "exists"), (("x.png", "--pdf"), "x.pdf"),
         (("x.png", "--mode", "upside"), "unknown mode 'upside'"),
@@ -384,7 +407,9 @@ def test_bad_input_is_one_line(several, dgn, tmp_path):
         code, out, err = dgn("sheet", several, tmp_path / line[0], *line[1:])
         assert (code, out, err.count("\n")) == (2, "", 1), line
         assert says in err
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["used", "used/letter.txt"]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "used", "used/.dgn-0123", "used/letter.txt",
+    ]  # fmt: skip
 
 
 def test_a_sheet_that_nothing_could_open_is_refused_before_a_picture_is_read(dgn, tmp_path):
