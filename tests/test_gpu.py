@@ -1,0 +1,174 @@
+"""The engine on a GPU: `pytest -m gpu`. What a CPU gives, within rounding, in the memory that was planned."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dgn.discriminator import Discriminator
+from dgn.generator import conv_after_upsample, conv_same
+from dgn.info import cost
+from dgn.recipes import RenderConfig
+from dgn.render import DTYPES, render_batch, render_targets
+from dgn.replay import Replayed
+from dgn.targets import Target, WeightedUnit
+from tests.conftest import WIDTH, random_decoder
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+GPU = torch.device("cuda")
+
+
+def mixed_targets(mode):
+    """Two classes, a filter, a mix over layers."""
+    groups = [
+        (WeightedUnit("fc8", 3),),
+        (WeightedUnit("fc8", 17),),
+        (WeightedUnit("conv3_1", 5),),
+        (WeightedUnit("fc8", 2), WeightedUnit("conv5_1", 9, 0.5)),
+    ]
+    return [Target(group, mode, 0) for group in groups]
+
+
+def losses_of(targets, config, weights, decoder, device):
+    losses = []
+    discriminator = Discriminator(weights, device, DTYPES[config.precision])
+    results = render_batch(targets, config, discriminator, decoder, on_update=lambda _, loss_N: losses.append(loss_N))
+    return torch.stack(losses, 1).double().cpu(), results
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-7), ("float32", 1e-3)])
+@pytest.mark.parametrize("preset", ["standard", "paper"])
+@pytest.mark.parametrize("mode", ["untrained", "pretrained"])
+def test_losses_equal_a_cpus(mode, preset, precision, tolerance, mini_weights, decoder):
+    config = RenderConfig.from_preset(preset, precision, width=WIDTH, num_updates=20)
+    targets = mixed_targets(mode)
+    expected, _ = losses_of(targets, config, mini_weights, decoder, "cpu")
+    ours, _ = losses_of(targets, config, mini_weights, decoder, GPU)
+    difference = ((ours - expected).abs() / expected.abs().clamp_min(1e-2 * expected.abs().max())).max().item()
+    print(f"\n{mode} {preset} {precision}: losses differ by at most {difference:.1e}")
+    assert difference < tolerance
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-6), ("float32", 2e-3)])
+@pytest.mark.parametrize("mode", ["untrained", "pretrained"])
+def test_a_batch_of_four_equals_four_batches_of_one(mode, precision, tolerance, mini_weights, decoder):
+    config = RenderConfig.from_preset("standard", precision, width=WIDTH, num_updates=20, num_views=2)
+    targets = mixed_targets(mode)
+    together, _ = losses_of(targets, config, mini_weights, decoder, GPU)
+    alone = torch.cat([losses_of([target], config, mini_weights, decoder, GPU)[0] for target in targets])
+    difference = ((together - alone).abs() / alone.abs().clamp_min(1e-2 * alone.abs().max())).max().item()
+    print(f"\n{mode} {precision}: a batch differs from its targets alone by at most {difference:.1e}")
+    assert difference < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("channels", [(3, 5), (64, 48), (130, 3)])
+@pytest.mark.parametrize("px", [5, 70])  # 70: a weight gradient in several parts
+@pytest.mark.parametrize("kernel", [2, 3, 4])
+@pytest.mark.parametrize("is_after_upsample", [True, False])
+def test_stacked_convolutions_equal_plain_ones_forward_and_backward(
+    is_after_upsample, kernel, px, channels, dtype, tolerance
+):
+    from dgn import stacked
+
+    stream = torch.Generator(GPU).manual_seed(0)
+    n, (c, o) = 3, channels
+    draw = lambda *shape: torch.randn(shape, generator=stream, device=GPU, dtype=torch.float64)  # noqa: E731
+    x, w, b = draw(n, c, px, px), draw(n, o, c, kernel, kernel) / (c * kernel**2) ** 0.5, draw(n, o)
+    x, w = (tensor.to(dtype).double() for tensor in (x, w))  # both compute with the same numbers
+    variables = [tensor.requires_grad_() for tensor in (x, w, b)]
+    one = conv_after_upsample if is_after_upsample else conv_same
+    plain = torch.cat([F.relu(one(x[i : i + 1], w[i], b[i])) for i in range(n)])
+    weight = w.permute(0, 3, 4, 2, 1)
+    weight = (stacked._widened(weight) if is_after_upsample else weight).to(dtype).contiguous()
+    maps = x.permute(2, 3, 0, 1).to(dtype).contiguous()
+    ours = stacked.Convolution.apply(maps, weight, b.float(), is_after_upsample, True).permute(2, 3, 0, 1)
+    grad = draw(*plain.shape)
+    expected = [plain, *torch.autograd.grad(plain, variables, grad * (ours > 0) * (plain > 0))]
+    got = [ours, *torch.autograd.grad(ours, variables, (grad * (plain > 0)).to(dtype))]
+    for a, e in zip(got, expected, strict=True):
+        assert (a.double() - e).norm() < tolerance * e.norm()
+
+
+def test_bfloat16_activations_are_close_to_float32s(mini_weights):
+    targets = [Target((WeightedUnit("fc8", unit),), "untrained", 0) for unit in range(12)]
+    made = {}
+    for precision in ("float32", "bfloat16"):
+        config = RenderConfig.from_preset("standard", precision, width=0.25, num_updates=60)
+        results = losses_of(targets, config, mini_weights, None, GPU)[1]
+        made[precision] = torch.tensor([result.optimised_activation for result in results])
+    difference = (made["bfloat16"] / made["float32"] - 1).abs()
+    print(f"\nbfloat16 against float32: median {difference.median():.2%}, most {difference.max():.2%}")
+    assert difference.median() < 0.05
+
+
+def most_bytes(num_targets, config, discriminator):
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    targets = [Target((WeightedUnit("fc8", unit),), "untrained", 0) for unit in range(num_targets)]
+    render_batch(targets, config, discriminator)
+    return torch.cuda.max_memory_allocated()
+
+
+@pytest.mark.parametrize("preset", ["standard", "paper"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_memory_is_what_was_planned(preset, precision, mini_weights):
+    config = RenderConfig.from_preset(preset, precision, num_updates=4)
+    discriminator = Discriminator(mini_weights, GPU, DTYPES[precision])
+    measured = (most_bytes(12, config, discriminator) - most_bytes(4, config, discriminator)) / 8
+    counted = cost(config, "untrained", "vgg16-mini").bytes_per_target
+    print(f"\n{preset} {precision}: {measured / 1e6:.0f} MB a target, counted {counted / 1e6:.0f}")
+    assert 0.5 * counted < measured < 1.25 * counted  # `--batch-size auto` plans with a fifth to spare
+
+
+def test_out_of_memory_halves_the_batch_and_the_pictures_stay(mini_weights):
+    config = RenderConfig.from_preset("standard", "float32", num_updates=3)
+    discriminator = Discriminator(mini_weights, GPU)
+    each = (most_bytes(4, config, discriminator) - most_bytes(2, config, discriminator)) / 2
+    targets = [Target((WeightedUnit("fc8", unit),), "untrained", 0) for unit in range(12)]
+    plenty = list(render_targets(targets, config, discriminator, batch_size=3))
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(GPU).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 7 * each) / total)
+    halved = []
+    try:
+        results = list(render_targets(targets, config, discriminator, batch_size=12, on_halved=halved.append))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    print(f"\nhalved to {halved}")
+    assert halved[0] == 6
+    assert [result.target for result in results] == targets
+    for result, expected in zip(results, plenty, strict=True):
+        torch.testing.assert_close(result.picture_3HW, expected.picture_3HW, rtol=0, atol=0.02)
+
+
+def test_a_replayed_update_equals_the_same_update_run(caplog):
+    weight = torch.zeros(3, device=GPU)
+
+    def add(x):
+        weight.add_(x)
+        return (weight * 2,)
+
+    replayed = Replayed(add, GPU)
+    outputs = [replayed(torch.full((3,), float(i)))[0] for i in range(5)]
+    assert [output[0].item() for output in outputs] == [0, 2, 6, 12, 20]
+    assert replayed.graph is not None
+
+
+def test_what_cannot_be_recorded_runs_all_the_same(caplog):
+    replayed = Replayed(lambda x: (x * x.sum().item(),), GPU)
+    assert [replayed(torch.full((2,), float(i)))[0][0].item() for i in range(4)] == [0, 2, 8, 18]
+    assert "cannot be recorded" in caplog.text
+
+
+def test_a_full_width_decoder_runs(mini_weights):
+    config = RenderConfig.from_preset("standard", "bfloat16", num_updates=4)
+    width = config.pretrained.width
+    discriminator = Discriminator(mini_weights, GPU, torch.bfloat16)
+    results = render_batch(mixed_targets("pretrained"), replace(config), discriminator, random_decoder(width))
+    assert all(result.is_finite for result in results)
