@@ -15,7 +15,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -229,9 +229,19 @@ def frozen(network: str) -> FrozenWeights:
     return FrozenWeights(network, {name: tensor.cpu() for name, tensor in state.items()}, "", "random")
 
 
-@lru_cache(maxsize=1)
-def discriminator(network: str, precision: str) -> Discriminator:
-    return Discriminator(frozen(network), DEVICE, DTYPES[precision])
+@lru_cache(maxsize=2)
+def discriminator(network: str, precision: str, is_stock: bool = False) -> Discriminator:
+    """`is_stock`: as torchvision and PyTorch run it, nothing fused."""
+    d = Discriminator(frozen(network), DEVICE, DTYPES[precision])
+    if is_stock:
+        d._as_deep_as = partial(stock_network, d)  # type: ignore[method-assign]
+    return d
+
+
+@lru_cache
+def stock_network(d: Discriminator, layers: tuple[str, ...]) -> torch.nn.Module:
+    with mock.patch("dgn.fused.fuse", lambda network: network) if HAS_GPU else nullcontext():
+        return Discriminator._as_deep_as(d, layers)
 
 
 def measure_discriminator(network: str, report: dict[str, Any]) -> dict[str, Any]:
@@ -240,15 +250,28 @@ def measure_discriminator(network: str, report: dict[str, Any]) -> dict[str, Any
     d = discriminator(network, "bfloat16")
     layer = d.layout.class_layer
     images = torch.rand(views, 3, 224, 224, device=DEVICE, requires_grad=True)
-    ops = views * cost(RenderConfig.from_preset("standard", "bfloat16"), "untrained", network).discriminator_ops_per_view
+    ops = (
+        views * cost(RenderConfig.from_preset("standard", "bfloat16"), "untrained", network).discriminator_ops_per_view
+    )
+    stock = discriminator(network, "bfloat16", is_stock=True)
     result: dict[str, Any] = {"views": views}
 
-    def there_and_back() -> object:
-        return torch.autograd.grad(d.responses(images, [layer])[layer].float().sum(), images)
+    def there_and_back(d: Discriminator) -> Tensor:
+        return torch.autograd.grad(d.responses(images, [layer])[layer].float().sum(), images)[0]
 
-    result["all_s"] = median_s(there_and_back)
+    result["is_bit_for_bit"] = torch.equal(there_and_back(stock), there_and_back(d))
+    result["stock_s"] = median_s(lambda: there_and_back(stock))
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-        result["all_cudnn_benchmark_s"] = median_s(there_and_back)
+        result["stock_cudnn_benchmark_s"] = median_s(lambda: there_and_back(stock))
+    result["fused_s"] = median_s(lambda: there_and_back(d))
+    if HAS_GPU:
+        compiled = discriminator.__wrapped__(network, "bfloat16", is_stock=True)
+        begun = time.perf_counter()
+        program = torch.compile(stock_network(compiled, (layer,)))
+        compiled._as_deep_as = lambda layers: program  # type: ignore[method-assign, assignment]
+        there_and_back(compiled)
+        result["compiling_s"] = time.perf_counter() - begun
+        result["compiled_s"] = median_s(lambda: there_and_back(compiled))
     convs, px, x_channels = [], 224, 3
     for module in d.model.features:  # type: ignore[union-attr, operator]
         if isinstance(module, torch.nn.MaxPool2d):
@@ -270,15 +293,35 @@ def measure_discriminator(network: str, report: dict[str, Any]) -> dict[str, Any
         )
         x_channels = module.out_channels
     result["convs"], result["convs_s"] = convs, sum(conv["both_s"] for conv in convs)
-    for name in ("all_s", "all_cudnn_benchmark_s", "convs_s"):
-        print(f"  {name[:-2]}: {result[name] * 1e3:.2f} ms, {ops / result[name] / 1e12:.0f} TFLOP/s")
+    for name in ("stock_s", "stock_cudnn_benchmark_s", "compiled_s", "fused_s", "convs_s"):
+        if name in result:
+            print(f"  {name[:-2]}: {result[name] * 1e3:.2f} ms, {ops / result[name] / 1e12:.0f} TFLOP/s")
+    print(
+        f"  fused as stock bit for bit: {result['is_bit_for_bit']}; compiling took {result.get('compiling_s', 0):.0f} s"
+    )
     return result
 
 
-def vmapped(architecture: Architecture, own: Any, shared: Any, features_NK: Tensor) -> Tensor:
-    """G as `torch.vmap` makes it of one target's: grouped convolutions."""
-    mapped = torch.vmap(lambda weights, f: generator.generate(architecture, {**shared, **weights}, f))
-    return mapped(dict(own), features_NK)
+def mapped(architecture: Architecture, own: Any, shared: Any, features_NK: Tensor) -> Tensor:
+    """G as `torch.vmap` makes it of one target's: grouped convolutions. Batch norm's own kernels refuse the map."""
+
+    def statistics(x: Tensor, weights: Any, i: int) -> Tensor:
+        var, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0, keepdim=True)
+        gamma, beta = (weights[f"norm{i}.{name}"][:, None, None] for name in ("gamma", "beta"))
+        return ((x.float() - mean) * (var + generator.NORM_EPS).rsqrt() * gamma + beta).to(x.dtype)
+
+    one = torch.vmap(lambda w, f: generator.layers(architecture, {**shared, **w}, f[None], statistics)[0])
+    return one(dict(own), features_NK)
+
+
+def looped_over_targets(architecture: Architecture, own: Any, shared: Any, features_NK: Tensor) -> Tensor:
+    """G as a CPU makes it."""
+    parts = {name: stacked.unbind() for name, stacked in own.items()}
+    one = partial(generator.generate, architecture)
+    pictures = [
+        one({**shared, **{k: w[n] for k, w in parts.items()}}, features_K) for n, features_K in enumerate(features_NK)
+    ]
+    return torch.stack(pictures)
 
 
 @contextmanager
@@ -303,19 +346,27 @@ def class_targets(d: Discriminator, n: int, mode: str = "untrained") -> list[Tar
 def update_s(
     config: RenderConfig, d: Discriminator, targets: list[Target], form: str, decoder: Any = None
 ) -> tuple[float, int]:
-    """Seconds of one update and the most bytes allocated. form: vmap, stacked or replayed (stacked, as a graph)."""
-    with same_start(), render.exact_float32():
+    """Seconds of one update and the most bytes allocated.
+
+    form: loop and grouped, stock throughout but for G; fast, the engine's update launch by launch; replayed, the engine.
+    """
+    generate = {"loop": looped_over_targets, "grouped": mapped}.get(form, render.generate_batch)
+    with same_start(), render.exact_float32(), mock.patch.object(render, "generate_batch", generate):
         batch = render._Batch.start(targets, config, d, decoder)
-        update: Any = partial(batch.update, render.make_optimiser(batch.recipe, batch.own))
-        if form == "replayed":
-            update = Replayed(update, DEVICE)
+        if form in ("loop", "grouped"):
+            settings = {"lr": batch.recipe.learning_rate, "betas": (0.9, 0.999), "eps": 1e-8}
+            optimiser: Any = torch.optim.Adamax(batch.own.values(), **settings, capturable=HAS_GPU)
         else:
-            plain = update
-            update = lambda *inputs: plain(*(tensor.to(DEVICE, non_blocking=True) for tensor in inputs))  # noqa: E731
+            optimiser = render.make_optimiser(batch.recipe, batch.own)
+        plain = partial(batch.update, optimiser)
+        update: Any = lambda *inputs: plain(*(tensor.to(DEVICE, non_blocking=True) for tensor in inputs))  # noqa: E731
+        if form == "replayed":
+            update = Replayed(plain, DEVICE)
         if HAS_GPU:
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        with mock.patch.object(render, "generate_batch", vmapped if form == "vmap" else render.generate_batch):
-            elapsed = median_s(lambda: update(*batch.draw()), repeats=6, warm_ups=3)
+        slow = form == "loop"
+        elapsed = median_s(lambda: update(*batch.draw()), repeats=3 if slow else 6, warm_ups=1 if slow else 3)
     return elapsed, torch.cuda.max_memory_allocated() if HAS_GPU else 0
 
 
@@ -323,16 +374,16 @@ def measure_updates(network: str, report: dict[str, Any]) -> list[dict[str, Any]
     """The whole update of N targets in its forms."""
     rows = []
     peak = report.get("peaks", {}).get("bfloat16_tflops", math.nan)
-    forms = ("vmap", "stacked", "replayed") if HAS_GPU else ("vmap",)
+    forms = ("loop", "grouped", "fast", "replayed") if HAS_GPU else ("loop", "grouped")
     for precision in ("bfloat16", "float32"):
-        d = discriminator(network, precision)
         for preset, n in itertools.product(("standard", "paper"), BATCHES):
             if precision == "float32" and n not in (1, 32):
                 continue
             changes = {} if HAS_GPU else {"width": 0.05, "num_views": 1}
             config = RenderConfig.from_preset(preset, precision, **changes)  # type: ignore[arg-type]
             counted = cost(config, "untrained", network)
-            for form in forms:
+            for form in forms if n in (1, 32) else forms[1:]:
+                d = discriminator(network, precision, is_stock=form in ("loop", "grouped"))
                 elapsed, most = update_s(config, d, class_targets(d, n), form)
                 rate = counted.ops_per_update * n / elapsed / 1e12
                 rows.append(

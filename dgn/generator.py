@@ -1,7 +1,8 @@
 """G, the generator: Table 2 of the paper as pure functions of one target's weights.
 
 Everything of a target is its own: weights, feature vector, normalisation statistics. So G is written for ONE target and
-mapped over the batch (`generate_batch`); that no target feels its neighbours holds by construction.
+mapped over the batch (`generate_batch`); that no target feels its neighbours holds by construction. On a GPU
+`stacked.generate` does the same for all of them at once.
 
 Shapes: N targets, C channels, O output channels, H height, W width, K length of the feature vector.
 Weights of a target: `alpha` (K,), then per convolution i `conv{i}.weight` (O, C, k, k), `conv{i}.bias` (O,),
@@ -169,16 +170,16 @@ def generate_batch(architecture: Architecture, own: Weights, shared: Weights, fe
     """`generate` for N targets: (N, 3, 224, 224). `own` holds stacked weights (N, ...), `shared` the frozen ones.
 
     On a CPU a loop, since there a grouped convolution is no faster than its parts (measured) and one at a time keeps the
-    caches warm. On a GPU weights of one's own go through `stacked`; frozen ones through `torch.vmap`, which folds the
-    targets into ordinary convolutions, and so does float64, in which tests compare.
+    caches warm. On a GPU weights of one's own go through `stacked`, and frozen ones through ordinary convolutions of N
+    pictures; float64, in which tests compare, loops there too.
     """
     if features_NK.is_cuda:
-        if "conv0.weight" in own and features_NK.dtype != torch.float64:
-            from dgn import stacked  # Triton comes with PyTorch's builds for GPUs alone
+        from dgn import stacked  # Triton comes with PyTorch's builds for GPUs alone
 
+        if "conv0.weight" not in own:
+            return layers(architecture, shared, features_NK, stacked.shared_statistics)
+        if features_NK.dtype != torch.float64:
             return stacked.generate(architecture, own, features_NK)
-        mapped = torch.vmap(lambda weights, f: generate(architecture, {**shared, **weights}, f))
-        return mapped(dict(own), features_NK)
     unbound = {name: stacked.unbind() for name, stacked in own.items()}
     pictures = [
         generate(architecture, {**shared, **{name: parts[n] for name, parts in unbound.items()}}, features_K)

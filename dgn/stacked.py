@@ -3,7 +3,7 @@
 A library's grouped convolution is slow at this (docs/gpu.md). Here a convolution is one matrix product per target and
 tap of the kernel, summed in float32 where it is made, so nothing is unfolded in memory; the gradients are the same two
 kernels again. A convolution after nearest x2 upsampling is a transposed one of stride 2 whose (k+1) x (k+1) weights are
-sums of up to four of the k x k ones: as few operations as `generator.conv_after_upsample` needs, exactly the same values.
+sums of up to four of the k x k ones: as few operations as in `generator.conv_after_upsample`, and the same values.
 
 Shapes: N targets, C channels, O output channels, H, W the map, k kernel. Maps are (H, W, N, C), so that every target's
 channels lie together and stock normalisation sees N * C channels of one picture; weights are (N, k, k, C, O).
@@ -15,7 +15,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -49,11 +48,22 @@ def lay_out(stacked: Tensor) -> Tensor:
 
 
 def _own_statistics(x_HWNC: Tensor, gamma_NC: Tensor, beta_NC: Tensor) -> Tensor:
-    """Each target's channels normalised over its own picture: batch norm of one picture with N * C channels."""
+    """Each target's channels normalised over its own picture: batch norm of one picture with N * C channels.
+
+    PyTorch's own kernels and not cuDNN's, which answer in another memory order.
+    """
     h, w, n, c = x_HWNC.shape
     picture = x_HWNC.reshape(1, h, w, n * c).permute(0, 3, 1, 2)
-    y = F.batch_norm(picture, None, None, gamma_NC.flatten(), beta_NC.flatten(), training=True, eps=NORM_EPS)
-    return y.permute(0, 2, 3, 1).reshape(h, w, n, c)
+    gamma, beta = gamma_NC.reshape(-1), beta_NC.reshape(-1)
+    y = torch.native_batch_norm(picture, gamma, beta, None, None, True, 0.0, NORM_EPS)[0]
+    return y.permute(0, 2, 3, 1).reshape(h, w, n, c).contiguous()
+
+
+def shared_statistics(x_NCHW: Tensor, weights: Weights, i: int) -> Tensor:
+    """The same where N targets share the frozen scales: a `generator.Normalise`."""
+    gamma_NC, beta_NC = (weights[f"norm{i}.{name}"].expand(len(x_NCHW), -1) for name in ("gamma", "beta"))
+    y = _own_statistics(x_NCHW.permute(2, 3, 0, 1).contiguous(), gamma_NC, beta_NC).permute(2, 3, 0, 1)
+    return y.contiguous(memory_format=torch.channels_last)
 
 
 def _widened(weight_NkkCO: Tensor) -> Tensor:
@@ -110,7 +120,7 @@ class Convolution(torch.autograd.Function):
             gather(grad, weight.transpose(3, 4), x_grad, pad, stride=stride, is_turned=True)
         if ctx.needs_input_grad[1]:
             if ctx.is_after_upsample:
-                weight_grad = outer(x, grad, k, pad, stride=2).flip(1, 2)
+                weight_grad = outer(x, grad, k, pad, stride=2, is_turned=True)
             else:
                 weight_grad = outer(grad, x, k, (k - 1) // 2).transpose(3, 4)
             weight_grad = weight_grad.to(weight.dtype)
@@ -132,6 +142,7 @@ def gather(
     outside of x. The last axis of x and y is contiguous, all else may be strided. `is_turned` turns the kernel by 180
     degrees."""
     (in_h, in_w, n, c), (out_h, out_w, _, o) = x_HWNC.shape, y_HWNO.shape
+    assert x_HWNC.stride(-1) == y_HWNO.stride(-1) == 1
     block_p, block_o, block_c, warps, stages = _blocks(x_HWNC.dtype, o, c)
     grid = (triton.cdiv(out_h * out_w, block_p) * triton.cdiv(o, block_o), n)
     _gather[grid](
@@ -143,8 +154,10 @@ def gather(
     )  # fmt: skip
 
 
-def outer(a_HWNU: Tensor, b_HWNV: Tensor, k: int, pad: int, *, stride: int = 1) -> Tensor:
-    """(N, k, k, U, V), float32: the sum over pixels of a[h, w] outer b[stride * h + i - pad, stride * w + j - pad]."""
+def outer(a_HWNU: Tensor, b_HWNV: Tensor, k: int, pad: int, *, stride: int = 1, is_turned: bool = False) -> Tensor:
+    """(N, k, k, U, V), float32: the sum over pixels of a[h, w] outer b[stride * h + i - pad, stride * w + j - pad];
+    `is_turned` turns the k x k sums by 180 degrees. The last axes are contiguous."""
+    assert a_HWNU.stride(-1) == b_HWNV.stride(-1) == 1
     (a_h, a_w, n, u), (b_h, b_w, _, v) = a_HWNU.shape, b_HWNV.shape
     block_u, block_v, block_p, warps, stages = _outer_blocks(a_HWNU.dtype, u, v)
     parts = triton.cdiv(a_h * a_w, PIXELS_PER_PART)
@@ -153,7 +166,7 @@ def outer(a_HWNU: Tensor, b_HWNV: Tensor, k: int, pad: int, *, stride: int = 1) 
     _outer[grid](
         a_HWNU, b_HWNV, sums, a_h, a_w, b_h, b_w, u, v, k, pad,
         *a_HWNU.stride()[:3], *b_HWNV.stride()[:3], n * k * k * u * v,
-        stride, PIXELS_PER_PART, block_u, block_v, block_p, num_warps=warps, num_stages=stages,
+        stride, is_turned, PIXELS_PER_PART, block_u, block_v, block_p, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return sums[0] if parts == 1 else sums.sum(0)
 
@@ -164,7 +177,7 @@ def _blocks(dtype: torch.dtype, o: int, c: int) -> tuple[int, int, int, int, int
     block_c = max(16, min(64, triton.next_power_of_2(c)))
     if dtype == torch.float32:
         return 64, min(64, block_o), min(16, block_c), 4, 3
-    return 128, block_o, block_c, 8 if block_o == 128 else 4, 3
+    return 128, block_o, block_c, 4, 3
 
 
 def _outer_blocks(dtype: torch.dtype, u: int, v: int) -> tuple[int, int, int, int, int]:
@@ -172,18 +185,18 @@ def _outer_blocks(dtype: torch.dtype, u: int, v: int) -> tuple[int, int, int, in
     block_u, block_v = (max(16, min(128, triton.next_power_of_2(size))) for size in (u, v))
     if dtype == torch.float32:
         return min(64, block_u), min(64, block_v), 16, 4, 3
-    return block_u, block_v, 64, 8 if block_u * block_v > 8192 else 4, 3
+    return block_u, block_v, 64, 4, 3
 
 
 @triton.jit(do_not_specialize=["in_h", "in_w", "out_h", "out_w", "kh", "kw", "pad"])
-def _gather(
-    x, w, b, y, in_h, in_w, out_h, out_w, C, O, kh, kw, pad,
+def _gather(  # type: ignore[no-untyped-def]
+    x, w, b, y, in_h, in_w, out_h, out_w, C, D, kh, kw, pad,
     x_h, x_w, x_n, w_n, w_i, w_j, w_c, w_o, y_h, y_w, y_n,
     STRIDE: tl.constexpr, IS_TURNED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RELU: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(1)
-    o_blocks = tl.cdiv(O, BLOCK_O)
+    o_blocks = tl.cdiv(D, BLOCK_O)
     p = tl.program_id(0) // o_blocks * BLOCK_P + tl.arange(0, BLOCK_P)
     o = tl.program_id(0) % o_blocks * BLOCK_O + tl.arange(0, BLOCK_O)
     c = tl.arange(0, BLOCK_C)
@@ -200,22 +213,22 @@ def _gather(
             i, j = kh - 1 - i, kw - 1 - j
         is_inside = (r >= 0) & (r < in_h) & (q >= 0) & (q < in_w) & (h < out_h)
         x_mask = is_inside[:, None] & (c_0 + c < C)[None, :]
-        w_mask = (c_0 + c < C)[:, None] & (o < O)[None, :]
+        w_mask = (c_0 + c < C)[:, None] & (o < D)[None, :]
         x_tile = tl.load(x_first + (r * x_h + q * x_w)[:, None] + c_0, mask=x_mask, other=0.0)
         w_tile = tl.load(w_first + (i * w_i + j * w_j + c_0 * w_c), mask=w_mask, other=0.0)
         total = tl.dot(x_tile, w_tile, total, input_precision="ieee")
     if HAS_BIAS:
-        total += tl.load(b + n * O + o, mask=o < O, other=0.0).to(tl.float32)[None, :]
+        total += tl.load(b + n * D + o, mask=o < D, other=0.0).to(tl.float32)[None, :]
     if HAS_RELU:
         total = tl.where(total < 0, 0.0, total)  # NaN stays NaN
-    y_mask = (h < out_h)[:, None] & (o < O)[None, :]
+    y_mask = (h < out_h)[:, None] & (o < D)[None, :]
     tl.store(y + (h * y_h + col * y_w)[:, None] + n * y_n + o[None, :], total.to(y.dtype.element_ty), mask=y_mask)
 
 
 @triton.jit(do_not_specialize=["a_h", "a_w", "b_h", "b_w", "k", "pad"])
-def _outer(
+def _outer(  # type: ignore[no-untyped-def]
     a, b, d, a_h, a_w, b_h, b_w, U, V, k, pad, a_sh, a_sw, a_sn, b_sh, b_sw, b_sn, d_part,
-    STRIDE: tl.constexpr, PART: tl.constexpr,
+    STRIDE: tl.constexpr, IS_TURNED: tl.constexpr, PART: tl.constexpr,
     BLOCK_U: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     n, part = tl.program_id(1), tl.program_id(2)
@@ -235,5 +248,7 @@ def _outer(
         a_tile = tl.load(a + n * a_sn + u[:, None] + (h * a_sh + col * a_sw)[None, :], mask=a_mask, other=0.0)
         b_tile = tl.load(b + n * b_sn + (r * b_sh + q * b_sw)[:, None] + v[None, :], mask=b_mask, other=0.0)
         total = tl.dot(a_tile, b_tile, total, input_precision="ieee")
+    if IS_TURNED:
+        tap = k * k - 1 - tap
     d_first = d + part.to(tl.int64) * d_part + (n * k * k + tap).to(tl.int64) * U * V
     tl.store(d_first + u[:, None] * V + v[None, :], total, mask=(u < U)[:, None] & (v < V)[None, :])

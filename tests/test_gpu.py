@@ -94,6 +94,48 @@ def test_stacked_convolutions_equal_plain_ones_forward_and_backward(
         assert (a.double() - e).norm() < tolerance * e.norm()
 
 
+@pytest.mark.parametrize("layers", [["fc8"], ["conv1_2"], ["conv3_1", "conv5_3"]])
+def test_the_fused_network_equals_the_stock_one_bit_for_bit(layers, mini_weights, monkeypatch):
+    from dgn import fused
+
+    images = torch.rand(3, 3, 224, 224, device=GPU, requires_grad=True)
+    made = []
+    for fuse in (fused.fuse, lambda network: network):
+        monkeypatch.setattr(fused, "fuse", fuse)
+        responses = Discriminator(mini_weights, GPU, torch.bfloat16).responses(images, layers)
+        total = sum((response.float() ** 2).sum() for response in responses.values())
+        made.append([*responses.values(), torch.autograd.grad(total, images)[0]])
+    for ours, stock in zip(*made, strict=True):
+        assert torch.equal(ours, stock)
+
+
+@pytest.mark.parametrize("px", [6, 7])
+def test_pooling_and_its_gradient_equal_plain_ones(px):
+    from dgn import fused
+
+    x = torch.randn(3, 70, px, px, device=GPU, requires_grad=True)
+    plain = F.max_pool2d(x.relu(), 2)
+    y, winner = fused.pool(x.detach().relu())
+    grad = torch.randn_like(plain)
+    assert torch.equal(y, plain)
+    assert torch.equal(fused.unpool(grad, y, winner, x.shape), torch.autograd.grad(plain, x, grad)[0])
+
+
+def test_adamax_equals_pytorchs():
+    from dgn.adamax import Adamax
+
+    ours = torch.randn(3, 1, 5, 5, 70, device=GPU).permute(0, 4, 1, 2, 3).requires_grad_()
+    plain = ours.detach().clone().requires_grad_()
+    settings = {"lr": 0.002, "betas": (0.9, 0.999), "eps": 1e-8}
+    optimisers = Adamax([ours], **settings), torch.optim.Adamax([plain], **settings)
+    for _ in range(20):
+        plain.grad = torch.randn_like(plain)
+        ours.grad = plain.grad.contiguous()  # of another memory order
+        for optimiser in optimisers:
+            optimiser.step()
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
+
+
 def test_bfloat16_activations_are_close_to_float32s(mini_weights):
     targets = [Target((WeightedUnit("fc8", unit),), "untrained", 0) for unit in range(12)]
     made = {}
