@@ -139,21 +139,21 @@ def by_products(
 
 def unfolded(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """im2col, then one batched product."""
-    (n, h, _, c), (_, k, l, _, o) = x.shape, w.shape
-    windows = x.unfold(1, k, 1).unfold(2, l, 1).permute(0, 1, 2, 4, 5, 3)  # (N, H', W', k, l, C)
-    y = torch.baddbmm(b.to(x.dtype)[:, None], windows.reshape(n, -1, k * l * c), w.reshape(n, k * l * c, o))
+    (n, h, _, c), (_, k, k_w, _, o) = x.shape, w.shape
+    windows = x.unfold(1, k, 1).unfold(2, k_w, 1).permute(0, 1, 2, 4, 5, 3)  # (N, H', W', k, k, C)
+    y = torch.baddbmm(b.to(x.dtype)[:, None], windows.reshape(n, -1, k * k_w * c), w.reshape(n, k * k_w * c, o))
     return y.reshape(n, h - k + 1, -1, o)
 
 
 def summed(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """A batched product per tap. Rows keep the source's width, so that no window has to be copied."""
-    (n, h, width, c), (_, k, l, _, o) = x.shape, w.shape
+    (n, h, width, c), (_, k, k_w, _, o) = x.shape, w.shape
     out_h = h - k + 1
     rows = F.pad(x, (0, 0, 0, 0, 0, 1)).reshape(n, -1, c)
     y = b.to(x.dtype)[:, None].expand(n, out_h * width, o)
-    for i, j in itertools.product(range(k), range(l)):
+    for i, j in itertools.product(range(k), range(k_w)):
         y = torch.baddbmm(y, rows[:, i * width + j :][:, : out_h * width], w[:, i, j])
-    return y.reshape(n, out_h, width, o)[:, :, : width - l + 1]
+    return y.reshape(n, out_h, width, o)[:, :, : width - k_w + 1]
 
 
 def by_triton(x: Tensor, w: Tensor, b: Tensor, conv: Conv) -> Tensor:
@@ -359,14 +359,16 @@ def update_s(
         else:
             optimiser = render.make_optimiser(batch.recipe, batch.own)
         plain = partial(batch.update, optimiser)
-        update: Any = lambda *inputs: plain(*(tensor.to(DEVICE, non_blocking=True) for tensor in inputs))  # noqa: E731
-        if form == "replayed":
-            update = Replayed(plain, DEVICE)
+
+        def update(*drawn: Tensor) -> object:
+            return plain(*(tensor.to(DEVICE, non_blocking=True) for tensor in drawn))
+
+        run = Replayed(plain, DEVICE) if form == "replayed" else update
         if HAS_GPU:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         slow = form == "loop"
-        elapsed = median_s(lambda: update(*batch.draw()), repeats=3 if slow else 6, warm_ups=1 if slow else 3)
+        elapsed = median_s(lambda: run(*batch.draw()), repeats=3 if slow else 6, warm_ups=1 if slow else 3)
     return elapsed, torch.cuda.max_memory_allocated() if HAS_GPU else 0
 
 

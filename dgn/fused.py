@@ -1,8 +1,8 @@
 """A frozen network's convolution, ReLU and 2x2 pooling in one step on a GPU, for its pictures' gradient.
 
-In bfloat16 a stock VGG-16 spends as long on biases, ReLUs and pools as on convolutions (docs/gpu.md). cuDNN adds bias and
-ReLU while it convolves; a pool that follows keeps which of its four won in one byte instead of eight, and its map before
-the pool is kept no longer than that. The same values, bit for bit.
+In bfloat16 a stock VGG-16 spends as long on biases, ReLUs and pools as on convolutions (docs/gpu.md). cuDNN adds bias
+and ReLU while it convolves; a pool that follows notes which of its four won in one byte instead of eight, and the map
+before it is not kept. The same values, bit for bit.
 
 Shapes: B pictures, C channels, H, W the map; all maps channels-last.
 """
@@ -124,7 +124,7 @@ def unpool(grad_BCHW: Tensor, y: Tensor, winner: Tensor, shape: torch.Size) -> T
 
 
 @triton.jit
-def _places(num_pixels, H, W, C, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):  # type: ignore[no-untyped-def]
+def _places(num_pixels, H, W, C, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
     """Offsets of a window's first pixel and of its result, and whether they exist."""
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -136,7 +136,7 @@ def _places(num_pixels, H, W, C, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr): 
 
 
 @triton.jit
-def _pool(x, y, winner, num_pixels, H, W, C, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):  # type: ignore[no-untyped-def]
+def _pool(x, y, winner, num_pixels, H, W, C, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
     source, place, mask = _places(num_pixels, H, W, C, BLOCK_P, BLOCK_C)
     most = tl.load(x + source, mask=mask, other=0.0)
     best = tl.zeros((BLOCK_P, BLOCK_C), dtype=tl.int32)
@@ -150,9 +150,7 @@ def _pool(x, y, winner, num_pixels, H, W, C, BLOCK_P: tl.constexpr, BLOCK_C: tl.
 
 
 @triton.jit
-def _unpool(  # type: ignore[no-untyped-def]
-    grad, y, winner, x_grad, num_pixels, H, W, C, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
-):
+def _unpool(grad, y, winner, x_grad, num_pixels, H, W, C, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
     source, place, mask = _places(num_pixels, H, W, C, BLOCK_P, BLOCK_C)
     g = tl.load(grad + place, mask=mask, other=0.0)
     g = tl.where(tl.load(y + place, mask=mask, other=0.0) <= 0, 0.0, g)

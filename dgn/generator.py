@@ -169,7 +169,7 @@ def layers(architecture: Architecture, weights: Weights, features_NK: Tensor, no
 def generate_batch(architecture: Architecture, own: Weights, shared: Weights, features_NK: Tensor) -> Tensor:
     """`generate` for N targets: (N, 3, 224, 224). `own` holds stacked weights (N, ...), `shared` the frozen ones.
 
-    On a CPU a loop, since there a grouped convolution is no faster than its parts (measured) and one at a time keeps the
+    On a CPU a loop, since there a grouped convolution is no faster than its parts (measured) and one at a time keeps
     caches warm. On a GPU weights of one's own go through `stacked`, and frozen ones through ordinary convolutions of N
     pictures; float64, in which tests compare, loops there too.
     """

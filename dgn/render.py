@@ -219,13 +219,11 @@ def exact_float32() -> Iterator[None]:
 def make_optimiser(recipe: Recipe, own: dict[str, Tensor]) -> torch.optim.Optimizer:
     """Table 1's optimisers over the stacked variables; both work element by element, so targets stay apart."""
     if recipe.optimiser == "adamax":
-        settings = {"lr": recipe.learning_rate, "betas": (0.9, 0.999), "eps": 1e-8}
-        alpha = own["alpha"]
-        if alpha.is_cuda and alpha.dtype == torch.float32:
+        if own["alpha"].is_cuda:
             from dgn.adamax import Adamax
-
-            return Adamax(own.values(), **settings)
-        return torch.optim.Adamax(own.values(), **settings, capturable=alpha.is_cuda)
+        else:
+            from torch.optim import Adamax  # type: ignore[assignment]
+        return Adamax(own.values(), lr=recipe.learning_rate, betas=(0.9, 0.999), eps=1e-8)
     return torch.optim.SGD(own.values(), lr=recipe.learning_rate, momentum=0.1, nesterov=True)
 
 

@@ -189,7 +189,7 @@ def _outer_blocks(dtype: torch.dtype, u: int, v: int) -> tuple[int, int, int, in
 
 
 @triton.jit(do_not_specialize=["in_h", "in_w", "out_h", "out_w", "kh", "kw", "pad"])
-def _gather(  # type: ignore[no-untyped-def]
+def _gather(
     x, w, b, y, in_h, in_w, out_h, out_w, C, D, kh, kw, pad,
     x_h, x_w, x_n, w_n, w_i, w_j, w_c, w_o, y_h, y_w, y_n,
     STRIDE: tl.constexpr, IS_TURNED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RELU: tl.constexpr,
@@ -226,7 +226,7 @@ def _gather(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["a_h", "a_w", "b_h", "b_w", "k", "pad"])
-def _outer(  # type: ignore[no-untyped-def]
+def _outer(
     a, b, d, a_h, a_w, b_h, b_w, U, V, k, pad, a_sh, a_sw, a_sn, b_sh, b_sw, b_sn, d_part,
     STRIDE: tl.constexpr, IS_TURNED: tl.constexpr, PART: tl.constexpr,
     BLOCK_U: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_P: tl.constexpr,
