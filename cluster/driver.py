@@ -34,7 +34,7 @@ from cluster.run import Run, RunInfo, new_attempt
 from cluster.storage import LocalStore
 from dgn.discriminator import FrozenWeights
 from dgn.errors import DgnError, ShardFailed, StoreError, in_one_line
-from dgn.render import is_out_of_memory
+from dgn.replay import is_out_of_memory
 
 log = logging.getLogger("dgn")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,8 @@ def from_axes(components_N3HW: Tensor) -> Tensor:
 
 def to_axes(rgb_N3HW: Tensor) -> Tensor:
     """The way back from RGB in [0, 1]."""
-    return _mixed(torch.linalg.inv(torch.tensor(PHOTO_AXES, dtype=torch.float64)).tolist(), rgb_N3HW - _mean(rgb_N3HW))
+    inverse = torch.linalg.inv(torch.tensor(PHOTO_AXES, dtype=torch.float64)).tolist()
+    return _mixed(tuple(map(tuple, inverse)), rgb_N3HW - _mean(rgb_N3HW))
 
 
 def displayable(components_N3HW: Tensor) -> Tensor:
@@ -31,9 +34,14 @@ def displayable(components_N3HW: Tensor) -> Tensor:
     return torch.sigmoid(4 * _mixed(PHOTO_AXES, components_N3HW))
 
 
-def _mixed(matrix_33: object, x_N3HW: Tensor) -> Tensor:
-    return torch.einsum("ij,njhw->nihw", torch.tensor(matrix_33, dtype=x_N3HW.dtype, device=x_N3HW.device), x_N3HW)
+def _mixed(matrix_33: tuple[tuple[float, ...], ...], x_N3HW: Tensor) -> Tensor:
+    return torch.einsum("ij,njhw->nihw", _constant(matrix_33, x_N3HW.dtype, x_N3HW.device), x_N3HW)
 
 
 def _mean(like: Tensor) -> Tensor:
-    return torch.tensor(IMAGENET_MEAN, dtype=like.dtype, device=like.device)[:, None, None]
+    return _constant(IMAGENET_MEAN, like.dtype, like.device)[:, None, None]
+
+
+@lru_cache
+def _constant(values: object, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)  # kept, because a copy from the CPU cannot be replayed

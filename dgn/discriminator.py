@@ -259,7 +259,12 @@ class Discriminator:
 
             nodes = {self._modules.get(layer, layer): layer for layer in layers}
             cut = create_feature_extractor(self.model, return_nodes=nodes, suppress_diff_warning=True)
-            self._truncated[layers] = cut.eval()
+            cut = cut.eval()
+            if self.device.type == "cuda" and self.dtype == torch.bfloat16:
+                from dgn import fused  # Triton comes with PyTorch's builds for GPUs alone
+
+                cut = fused.fuse(cut)
+            self._truncated[layers] = cut
         return self._truncated[layers]
 
     @torch.no_grad()

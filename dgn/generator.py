@@ -1,7 +1,8 @@
 """G, the generator: Table 2 of the paper as pure functions of one target's weights.
 
 Everything of a target is its own: weights, feature vector, normalisation statistics. So G is written for ONE target and
-mapped over the batch (`generate_batch`); that no target feels its neighbours holds by construction.
+mapped over the batch (`generate_batch`); that no target feels its neighbours holds by construction. On a GPU
+`stacked.generate` does the same for all of them at once.
 
 Shapes: N targets, C channels, O output channels, H height, W width, K length of the feature vector.
 Weights of a target: `alpha` (K,), then per convolution i `conv{i}.weight` (O, C, k, k), `conv{i}.bias` (O,),
@@ -168,12 +169,17 @@ def layers(architecture: Architecture, weights: Weights, features_NK: Tensor, no
 def generate_batch(architecture: Architecture, own: Weights, shared: Weights, features_NK: Tensor) -> Tensor:
     """`generate` for N targets: (N, 3, 224, 224). `own` holds stacked weights (N, ...), `shared` the frozen ones.
 
-    On a GPU the map is `torch.vmap`, which turns per-target convolutions into grouped ones; on a CPU a loop, since
-    there a grouped convolution is no faster than its parts (measured) and one at a time keeps the caches warm.
+    On a CPU a loop, since there a grouped convolution is no faster than its parts (measured) and one at a time keeps
+    caches warm. On a GPU weights of one's own go through `stacked`, and frozen ones through ordinary convolutions of N
+    pictures; float64, in which tests compare, loops there too.
     """
     if features_NK.is_cuda:
-        mapped = torch.vmap(lambda weights, f: generate(architecture, {**shared, **weights}, f))
-        return mapped(dict(own), features_NK)
+        from dgn import stacked  # Triton comes with PyTorch's builds for GPUs alone
+
+        if "conv0.weight" not in own:
+            return layers(architecture, shared, features_NK, stacked.shared_statistics)
+        if features_NK.dtype != torch.float64:
+            return stacked.generate(architecture, own, features_NK)
     unbound = {name: stacked.unbind() for name, stacked in own.items()}
     pictures = [
         generate(architecture, {**shared, **{name: parts[n] for name, parts in unbound.items()}}, features_K)
@@ -201,7 +207,7 @@ def conv_after_upsample(x: Tensor, weight_OCkk: Tensor, bias_O: Tensor) -> Tenso
     if k % 2 == 0:  # the last odd row and column read one row beyond the source; they are cropped again below
         x = F.pad(x, (0, 1, 0, 1))
     if k < 4:  # both phases have k // 2 + 1 taps (or fit them): one convolution with 4 x O outputs is fastest
-        taps = _phase_taps(k).to(weight_OCkk)
+        taps = _phase_taps(k, weight_OCkk.dtype, weight_OCkk.device)
         phases = torch.einsum("psj,qti,ocji->opqcst", taps, taps, weight_OCkk)
         y = F.pixel_shuffle(F.conv2d(x, phases.flatten(0, 2), bias_O.repeat_interleave(4)), 2)
     else:
@@ -212,7 +218,7 @@ def conv_after_upsample(x: Tensor, weight_OCkk: Tensor, bias_O: Tensor) -> Tenso
 def _interleave_phases(x: Tensor, weight_OCkk: Tensor, bias_O: Tensor) -> Tensor:
     """The 4x4 case: phases of 2 and 3 taps, so four convolutions (25 taps) beat one (36 taps)."""
     k = weight_OCkk.shape[-1]
-    taps = _phase_taps(k).to(weight_OCkk)
+    taps = _phase_taps(k, weight_OCkk.dtype, weight_OCkk.device)
     out_px = x.shape[-1] - k // 2
     rows = []
     for p in range(2):
@@ -229,13 +235,13 @@ def _interleave_phases(x: Tensor, weight_OCkk: Tensor, bias_O: Tensor) -> Tensor
 
 
 @lru_cache
-def _phase_taps(kernel_px: int) -> Tensor:
+def _phase_taps(kernel_px: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(2, taps, k) of 0 and 1: which of the k kernel rows fall on which source row, for even and odd output rows."""
-    taps = torch.zeros(2, kernel_px // 2 + 1, kernel_px, device="cpu")  # cached, so never on a default device
+    taps = torch.zeros(2, kernel_px // 2 + 1, kernel_px, dtype=dtype, device="cpu")
     for p in range(2):
         for j in range(kernel_px):
             taps[p, (p + j) // 2, j] = 1
-    return taps
+    return taps.to(device)
 
 
 def _as_channels_last(features_NK: Tensor, channels: int) -> Tensor:

@@ -12,7 +12,9 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,8 +24,10 @@ from dgn.colours import displayable, from_axes
 from dgn.discriminator import Discriminator
 from dgn.errors import DgnError
 from dgn.generator import Architecture, Weights, generate_batch, initial_weights
-from dgn.moves import draw_moves, move
+from dgn.moves import affine_maps, move
+from dgn.moves import uniforms as draw_uniforms
 from dgn.recipes import Recipe, RenderConfig
+from dgn.replay import Replayed, is_out_of_memory
 from dgn.targets import Mode, Target
 
 log = logging.getLogger(__name__)
@@ -106,20 +110,21 @@ class _Batch:
         wanted = {
             layer: objectives.layer_weights(groups, layer, units[layer]).to(device, master) for layer in wanted_layers
         }
+        own = {name: tensor.to(device, master) for name, tensor in own.items()}
+        if device.type == "cuda":
+            from dgn import stacked  # Triton comes with PyTorch's builds for GPUs alone
+
+            own = {name: stacked.lay_out(tensor) for name, tensor in own.items()}
         return cls(
             architecture=architecture,
             recipe=config.recipe(mode),
             discriminator=discriminator,
-            own={name: tensor.to(device, master).requires_grad_() for name, tensor in own.items()},
+            own={name: tensor.requires_grad_() for name, tensor in own.items()},
             shared=shared,
             wanted=wanted,
             streams=streams,
             dtype=dtype,
         )
-
-    def _on_device(self, tensor: Tensor) -> Tensor:
-        alpha = self.own["alpha"]
-        return tensor.to(alpha.device, alpha.dtype, non_blocking=True)
 
     def features(self, noise_NK: Tensor | None) -> Tensor:
         """f of Eq. 1, (N, K): alpha times the perturbed ones; pretrained, the notebook's ReLU follows. With the
@@ -144,16 +149,25 @@ class _Batch:
             return displayable(raw_N3HW)
         return raw_N3HW * self.discriminator.std_311 + self.discriminator.mean_311
 
-    def update(self, optimiser: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
+    def draw(self) -> list[Tensor]:
+        """The random numbers of one update on the CPU, each target's from its own stream: noise (N, K) and, where there
+        are moves, maps (N, V, 2, 3)."""
+        noise, uniforms = [], []
+        for stream in self.streams:
+            noise.append(stream.normal(self.architecture.num_features))
+            if self.recipe.num_views:
+                uniforms.append(draw_uniforms(self.recipe.num_views, stream.generator))
+        return [torch.stack(noise), *([affine_maps(self.recipe.moves, torch.stack(uniforms))] if uniforms else [])]
+
+    def update(
+        self, optimiser: torch.optim.Optimizer, noise_NK: Tensor, maps_NV23: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One step of all targets. Returns the activations and the losses before it, (N,) both."""
-        noise_NK = self._on_device(
-            torch.stack([stream.normal(self.architecture.num_features) for stream in self.streams])
-        )
-        views = self.pictures(noise_NK)
+        like = self.own["alpha"]
+        views = self.pictures(noise_NK.to(like))
         num_views = self.recipe.num_views
-        if num_views:
-            maps = torch.stack([draw_moves(self.recipe.moves, num_views, stream.generator) for stream in self.streams])
-            views = move(views, self._on_device(maps))
+        if maps_NV23 is not None:
+            views = move(views, maps_NV23.to(like))
         responses = self.discriminator.responses(views, list(self.wanted))
         values = {
             layer: _mean_over_views(objectives.unit_values(r), max(1, num_views)) for layer, r in responses.items()
@@ -168,6 +182,7 @@ class _Batch:
         optimiser.zero_grad()
         loss_N.sum().backward()
         optimiser.step()
+        optimiser.zero_grad()  # gradients' memory is free for the next pass
         return objectives.activations(values, self.wanted).detach(), loss_N.detach()
 
     @torch.no_grad()
@@ -194,13 +209,25 @@ def _mean_over_views(values: objectives.UnitValues, num_views: int) -> objective
     )
 
 
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """float32 means float32: without it cuDNN rounds to TF32, 10 bits of mantissa; bfloat16 is there for speed."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=torch.backends.cudnn.benchmark, allow_tf32=False):
+        yield
+
+
 def make_optimiser(recipe: Recipe, own: dict[str, Tensor]) -> torch.optim.Optimizer:
     """Table 1's optimisers over the stacked variables; both work element by element, so targets stay apart."""
     if recipe.optimiser == "adamax":
-        return torch.optim.Adamax(own.values(), lr=recipe.learning_rate, betas=(0.9, 0.999), eps=1e-8)
+        if own["alpha"].is_cuda:
+            from dgn.adamax import Adamax
+        else:
+            from torch.optim import Adamax  # type: ignore[assignment]
+        return Adamax(own.values(), lr=recipe.learning_rate, betas=(0.9, 0.999), eps=1e-8)
     return torch.optim.SGD(own.values(), lr=recipe.learning_rate, momentum=0.1, nesterov=True)
 
 
+@exact_float32()
 def render_batch(
     targets: Sequence[Target],
     config: RenderConfig,
@@ -217,12 +244,14 @@ def render_batch(
     start = time.perf_counter()
     batch = _Batch.start(targets, config, discriminator, decoder)
     recipe = batch.recipe
-    optimiser = make_optimiser(recipe, batch.own)
+    update_batch: Callable[..., tuple[Tensor, ...]] = partial(batch.update, make_optimiser(recipe, batch.own))
+    if discriminator.device.type == "cuda":
+        update_batch = Replayed(update_batch, discriminator.device)
     curve: list[Tensor] = []
     curve_updates = set(_evenly(recipe.num_updates, CURVE_POINTS))
     snapshots: list[Tensor] = []
     for update in range(recipe.num_updates):
-        activation_N, loss_N = batch.update(optimiser)
+        activation_N, loss_N = update_batch(*batch.draw())
         if update in curve_updates:
             curve.append(activation_N)
         if on_update:
@@ -274,11 +303,6 @@ def render_targets(
         if discriminator.device.type == "cuda":
             torch.cuda.empty_cache()
         log.warning("out of memory with %d targets at once: going on with %d", len(batch), batch_size)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """A GPU's own error, or the CPU allocator's RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _evenly(count: int, at_most: int) -> list[int]:

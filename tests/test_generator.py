@@ -4,7 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dgn.generator import Architecture, conv_after_upsample, conv_same, generate, generate_batch, initial_weights
+from dgn.generator import (
+    Architecture,
+    conv_after_upsample,
+    conv_same,
+    generate,
+    generate_batch,
+    initial_weights,
+    layers,
+)
 from tests.conftest import WIDTH
 from tests.paper_port import PaperGenerator
 
@@ -57,17 +65,18 @@ def test_picture_is_224_px_and_equals_stock_modules(mode):
     torch.testing.assert_close(picture, plain, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("mode", ["untrained", "pretrained"])
-def test_the_map_of_a_gpu_equals_the_loop_of_a_cpu(mode):
-    architecture = Architecture(mode, WIDTH)
+def test_frozen_weights_draw_a_batch_as_they_draw_each():
+    """As on a GPU; its other forms want one, tests/test_gpu.py."""
+    stacked = pytest.importorskip("dgn.stacked", reason="Triton comes with PyTorch's builds for GPUs alone")
+    architecture = Architecture("pretrained", WIDTH)
     streams = [torch.Generator().manual_seed(n) for n in range(3)]
     starts = [{k: w.double() for k, w in initial_weights(architecture, s).items()} for s in streams]
     features = torch.stack([start["alpha"] for start in starts])
     own = {name: torch.stack([start[name] for start in starts]) for name in architecture.trainable}
     shared = {name: w for name, w in starts[0].items() if name not in own}
     looped = generate_batch(architecture, own, shared, features)
-    mapped = torch.vmap(lambda weights, f: generate(architecture, {**shared, **weights}, f))(own, features)
-    torch.testing.assert_close(looped, mapped, rtol=1e-9, atol=1e-9)
+    together = layers(architecture, shared, features, stacked.shared_statistics)
+    torch.testing.assert_close(looped, together, rtol=1e-9, atol=1e-9)
 
 
 def test_width_outside_its_range_is_refused():
