@@ -18,6 +18,8 @@ from dgn.generator import Architecture, initial_weights
 from dgn.recipes import RenderConfig
 from tests.reliability import Fault, note
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels' modules are imported: tests/test_kernels.py
 os.environ.setdefault("RAY_worker_niceness", "0")  # else other tests on the same cores starve Ray's workers
 signal.signal(signal.SIGINT, signal.default_int_handler)  # else jobs of a pytest in the background are deaf to Ctrl-C
 

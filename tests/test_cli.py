@@ -412,6 +412,8 @@ def test_lines_of_the_readme_run(line, finished, dgn, decoder, tmp_path, monkeyp
     if "--weights" in words:
         file = words[words.index("--weights") + 1]
         shutil.copy(request.getfixturevalue("real_weights") / file.replace(".", "-imagenet."), file)
+    if "judged USING" in line:
+        assert dgn("judge", str(finished), "--by", "vgg16-mini-b")[0] == 0
     if words[0] == "render":
         words.append("--dry-run")
         (tmp_path / "decoder.safetensors").write_bytes(serialise(decoder, {"width": WIDTH}))

@@ -66,7 +66,7 @@ def test_picture_is_224_px_and_equals_stock_modules(mode):
 
 
 def test_frozen_weights_draw_a_batch_as_they_draw_each():
-    """As on a GPU; its other forms want one, tests/test_gpu.py."""
+    """As on a GPU; its Triton kernels are tested in tests/test_kernels.py."""
     stacked = pytest.importorskip("dgn.stacked", reason="Triton comes with PyTorch's builds for GPUs alone")
     architecture = Architecture("pretrained", WIDTH)
     streams = [torch.Generator().manual_seed(n) for n in range(3)]

@@ -4,10 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from dgn.discriminator import Discriminator
-from dgn.generator import conv_after_upsample, conv_same
 from dgn.info import cost
 from dgn.recipes import RenderConfig
 from dgn.render import DTYPES, _Batch, exact_float32, render_batch, render_targets
@@ -110,78 +108,6 @@ def test_a_batch_of_four_equals_four_batches_of_one(mode, mini_weights, decoder)
     difference = ((together - alone).abs() / alone.abs().clamp_min(1e-2 * alone.abs().max())).max().item()
     print(f"\n{mode}: a batch differs from its targets alone by at most {difference:.1e}")
     assert difference < 1e-6
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("channels", [(3, 5), (64, 48), (130, 3)])
-@pytest.mark.parametrize("px", [5, 70])  # 70: a weight gradient in several parts
-@pytest.mark.parametrize("kernel", [2, 3, 4])
-@pytest.mark.parametrize("is_after_upsample", [True, False])
-def test_stacked_convolutions_equal_plain_ones_forward_and_backward(
-    is_after_upsample, kernel, px, channels, dtype, tolerance
-):
-    from dgn import stacked
-
-    stream = torch.Generator(GPU).manual_seed(0)
-    n, (c, o) = 3, channels
-    draw = lambda *shape: torch.randn(shape, generator=stream, device=GPU, dtype=torch.float64)  # noqa: E731
-    x, w, b = draw(n, c, px, px), draw(n, o, c, kernel, kernel) / (c * kernel**2) ** 0.5, draw(n, o)
-    x, w = (tensor.to(dtype).double() for tensor in (x, w))  # both compute with the same numbers
-    variables = [tensor.requires_grad_() for tensor in (x, w, b)]
-    one = conv_after_upsample if is_after_upsample else conv_same
-    plain = torch.cat([F.relu(one(x[i : i + 1], w[i], b[i])) for i in range(n)])
-    weight = w.permute(0, 3, 4, 2, 1)
-    weight = (stacked._widened(weight) if is_after_upsample else weight).to(dtype).contiguous()
-    maps = x.permute(2, 3, 0, 1).to(dtype).contiguous()
-    ours = stacked.Convolution.apply(maps, weight, b.float(), is_after_upsample, True).permute(2, 3, 0, 1)
-    grad = draw(*plain.shape)
-    expected = [plain, *torch.autograd.grad(plain, variables, grad * (ours > 0) * (plain > 0))]
-    got = [ours, *torch.autograd.grad(ours, variables, (grad * (plain > 0)).to(dtype))]
-    for a, e in zip(got, expected, strict=True):
-        assert (a.double() - e).norm() < tolerance * e.norm()
-
-
-@pytest.mark.parametrize("layers", [["fc8"], ["conv1_2"], ["conv3_1", "conv5_3"]])
-def test_the_fused_network_equals_the_stock_one(layers, mini_weights, monkeypatch):
-    from dgn import fused
-
-    images = torch.rand(3, 3, 224, 224, device=GPU, requires_grad=True)
-    made = []
-    for fuse in (fused.fuse, lambda network: network):
-        monkeypatch.setattr(fused, "fuse", fuse)
-        responses = Discriminator(mini_weights, GPU, torch.bfloat16).responses(images, layers)
-        total = sum((response.float() ** 2).sum() for response in responses.values())
-        made.append([*responses.values(), torch.autograd.grad(total, images)[0]])
-    for ours, stock in zip(*made, strict=True):
-        # It adds the bias before it rounds to bfloat16, the stock one after.
-        assert (ours - stock).float().norm() < 0.02 * stock.float().norm()
-
-
-@pytest.mark.parametrize("px", [6, 7])
-def test_pooling_and_its_gradient_equal_plain_ones(px):
-    from dgn import fused
-
-    x = torch.randn(3, 70, px, px, device=GPU, requires_grad=True)
-    plain = F.max_pool2d(x.relu(), 2)
-    y, winner = fused.pool(x.detach().relu())
-    grad = torch.randn_like(plain)
-    assert torch.equal(y, plain)
-    assert torch.equal(fused.unpool(grad, y, winner, x.shape), torch.autograd.grad(plain, x, grad)[0])
-
-
-def test_adamax_equals_pytorchs():
-    from dgn.adamax import Adamax
-
-    ours = torch.randn(3, 1, 5, 5, 70, device=GPU).permute(0, 4, 1, 2, 3).requires_grad_()
-    plain = ours.detach().clone().requires_grad_()
-    settings = {"lr": 0.002, "betas": (0.9, 0.999), "eps": 1e-8}
-    optimisers = Adamax([ours], **settings), torch.optim.Adamax([plain], **settings)
-    for _ in range(20):
-        plain.grad = torch.randn_like(plain)
-        ours.grad = plain.grad.contiguous()  # of another memory order
-        for optimiser in optimisers:
-            optimiser.step()
-    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
 
 
 def test_bfloat16_activations_are_close_to_float32s(mini_weights):
