@@ -20,6 +20,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -33,6 +34,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from cluster.judgements import JUDGED, JUDGED_SCHEMA, Judged, compact, is_up_to_date, judged_key, judged_shards
 from cluster.rows import SCHEMA
 from cluster.run import (
+    NUM_READERS,
     Committed,
     Ranges,
     Run,
@@ -44,12 +46,13 @@ from cluster.run import (
     made_at,
 )
 from cluster.store import RangeFile
-from dgn.errors import NOT_JSON, Shortened, StoreError
+from dgn.errors import NOT_JSON, RunDamaged, Shortened, StoreError
 
 log = logging.getLogger("dgn")
 
 VERSION = 1
-CURRENT_FILE = "index/current.json"
+FOLDER = "index/"
+CURRENT_FILE = f"{FOLDER}current.json"
 FIRST_COLUMNS = (  # what filters, sorts and the gallery's grid need, side by side: a few kilobytes and one request
     "layer", "mode", "unit", "label", "status", "activation", "rank", "probability", "seed", "target_id",
     "thumb_offset", "thumb_bytes", "reason", "file_name",
@@ -158,9 +161,9 @@ def _parsed(run: Run, data: bytes) -> Index:
             raise StoreError(f"{where} has version {version}, expected {VERSION}: {ADVICE}")
         return TypeAdapter(Index).validate_python(content)
     except ValidationError as error:
-        raise StoreError(f"{where} is not as it was written: {first_problem(error)}; {ADVICE}") from error
+        raise RunDamaged(f"{where} is not as it was written: {first_problem(error)}; {ADVICE}") from error
     except NOT_JSON as error:
-        raise StoreError(f"{where} is no JSON: {ADVICE}") from error
+        raise RunDamaged(f"{where} is no JSON: {ADVICE}") from error
 
 
 def update_index(run: Run, rebuild: bool = False) -> Index:
@@ -376,9 +379,9 @@ def read_groups(run: Run, part: Part, file: pq.ParquetFile, groups: Sequence[int
     return table
 
 
-def _damaged(run: Run, part: Part, what: Any) -> StoreError:
+def _damaged(run: Run, part: Part, what: Any) -> RunDamaged:
     text = " ".join(str(what).split())
-    return StoreError(f"{run.store.url}/{part.rows_key} is not as it was written: {text}; {ADVICE}")
+    return RunDamaged(f"{run.store.url}/{part.rows_key} is not as it was written: {text}; {ADVICE}")
 
 
 def judged_dataset(run: Run, index: Index) -> ds.Dataset | None:
@@ -390,10 +393,20 @@ def judged_dataset(run: Run, index: Index) -> ds.Dataset | None:
 
 
 def arrow_dataset(run: Run, keys: Sequence[str], schema: pa.Schema) -> ds.Dataset:
-    """Files of the run for engines that read Arrow's datasets. Raises: StoreError where one is gone."""
+    """Files of the run for engines that read Arrow's datasets.
+
+    Raises: RunDamaged where one is gone or its footer is: Arrow's own scan, begun on such a file, at times never ends.
+    """
     files, root = run.store.arrow()
-    try:
-        return ds.dataset([f"{root}/{key}" for key in keys], schema=schema, filesystem=files, format="parquet")
-    except (pa.ArrowException, OSError) as error:
-        text = " ".join(str(error).split())
-        raise StoreError(f"a file of {run.store.url} cannot be read: {text}; {ADVICE}") from error
+
+    def open_footer(key: str) -> None:
+        try:
+            pq.read_metadata(f"{root}/{key}", filesystem=files)
+        except (pa.ArrowException, OSError) as error:
+            text = " ".join(str(error).split())
+            advice = ADVICE if key.startswith(FOLDER) else "dgn verify tells what else is wrong"
+            raise RunDamaged(f"{run.store.url}/{key} cannot be read: {text}; {advice}") from error
+
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        list(readers.map(open_footer, keys))
+    return ds.dataset([f"{root}/{key}" for key in keys], schema=schema, filesystem=files, format="parquet")

@@ -27,7 +27,7 @@ import dgn
 from cluster import rows as row_files
 from cluster.run import Ranges, Run, as_ranges, dated_id, in_ranges, read_many
 from cluster.storage import KeyExists
-from dgn.errors import DgnError, StoreError
+from dgn.errors import DgnError, RunDamaged
 
 SCHEMA_VERSION = 1
 DISTORTED = ("jpeg", "blur", "crop", "turn")  # those of dgn.distort, which brings torch along
@@ -120,7 +120,7 @@ def _read(shard: int, run: Run, folder: str) -> pa.Table:
         _judge(table, folder)
     except (DgnError, FileNotFoundError) as error:
         what = "it is gone" if isinstance(error, FileNotFoundError) else error
-        raise StoreError(
+        raise RunDamaged(
             f"{run.store.url}/{key} is not as it was written: {what}; delete it, and dgn judge makes it again"
         ) from error
     return table
@@ -210,5 +210,5 @@ def read_judged(
     except (DgnError, FileNotFoundError) as error:
         what = "it is gone" if isinstance(error, FileNotFoundError) else error
         advice = "dgn index --rebuild makes it again"
-        raise StoreError(f"{run.store.url}/{key} is not as it was written: {what}; {advice}") from error
+        raise RunDamaged(f"{run.store.url}/{key} is not as it was written: {what}; {advice}") from error
     return table

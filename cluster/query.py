@@ -6,6 +6,7 @@ can hold an answer. Committed shards that are not indexed yet are read one by on
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import operator
@@ -21,6 +22,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from cluster.index import Group, Index, Part, arrow_dataset, open_part, read_groups, read_index
+from cluster.judgements import JUDGED_SCHEMA
 from cluster.rows import SCHEMA
 from cluster.run import Run, metadata_key
 from dgn.errors import DgnError
@@ -33,7 +35,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">=": pc.greater_equal, "<=": pc.less_equal, "!=": pc.not_equal, "=": pc.equal, ">": pc.greater, "<": pc.less,
 }  # fmt: skip
 CONTAINS = "~"
-_PATTERN = re.compile(r"\s*(\w+)\s*(>=|<=|!=|=|>|<|~)\s*(.*)", re.DOTALL)
+_PATTERN = re.compile(r"\s*(\w+)\s*(>=|<=|!=|==?|>|<|~)(?!=)\s*(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def parse_condition(text: str) -> Condition:
     match = _PATTERN.fullmatch(text)
     if match is None:
         raise DgnError(f"'{text}' is no condition: expected COLUMN, one of = != > >= < <= ~, and a value")
-    return condition(*match.groups())
+    column, operator_, value = match.groups()
+    return condition(column, "=" if operator_ == "==" else operator_, value)
 
 
 def condition(column: str, operator_: str, value: Any) -> Condition:
@@ -88,6 +91,8 @@ def condition(column: str, operator_: str, value: Any) -> Condition:
             moment = datetime.fromisoformat(value)
             value = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         parsed = pa.scalar(value).cast(type_).as_py()
+        if parsed != parsed:  # not a number, which fulfils no comparison
+            raise ValueError(value)
     except (pa.ArrowException, ValueError) as error:
         raise DgnError(f"'{column}{operator_}{value}': expected a value of type {type_}") from error
     return Condition(column, operator_, parsed)
@@ -97,7 +102,8 @@ def check_columns(names: Iterable[str], known: Sequence[str] = COLUMNS) -> None:
     """Raises: DgnError."""
     for name in names:
         if name not in known:
-            raise DgnError(f"unknown column '{name}': expected one of {', '.join(known)}")
+            judged = "; what judges say is in --sql's table judged" if name in JUDGED_SCHEMA.names else ""
+            raise DgnError(f"unknown column '{name}': expected one of {', '.join(known)}{judged}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,9 +207,9 @@ def _with_matching(
     found: list[pa.Table], rows: pa.Table, conditions: Sequence[Condition], by: str, top: int | None
 ) -> list[pa.Table]:
     """What was found so far and those of `rows` that fulfil all conditions; of only `top`, one table, best first."""
-    for one in conditions:
-        rows = rows.filter(one.mask(rows))
-    return [*found, rows] if top is None else [_best_first(pa.concat_tables([*found, rows]), by).slice(0, top)]
+    if conditions:
+        rows = rows.filter(functools.reduce(pc.and_, (one.mask(rows) for one in conditions)))
+    return [*found, rows] if top is None else [_best_first(pa.concat_tables([*found, rows]), by, top)]
 
 
 def _is_beaten(rows: pa.Table, by: str, top: int | None, best: float) -> bool:
@@ -214,9 +220,9 @@ def _is_beaten(rows: pa.Table, by: str, top: int | None, best: float) -> bool:
     return last is not None and (last > best if BEST_FIRST[by] == "descending" else last < best)
 
 
-def _best_first(rows: pa.Table, by: str) -> pa.Table:
+def _best_first(rows: pa.Table, by: str, top: int | None = None) -> pa.Table:
     keys = {by: BEST_FIRST[by], "activation": "descending", "target_id": "ascending"}
-    return rows.take(pc.sort_indices(rows, [(name, order, "at_end") for name, order in keys.items()]))
+    return rows.take(pc.sort_indices(rows, [(name, order, "at_end") for name, order in keys.items()])[:top])
 
 
 def _group_may_hold(group: Group, conditions: Sequence[Condition]) -> bool:

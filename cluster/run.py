@@ -28,7 +28,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from cluster import rows as row_files
 from cluster.plan import SCHEMA_VERSION, RunConfig
 from cluster.storage import KeyExists, Store
-from dgn.errors import NOT_JSON, DgnError, PlanMismatch, StoreError
+from dgn.errors import NOT_JSON, DgnError, PlanMismatch, RunDamaged, StoreError
 
 RUN_FILE = "run.json"
 MAX_SHARDS = 10**10  # a bit of memory each; what says more was edited
@@ -248,7 +248,7 @@ class Run:
         try:
             return self.store.read(file_name)
         except FileNotFoundError as error:
-            raise StoreError(f"{self.store.url}/{file_name} is missing: dgn verify tells what else is") from error
+            raise RunDamaged(f"{self.store.url}/{file_name} is missing: dgn verify tells what else is") from error
 
     def whole_picture(self, file_name: str, digest: str) -> bytes:
         """A row's PNG, the very bytes that were committed. Raises: Damaged, StoreError."""
@@ -270,10 +270,10 @@ class Run:
             try:
                 failure = json.loads(self.store.read(key))
             except NOT_JSON as error:
-                raise StoreError(f"{self.store.url}/{key} is no JSON: delete it") from error
+                raise RunDamaged(f"{self.store.url}/{key} is no JSON: delete it") from error
             has_all = isinstance(failure, dict) and failure.keys() >= {"shard", "attempt", "error", "failed_at"}
             if not has_all or not isinstance(failure["shard"], int):
-                raise StoreError(f"{self.store.url}/{key} is no note of a failed attempt: delete it")
+                raise RunDamaged(f"{self.store.url}/{key} is no note of a failed attempt: delete it")
             yield failure
 
     def tables(self, committed: Iterable[int], columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -288,13 +288,13 @@ class Run:
         try:
             data = self.store.read(key)
         except FileNotFoundError as error:
-            raise StoreError(f"{self.store.url}/{key} was listed and is gone: dgn resume renders it again") from error
+            raise RunDamaged(f"{self.store.url}/{key} was listed and is gone: dgn resume renders it again") from error
         try:
             table = row_files.parse(data, columns)
             row_files.check_filled(table)
         except DgnError as error:
             advice = "delete it, and dgn resume renders the shard again"
-            raise StoreError(f"{self.store.url}/{key} is not as it was committed: {error}; {advice}") from error
+            raise RunDamaged(f"{self.store.url}/{key} is not as it was committed: {error}; {advice}") from error
         return table
 
 

@@ -15,7 +15,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from cluster.store import HIDDEN, KeyExists, PatientStore, check_create_once, patient
-from dgn.errors import StoreError
+from dgn.errors import RunDamaged, StoreError
 
 # Connection refused, reset, closed or silent; a body that ended early or is not what its checksum says; half an XML.
 # HTTPError is what botocore lets through where TLS breaks within a body.
@@ -117,7 +117,7 @@ class S3Store(PatientStore):
 
     def _place(self, key: str) -> dict[str, str]:
         if ".." in key.split("/"):
-            raise StoreError(f"key '{key}' leaves the run {self.url}")
+            raise RunDamaged(f"key '{key}' leaves the run {self.url}")
         return {"Bucket": self.bucket, "Key": f"{self.prefix}/{key}".lstrip("/")}
 
     def passes(self, error: BaseException) -> bool:

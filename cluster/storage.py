@@ -17,7 +17,7 @@ from typing import Any
 
 from cluster.s3 import S3Store
 from cluster.store import HIDDEN, KeyExists, PatientStore, Store, check_create_once, patient, retry_observers
-from dgn.errors import StoreError
+from dgn.errors import RunDamaged, StoreError
 
 __all__ = [
     "HIDDEN", "KeyExists", "LocalStore", "S3Store", "Store", "check_create_once", "open_store", "read_url",
@@ -63,7 +63,7 @@ class LocalStore(PatientStore):
     def _path(self, key: str) -> Path:
         is_name = "\0" not in key and ".." not in key.split("/")
         if not is_name or not Path(os.path.realpath(self.root / key)).is_relative_to(os.path.realpath(self.root)):
-            raise StoreError(f"key '{key}' leaves the run {self.url}")  # links inside of the run may lead out of it
+            raise RunDamaged(f"key '{key}' leaves the run {self.url}")  # links inside of the run may lead out of it
         return self.root / key
 
     def passes(self, error: BaseException) -> bool:

@@ -165,7 +165,7 @@ def _torchvision_weights(network: str) -> FrozenWeights:
     except (URLError, OSError) as error:
         raise WeightsMissing(
             f"no weights for {network}: torchvision's download failed ({error}); on a machine without internet "
-            f"give --weights FILE (.safetensors or .pth), or use --discriminator vgg16-mini, which ships with dgn"
+            f"give --weights FILE (.safetensors or .pth); {' and '.join(embedded.NETWORKS)} ship with dgn"
         ) from error
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(choice.url).name
     return FrozenWeights(network, dict(state), file_sha256(cached), str(choice))
@@ -177,11 +177,14 @@ def _read_state(path: Path, network: str) -> dict[str, Tensor]:
             state = load_safetensors(path.read_bytes())
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsMismatch(f"{path} is no whole weights file for {network}: {first_line}") from error
     except Exception as error:  # pickle's own error types differ between versions; anything here means a bad file
-        raise WeightsMismatch(f"{path} is no weights file that can be read safely: {type(error).__name__}") from error
+        raise WeightsMismatch(
+            f"{path} is no weights file that can be read safely: expected .safetensors or .pth of {network} "
+            f"({type(error).__name__})"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise WeightsMismatch(f"{path} holds no state dict: expected a mapping of names to tensors for {network}")
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
@@ -206,7 +209,7 @@ def _fitted(weights: FrozenWeights) -> FrozenWeights:
         raise WeightsMismatch(
             f"weights of another architecture: {weights.source} does not fit {weights.network} "
             f"({problems[0]}{f' and {len(problems) - 1} more differences' if len(problems) > 1 else ''}); "
-            "give the file that belongs to --discriminator"
+            f"give {weights.network}'s own"
         )
     return replace(weights, state=weights.state | counters)
 

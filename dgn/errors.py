@@ -1,4 +1,5 @@
-"""The exception tree. Whatever a person can cause is a DgnError; commands print it as one line and exit with code 2."""
+"""The exception tree. Whatever a person can mend is a DgnError; commands print it as one line and exit with code 2,
+with 1 where the run is damaged."""
 
 import json
 
@@ -27,6 +28,10 @@ class PlanMismatch(DgnError):
 
 class StoreError(DgnError):
     """The run's folder or bucket cannot be used as it is."""
+
+
+class RunDamaged(StoreError):
+    """A file of a run is missing or not as it was written; commands exit with code 1."""
 
 
 class Shortened(StoreError):

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from dgn.errors import DgnError, ShardFailed, printable
+from dgn.errors import DgnError, RunDamaged, ShardFailed, printable
 
 app = typer.Typer(
     name="dgn",
@@ -216,7 +216,7 @@ def query(
     top: Annotated[int | None, typer.Option(min=1, help="Only so many.")] = None,
     columns: Annotated[str | None, typer.Option(metavar="A,B,...", help="Which to show, or all.")] = None,
     sql: Annotated[
-        str | None, typer.Option(metavar="SELECT...", help="About the table rows, by DuckDB: pip install 'dgn[sql]'.")
+        str | None, typer.Option(metavar="SELECT...", help=r"About the table rows, by DuckDB: pip install 'dgn\[sql]'.")
     ] = None,
     format_: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
     copy_to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also copy the pictures there.")] = None,
@@ -326,16 +326,16 @@ def sheet(
         typer.Argument(
             metavar="OUT",
             help="A picture (.png, .jpg, .webp): one sheet. A folder: a sheet for every hundred classes, every layer, "
-            "and mixes. A .pdf: the same for print, a page each.",
+            "and mixes. A .pdf: the same for print, on pages of A4.",
         ),
     ],
     layer: Annotated[str | None, typer.Option(help="Only this layer.")] = None,
     mode: Annotated[str | None, typer.Option(help="Only untrained or pretrained.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Only so many, best first by activation.")] = None,
     columns: Annotated[
-        int | None, typer.Option(min=1, help="Pictures per row (6; in a folder or PDF ten, or ten pairs).")
+        int | None, typer.Option(min=1, help="Pictures per row (as many as rows, at most ten or ten pairs; PDF: 8).")
     ] = None,
-    picture_px: Annotated[int, typer.Option(min=32, help="Side of a picture; in print 300 are an inch.")] = 224,
+    picture_px: Annotated[int, typer.Option(min=32, help="Side of a picture; how large in print, A4 decides.")] = 224,
     pdf: Annotated[bool, typer.Option("--pdf", help="For print: also sheets.pdf in the folder OUT.")] = False,
 ) -> None:
     """Contact sheets of RUN: every picture with its label, activation and rank."""
@@ -425,11 +425,11 @@ def main() -> None:
             )
         sys.exit(code)
     except TyperException as error:
-        sys.exit(_say(f"{' '.join(error.format_message().split())}; --help tells what there is", 2))
+        sys.exit(_say(f"{' '.join(error.format_message().split()).rstrip('.')}; --help tells what there is", 2))
+    except (ShardFailed, RunDamaged) as error:
+        sys.exit(_say(error, 1))
     except DgnError as error:
         sys.exit(_say(error, 2))
-    except ShardFailed as error:
-        sys.exit(_say(error, 1))
 
 
 def _say(what: object, code: int) -> int:

@@ -32,7 +32,7 @@ from cluster.query import COLUMNS, Condition, Rows, condition, parse_condition
 from cluster.rows import SCHEMA
 from cluster.run import NUM_READERS, Run, RunInfo
 from cluster.storage import LocalStore, Store, open_store
-from dgn.errors import DgnError, StoreError, printable
+from dgn.errors import DgnError, RunDamaged, StoreError, printable
 from jobs.progress import pictures_shown
 from jobs.query import STATUSES, whole_picture
 from jobs.status import open_run
@@ -122,7 +122,7 @@ class Chosen:
 def _pieces(chosen: Chosen, advance: Callable[[int], None]) -> Iterator[Piece]:
     """All rows with their pictures, sorted by layer, mode and falling activation, cut into packs of about one size.
 
-    Raises: DgnError where the run grew meanwhile, StoreError for a picture that is not as its row says.
+    Raises: DgnError where the run grew meanwhile, RunDamaged for a picture that is not as its row says.
     """
     run, by_group = chosen.rows.run, [("layer", "ascending"), ("mode", "ascending")]
     at = num_done = 0
@@ -158,12 +158,12 @@ def _sizes(num_bytes: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _picture(run: Run, row: dict[str, Any]) -> bytes | None:
-    """The PNG of a row, None where none was made. Raises: StoreError where it is missing or another one."""
+    """The PNG of a row, None where none was made. Raises: RunDamaged where it is missing or another one."""
     if row["file_name"] is None:
         return None
     png = whole_picture(run, row["file_name"], row["sha256"])
     if len(png) != row["bytes"]:  # by which the packs are planned
-        raise StoreError(
+        raise RunDamaged(
             f"{run.store.url}/{row['file_name']} has {len(png)} bytes, {row['bytes']} by its row: dgn verify tells "
             "what else is wrong"
         )

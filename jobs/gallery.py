@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import resources
 from pathlib import PurePosixPath
@@ -100,7 +101,8 @@ async def _serve(store: Store, port: int, what: str) -> None:
         site = web.TCPSite(runner, LOOPBACK, port)
         await site.start()
         print(f"{printable(what)}: http://{LOOPBACK}:{runner.addresses[0][1]}/{FOLDER}/index.html", flush=True)
-        await asyncio.Event().wait()
+        with suppress(asyncio.CancelledError):  # Ctrl-C, the way to end it
+            await asyncio.Event().wait()
     finally:
         await runner.cleanup()
 

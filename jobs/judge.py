@@ -27,11 +27,10 @@ from jobs.cli import print_json
 from jobs.progress import bar
 from jobs.render import LOG_EVERY_S, log_to_stderr
 from jobs.status import open_run
+from jobs.table import print_table
 from jobs.verify import own_plan, own_weights
 
 log = logging.getLogger("dgn")
-
-TABLE_CHARS = 140  # a line of the table where no terminal says
 
 
 def judge_command(
@@ -125,20 +124,12 @@ def _progress_shown(num_shards: int) -> Iterator[Callable[[int, int], None]]:
 
 
 def _print_summaries(found: list[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("judge", "layer", "mode"):
-        table.add_column(name, overflow="fold")
-    for name in ("pictures", "judge: first", "top 5", "itself: saved", *DISTORTED):
-        table.add_column(name, justify="right")
-    for judge, one in zip(judges_told(found), found, strict=True):
-        cells = [Text(printable(name)) for name in (judge, one["layer"], one["mode"])]
-        table.add_row(*cells, f"{one['num_pictures']:,}", *(percent(one[name]) for name in SHARES))
-    Console(width=None if sys.stdout.isatty() else TABLE_CHARS).print(table)
+    texts, numbers = ("judge", "layer", "mode"), ("pictures", "judge: first", "top 5", "itself: saved", *DISTORTED)
+    rows = [
+        [judge, one["layer"], one["mode"], f"{one['num_pictures']:,}", *(percent(one[name]) for name in SHARES)]
+        for judge, one in zip(judges_told(found), found, strict=True)
+    ]
+    print_table([*texts, *numbers], [False] * len(texts) + [True] * len(numbers), rows)
 
 
 def judges_told(found: Sequence[dict[str, Any]]) -> list[str]:

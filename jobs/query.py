@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 from cluster.index import judged_dataset
 from cluster.query import COLUMNS, Condition, Rows, check_columns, condition, parse_condition
 from cluster.run import NUM_READERS, Damaged, Run
-from dgn.errors import DgnError, StoreError, printable
+from dgn.errors import DgnError, RunDamaged, printable
 from dgn.targets import MODES
 from jobs.cli import print_json
 from jobs.files import check_empty, whole_or_not_at_all
 from jobs.status import open_run
+from jobs.table import print_table
 
 SHOWN = ("target_id", "layer", "unit", "label", "mode", "status", "activation", "rank", "probability")
 STATUSES = ("ok", "not_converged", "dead", "nonfinite")
-TABLE_CHARS = 160  # a line of the table where no terminal says
 OF_A_FILE, TRACEBACK = "reading the stream registered as", " Detail: Python exception"  # in what DuckDB says
 
 
@@ -55,6 +55,8 @@ def query_command(
         table = rows.select(conditions, needed, by or "activation", top)
         if table.num_rows == 0:
             _check_layers(rows, conditions)
+            if not run.committed(rows.info.num_shards).count:
+                print(printable(f"{url} has no pictures yet"), file=sys.stderr)
     if copy_to is not None:
         _copy_pictures(run, table, copy_to)
     _print(table if sql is not None else table.select(names), form)
@@ -94,28 +96,29 @@ def _by_sql(rows: Rows, sql: str) -> pa.Table:
             connection.register("rows", rows.dataset())
             if rows.index and (judged := judged_dataset(rows.run, rows.index)):
                 connection.register("judged", judged)
-            answer = connection.sql(sql)
+            statements = connection.extract_statements(sql)
+            answer = connection.sql(statements[0]) if len(statements) == 1 else None
             if answer is None:
-                raise DgnError("--sql: expected a SELECT")
+                raise DgnError(f"--sql: expected one SELECT, got {len(statements)} statements")
             table = answer.to_arrow_table()
         except duckdb.Error as error:
-            raise DgnError(f"--sql: {_problem(' '.join(str(error).split()))}") from error
+            raise _problem(" ".join(str(error).split())) from error
         except (pa.ArrowException, OSError) as error:
-            raise DgnError(f"--sql: {_damaged(str(error))}") from error
+            raise _damaged(str(error)) from error
     _check_once(table.column_names, "--sql", "tell them apart with AS")
     return table
 
 
-def _problem(text: str) -> str:
+def _problem(text: str) -> DgnError:
     """What DuckDB says, and what to do where the question is not to blame."""
     if "name judged does not exist" in text.lower():
-        return "there is no table judged, for there are no judgements yet: dgn judge RUN --by NETWORK makes them"
-    return _damaged(text.partition(TRACEBACK)[0]) if OF_A_FILE in text else text
+        text = "there is no table judged, for there are no judgements yet: dgn judge RUN --by NETWORK makes them"
+    return _damaged(text.partition(TRACEBACK)[0]) if OF_A_FILE in text else DgnError(f"--sql: {text}")
 
 
-def _damaged(text: str) -> str:
+def _damaged(text: str) -> RunDamaged:
     advice = "dgn verify RUN tells what else is" if "/metadata/" in text else "dgn index RUN --rebuild makes it again"
-    return f"a file of the run is missing or damaged: {' '.join(text.split())}; {advice}"
+    return RunDamaged(f"--sql: a file of the run is missing or damaged: {' '.join(text.split())}; {advice}")
 
 
 def _copy_pictures(run: Run, table: pa.Table, folder: Path) -> None:
@@ -126,6 +129,9 @@ def _copy_pictures(run: Run, table: pa.Table, folder: Path) -> None:
     def read(file_name: str, digest: str) -> bytes:
         return whole_picture(run, file_name, digest) if is_checked else run.picture(file_name)
 
+    if not pictures:
+        print("no picture to copy", file=sys.stderr)
+        return
     with whole_or_not_at_all(folder) as temporary, ThreadPoolExecutor(NUM_READERS) as readers:
         pngs = readers.map(lambda one: read(*one), pictures.values())
         for name, png in zip(pictures, pngs, strict=True):
@@ -151,11 +157,11 @@ def _pictures(table: pa.Table) -> dict[str, tuple[str, Any]]:
 
 
 def whole_picture(run: Run, file_name: str, digest: str) -> bytes:
-    """A row's PNG, the very bytes that were committed. Raises: StoreError."""
+    """A row's PNG, the very bytes that were committed. Raises: RunDamaged, StoreError."""
     try:
         return run.whole_picture(file_name, digest)
     except Damaged as error:
-        raise StoreError(f"{run.store.url}/{error}: dgn verify tells what else is wrong") from error
+        raise RunDamaged(f"{run.store.url}/{error}: dgn verify tells what else is wrong") from error
 
 
 def _print(table: pa.Table, form: str) -> None:
@@ -178,19 +184,9 @@ def _print(table: pa.Table, form: str) -> None:
 
 
 def _print_table(schema: pa.Schema, rows: list[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for field in schema:
-        is_number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
-        table.add_column(Text(printable(field.name)), justify="right" if is_number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_cell(row[name])) for name in schema.names))
-    Console(width=None if sys.stdout.isatty() else TABLE_CHARS).print(table)
-    print(f"{len(rows):,} rows")
+    is_number = [pa.types.is_integer(field.type) or pa.types.is_floating(field.type) for field in schema]
+    print_table(schema.names, is_number, [[_cell(row[name]) for name in schema.names] for row in rows])
+    print("1 row" if len(rows) == 1 else f"{len(rows):,} rows")
 
 
 def _cell(value: object) -> str:

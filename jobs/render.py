@@ -93,6 +93,7 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
     decoder = _decoder(config) if "pretrained" in modes else None
     store.check(must_write=True)
     log_to_stderr(config.log_format)
+    log.info("%s pictures in %s shards, Ray starts", f"{plan.num_targets:,}", f"{plan.num_shards:,}")
     fleet.connect(config.log_format)
     workers = fleet.choose_workers(config.workers_range, config.gpus_per_worker)
     if isinstance(store, LocalStore):

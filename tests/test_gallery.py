@@ -1,6 +1,7 @@
 """The gallery in a real browser: from file://, from web servers with and without ranges, from a real S3 server."""
 
 import contextlib
+import itertools
 import json
 import random
 import shutil
@@ -152,7 +153,7 @@ def test_failed_pictures_say_why(small, browser):
         with visit(browser, address(small, f"#status={row['status']}&id={row['target_id']}")) as visitor:
             page = visitor.page
             visitor.when("document.querySelector('dialog[open] dl')")
-            reason = page.locator("#detail-reason").inner_text()
+            reason = page.locator("#detail-words").inner_text()
             assert row["status"].replace("_", " ") in reason
             assert ("not finite" if row["status"] == "nonfinite" else "saved picture") in reason
             assert page.locator("dialog figure img").count() == (row["status"] != "nonfinite")
@@ -193,6 +194,76 @@ def test_both_modes_stand_side_by_side(everything, browser):
         visitor.when("document.querySelector('dialog').innerText.includes('fc8-00000-pretrained-s0')")
 
 
+def captions_of(page):
+    return page.locator("#grid .figures").all_inner_texts()
+
+
+@pytest.mark.parametrize(("sort", "of"), [("label", "activation"), ("rank", "rank"), ("probability", "probability")])
+def test_captions_tell_what_is_sorted_by_and_what_failed(everything, browser, sort, of):
+    rows = {row["target_id"]: row for row in all_rows(everything).to_pylist()}
+    told = set()
+    for hash_ in ("", "&status=not_converged", "&status=nonfinite", "&pair=1"):
+        where = address(everything, f"#layer=fc8&sort={sort}{hash_}")
+        with visit(browser, where, viewport={"width": 390, "height": 844}) as visitor:
+            captions, items = captions_of(visitor.page), visitor.items()
+            if "pair" in hash_:
+                items = [one for item in items for one in (item, item.replace("-untrained-", "-pretrained-"))]
+            for caption, row in zip(captions, map(rows.get, items), strict=True):
+                first, status = caption.split("\n")
+                figure, _, mode = first.rpartition(" ")
+                assert mode == row["mode"]
+                assert status == row["status"].replace("_", " ").removeprefix("ok")
+                if row[of] is None:
+                    assert figure == "–"
+                else:
+                    assert figure.startswith("rank ") == (sort == "rank")
+                    assert float(figure.removeprefix("rank ")) == pytest.approx(row[of], rel=1e-3)
+                told.add(status)
+            cut = "all => all.filter(one => one.scrollWidth > one.clientWidth).length"
+            assert visitor.page.eval_on_selector_all("#grid .figures", cut) == 0
+            ends = "rows => rows.map(row => [row.getBoundingClientRect().top, row.getBoundingClientRect().bottom])"
+            rows_px = visitor.page.eval_on_selector_all("[role=row]", ends)
+            assert all(bottom <= top for (_, bottom), (top, _) in itertools.pairwise(rows_px))
+    assert told >= {"", "not converged", "nonfinite"}
+
+
+def test_figures_are_not_rounded_up_to_1(small, browser):
+    shown = {
+        0.99984: "0.9998", 0.99996: "0.99996", 0.99999994: "0.9999999", 1: "1", 1.00001: "1", 0: "0", -0.5: "-0.5",
+        0.0065481: "0.006548", 0.00012344: "1.234e-4", 1.23456e-12: "1.235e-12", 12345.6: "12,350", None: "",
+    }  # fmt: skip
+    with visit(browser, address(small)) as visitor:
+        assert visitor.page.evaluate("values => values.map(number)", list(shown)) == list(shown.values())
+
+
+def test_a_run_without_pictures_says_so(browser, tmp_path):
+    run = write_fake_run(str(tmp_path / "run"), targets=["classes:0-3"], has_pictures=False)
+    shutil.rmtree(tmp_path / "run" / "metadata")
+    build_command(run.store.url, None)
+    with visit(browser, address(tmp_path / "run")) as visitor:
+        assert visitor.page.locator("#count").inner_text() == "0 of 0 pictures, 4 not made yet"
+        assert visitor.page.locator("#message").inner_text() == "No picture has been made yet."
+        assert not visitor.complaints
+
+
+def test_at_phone_width_the_filters_fold_away(small, browser):
+    with visit(browser, address(small), viewport={"width": 390, "height": 844}) as visitor:
+        page = visitor.page
+        assert page.locator("#grid").bounding_box()["y"] < 140
+        assert not page.locator("[name=status]").is_visible()
+        page.focus("#theme")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        page.select_option("[name=status]", "dead")
+        visitor.when("location.hash === '#status=dead'")
+        page.click("#fold summary")
+        assert not page.locator("[name=status]").is_visible()
+        page.set_viewport_size({"width": 1280, "height": 860})
+        visitor.when("document.getElementById('fold').open")
+        assert page.locator("[name=status]").is_visible()
+        assert not page.locator("#fold summary").is_visible()
+
+
 def test_judges_of_one_network_stay_apart(browser, tmp_path):
     """Their weights are of two files; of a network that judged once the name is enough."""
     run = write_fake_run(str(tmp_path / "run"), targets=["classes:0-3"], shard_size=4)
@@ -206,6 +277,8 @@ def test_judges_of_one_network_stay_apart(browser, tmp_path):
         choices = visitor.page.locator("[name=sort] option").all_inner_texts()
         assert choices[-3:] == ["rank by resnet18", "rank by vgg11-aaaaaaaa", "rank by vgg11-bbbbbbbb"]
         assert visitor.items() == sorted(ranks["vgg11-bbbbbbbb"], key=ranks["vgg11-bbbbbbbb"].get)
+        captions = [caption.splitlines()[0].strip() for caption in captions_of(visitor.page)]
+        assert captions == [f"rank {rank}" for rank in sorted(ranks["vgg11-bbbbbbbb"].values())]
         visitor.page.locator("#grid a").first.click()
         visitor.when("document.querySelector('dialog[open] dl')")
         said = visitor.page.locator("dialog dl").first.inner_text().splitlines()
@@ -228,6 +301,8 @@ def test_filters_by_activation_and_words(everything, browser):
         assert set(visitor.items()) == set(expected["target_id"])
         page.fill("[name=q]", "no such thing")
         visitor.when("!document.getElementById('message').hidden")
+        assert page.locator("#message").inner_text() == "No picture is like this. Clear takes all filters away."
+        assert page.locator("#count").inner_text() == "0 of 6,224 pictures"
         page.click("text=Clear")
         visitor.when("document.getElementById('count').innerText.startsWith('6,224 of')")
         assert page.locator("[name=q]").input_value() == ""
@@ -238,6 +313,8 @@ def test_an_address_that_somebody_sent(everything, browser):
     with visit(browser, address(everything, f"#layer=conv4_2&sort=activation&id={wanted}")) as visitor:
         visitor.when("document.querySelector('dialog[open] dl')")
         assert wanted in visitor.page.locator("dialog").inner_text()
+        words = visitor.page.locator("#detail-words").inner_text()
+        assert words.startswith(f"conv4_2, unit {int(wanted.split('-')[1])}, {wanted.split('-')[2]}, ")
         assert visitor.page.locator("[name=layer]").input_value() == "conv4_2"
     with visit(browser, address(everything, "#id=fc8-99999-untrained-s0")) as visitor:
         assert "no picture fc8-99999-untrained-s0" in visitor.page.locator("#message").inner_text()
@@ -282,6 +359,8 @@ def test_axe_finds_nothing_serious(small, browser, scheme, width):
         with visit(browser, address(small, hash_), **look) as visitor:
             if "id=" in hash_:
                 visitor.when("document.querySelector('dialog[open] dl')")
+            if width == 390 and not hash_:
+                visitor.page.click("#fold summary")
             found = Axe().run(visitor.page).response["violations"]
             assert [(one["id"], one["impact"], one["nodes"][0]["html"]) for one in found] == [], hash_
             assert visitor.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -429,7 +508,7 @@ def test_the_server_is_for_this_machine_and_for_pictures_only(small):
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == 0  # how one ends a server
 
 
 def test_bad_input_is_one_line(small, dgn, tmp_path):

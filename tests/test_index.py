@@ -287,7 +287,7 @@ def test_an_edited_index_is_one_line(run, edit, says, dgn):
     path = Path(run.store.url) / CURRENT_FILE
     path.write_text(edit(json.loads(path.read_text())))
     code, out, err = dgn("query", run.store.url)
-    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert (code, out, err.count("\n")) == (2 if "version" in says else 1, "", 1)
     assert says in err
     assert "dgn index --rebuild" in err
     assert dgn("index", run.store.url, "--rebuild")[0] == 0
@@ -305,7 +305,7 @@ def test_damaged_rows_are_one_line(run, dgn):
     data[4:200] = bytes(196)
     path.write_bytes(data)
     code, _, err = dgn("query", run.store.url)
-    assert (code, err.count("\n")) == (2, 1)
+    assert (code, err.count("\n")) == (1, 1)
     assert "is not as it was written" in err
 
 

@@ -493,9 +493,9 @@ def test_a_file_that_was_edited_is_named(run, dgn, forge, says):
     path = run / "judgements" / FOLDER / "000001.parquet"
     pq.write_table(forge(pq.read_table(path)), path)
     shutil.rmtree(run / "index")
-    ends_in_one_line(dgn("index", run), 2, "000001.parquet", says, "dgn judge")
+    ends_in_one_line(dgn("index", run), 1, "000001.parquet", says, "dgn judge")
     path.write_bytes(b"PAR1")
-    ends_in_one_line(dgn("index", run), 2, "000001.parquet", "no whole Parquet file")
+    ends_in_one_line(dgn("index", run), 1, "000001.parquet", "no whole Parquet file")
 
 
 @pytest.mark.parametrize(
@@ -506,7 +506,7 @@ def test_an_index_that_was_edited_leads_nowhere(run, dgn, field, value):
     content = json.loads(path.read_text())
     content["parts"][0]["judged"][0][field] = value
     path.write_text(json.dumps(content))
-    ends_in_one_line(dgn("judge", run, "--summary"), 2, "not as it was written", "dgn index --rebuild")
+    ends_in_one_line(dgn("judge", run, "--summary"), 1, "not as it was written", "dgn index --rebuild")
 
 
 def test_in_a_bucket(original, bucket, dgn):
@@ -677,9 +677,9 @@ def test_a_damaged_compacted_file_is_named(fake, dgn):
     [part] = update_index(fake).parts
     path = Path(fake.store.url) / "index" / part.id / part.judged[0].name
     pq.write_table(pq.read_table(path).slice(1), path)
-    ends_in_one_line(dgn("judge", fake.store.url, "--summary"), 2, "has 207 rows for 208", "dgn index --rebuild")
+    ends_in_one_line(dgn("judge", fake.store.url, "--summary"), 1, "has 207 rows for 208", "dgn index --rebuild")
     path.unlink()
-    ends_in_one_line(dgn("judge", fake.store.url, "--summary"), 2, "it is gone", "dgn index --rebuild")
+    ends_in_one_line(dgn("judge", fake.store.url, "--summary"), 1, "it is gone", "dgn index --rebuild")
     assert dgn("index", fake.store.url, "--rebuild")[0] == 0
     assert dgn("judge", fake.store.url, "--summary")[0] == 0
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import jobs.table
 from cluster.index import update_index
 from cluster.query import BEST_FIRST, COLUMNS, Rows, parse_condition
 from cluster.run import NUM_READERS, Run, metadata_key
@@ -147,6 +148,10 @@ def test_the_best_of_a_layer_are_read_from_few_row_groups(folder, tmp_path, monk
     ("text", "says"),
     [
         ("activation", "is no condition: expected COLUMN"),
+        ("label<=", "is no condition: expected COLUMN"),
+        ("label===heron", "is no condition: expected COLUMN"),
+        ("activation>nan", "expected a value of type float"),
+        ("judge_rank=1", "what judges say is in --sql's table judged"),
         ("thumbnail=1", "unknown column 'thumbnail': expected one of run_id, target_id"),
         ("top5=1", "cannot compare column 'top5'"),
         ("rank=abc", "'rank=abc': expected a value of type int32"),
@@ -162,6 +167,36 @@ def test_bad_conditions_are_one_line(text, says, run, dgn):
     code, out, err = dgn("query", run.store.url, "--where", text)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert says in err
+
+
+def test_equality_may_be_written_as_in_python(run, dgn):
+    once, twice = (dgn("query", run.store.url, "--where", f"layer{sign}fc8")[1] for sign in ("=", "=="))
+    assert once == twice
+    assert "fc8" in once
+
+
+def test_nothing_to_copy_makes_no_folder(run, dgn, tmp_path):
+    line = ["query", run.store.url, "--where", "label=nosuch", "--copy-to", tmp_path / "copied"]
+    code, _, err = dgn(*line)
+    assert (code, err) == (0, "no picture to copy\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_pictures_says_so(dgn, tmp_path):
+    run = write_fake_run(str(tmp_path / "run"), targets=["classes:0-3"], has_pictures=False)
+    shutil.rmtree(tmp_path / "run" / "metadata")
+    code, out, err = dgn("query", run.store.url, "--format", "json")
+    assert (code, json.loads(out), err) == (0, [], f"{run.store.url} has no pictures yet\n")
+
+
+@pytest.mark.parametrize(("chars", "first"), [(160, "{}"), (50, "target_id     {}")])
+def test_a_table_that_does_not_fit_has_a_line_for_each_value(run, dgn, monkeypatch, chars, first):
+    monkeypatch.setattr(jobs.table, "PIPED_CHARS", chars)
+    out = dgn("query", run.store.url, "--top", 3)[1]
+    best = json.loads(dgn("query", run.store.url, "--top", 3, "--columns", "target_id", "--format", "json")[1])
+    lines = [line.strip() for line in out.splitlines() if "-s0" in line]
+    assert len(lines) == len(best) == 3
+    assert all(line.startswith(first.format(one["target_id"])) for line, one in zip(lines, best, strict=True))
 
 
 def test_other_bad_input_is_one_line_and_nothing_written(run, dgn, tmp_path):
@@ -180,11 +215,12 @@ def test_other_bad_input_is_one_line_and_nothing_written(run, dgn, tmp_path):
         (["--sql", "SELECT 1", "--top", "3"], "--sql says by itself"),
         (["--sql", "SELECT 1", "--by", "activation"], "--sql says by itself"),
         (["--sql", "SELECT 1", "--columns", "layer"], "--sql says by itself"),
-        (["--sql", ""], "--sql: expected a SELECT"),
+        (["--sql", ""], "--sql: expected one SELECT, got 0 statements"),
+        (["--sql", "SELECT 1; SELECT 2"], "--sql: expected one SELECT, got 2 statements"),
         (["--sql", "SELECT layer, mode AS layer FROM rows"], "--sql: 2 columns are called 'layer': tell them apart"),
         (["--sql", "SELECT * FROM Judged"], "no judgements yet: dgn judge RUN --by NETWORK makes them"),
         (["--sql", "SELEC"], "--sql: Parser Error"),
-        (["--sql", "-- nothing"], "--sql: expected a SELECT"),
+        (["--sql", "-- nothing"], "--sql: expected one SELECT, got 0 statements"),
         (["--sql", "SELECT nix FROM rows"], "--sql: Binder Error"),
         (["--sql", f"COPY rows TO '{tmp_path}/out.csv'"], "file system operations are disabled"),
         (["--sql", "SELECT * FROM read_text('/etc/hostname')"], "file system operations are disabled"),
@@ -281,7 +317,7 @@ def test_a_missing_picture_is_told_and_nothing_is_left(folder, dgn, tmp_path):
     shutil.copytree(folder, copy)
     next((copy / "images").rglob("*.png")).unlink()
     code, _, err = dgn("query", copy, "--copy-to", tmp_path / "copied")
-    assert (code, err.count("\n")) == (2, 1)
+    assert (code, err.count("\n")) == (1, 1)
     assert "is missing: dgn verify tells what else is" in err
     assert not (tmp_path / "copied").exists()
 
@@ -304,15 +340,15 @@ def test_copies_are_the_rows_pictures_or_none(folder, dgn, tmp_path, by_sql):
         shutil.copy(images / "fake" / "00000000" / "00.png", images / "other" / name)
     asked = ["--sql", "SELECT file_name, sha256 FROM rows"] if by_sql else []
     line = ["query", tmp_path / "run", *asked, "--copy-to", tmp_path / "new" / "copied"]
-    for changes, says in (
-        ({"file_name": "images/other/own.png", "sha256": "0" * 64}, "own.png has"),
-        ({"file_name": "images/other/own.png", "sha256": None}, "sha256 differs"),
-        ({"file_name": "images/other/00.png"}, "would be one file 00.png"),
-        ({"file_name": "run.json"}, "file_name run.json is no picture of a run"),
+    for changes, ends_with, says in (
+        ({"file_name": "images/other/own.png", "sha256": "0" * 64}, 1, "own.png has"),
+        ({"file_name": "images/other/own.png", "sha256": None}, 1, "sha256 differs"),
+        ({"file_name": "images/other/00.png"}, 2, "would be one file 00.png"),
+        ({"file_name": "run.json"}, 2, "file_name run.json is no picture of a run"),
     ):
         change_row(tmp_path / "run", "fc8-00007-untrained-s0", changes)
         code, out, err = dgn(*line)
-        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert (code, out, err.count("\n")) == (ends_with, "", 1)
         assert says in err
         assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -341,7 +377,7 @@ def test_sql_tells_of_a_file_of_the_index_that_is_gone_or_damaged(folder, dgn, t
     for data in (store.read(key)[:-200], None):
         store.delete(key) if data is None else store.write(key, data)
         code, out, err = dgn(*line)
-        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert (code, out, err.count("\n")) == (1, "", 1)
         assert key in err
         assert "--rebuild makes it again" in err
         assert "Traceback" not in err
@@ -352,7 +388,7 @@ def test_sql_tells_of_a_file_of_the_index_that_is_gone_or_damaged(folder, dgn, t
     for key in list(store.list("index")):
         store.delete(key)
     assert "000005.parquet" in (err := dgn(*line)[2])
-    assert "dgn verify RUN tells what else is" in err
+    assert "dgn verify tells what else is wrong" in err
 
 
 def test_from_s3(folder, bucket, dgn, rows):

@@ -389,6 +389,8 @@ def test_a_run_that_is_not_whole(run, dgn):
     page = report(dgn, run, "--price-per-hour", 1)
     assert (page.tile("Pictures done"), page.tile("Device hours")) == (0, 0)
     assert "166 not made yet" in page.text
+    assert "No picture has been made yet." in page.text
+    assert "Every picture that was made is ok." not in page.text
     assert page.tile("Cost") == pytest.approx(158 / 3600, abs=0.006)
 
 
@@ -506,6 +508,6 @@ def test_a_damaged_run_leaves_the_last_report(run, dgn, tmp_path, harm, says):
     harm(run)
     before = everything(tmp_path)
     code, out, err = dgn("report", run, tmp_path / "out.html")
-    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert (code, out, err.count("\n")) == (1, "", 1)
     assert says in err
     assert everything(tmp_path) == before

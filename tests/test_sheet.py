@@ -15,7 +15,18 @@ from cluster.query import Rows, condition
 from cluster.rows import SCHEMA
 from cluster.run import Run
 from cluster.storage import open_store
-from jobs.sheet import _caption, _fitting, _length, _selected, _set_of_sheets, _sheet, _wrapped
+from jobs.sheet import (
+    _by_name,
+    _caption,
+    _fitting,
+    _length,
+    _longest,
+    _pages_of_a4,
+    _selected,
+    _set_of_sheets,
+    _sheet,
+    _wrapped,
+)
 from tests.fake_runs import write_fake_run
 
 MARGIN, FONT, LINE = 6, 14, 18
@@ -125,6 +136,13 @@ def test_modes_and_seeds_of_a_unit_stand_side_by_side(pairs, dgn, tmp_path):
     assert_shows(opened(tmp_path / "sheet.png"), pairs, rows, 4)
     assert dgn("sheet", pairs, tmp_path / "some.png", "--mode", "pretrained", "--layer", "fc8")[0] == 0
     assert_shows(opened(tmp_path / "some.png"), pairs, [row for row in rows if row["mode"] == "pretrained"], 6)
+    for columns in (1, 5):
+        code, out, err = dgn("sheet", pairs, tmp_path / "odd.png", "--columns", columns)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"--columns {columns}: expected an even number, because both modes stand side by side" in err
+    for flags in (("--mode", "untrained"), ("--top", 10)):
+        assert dgn("sheet", pairs, tmp_path / "odd.png", "--columns", 5, *flags)[0] == 0
+        assert opened(tmp_path / "odd.png").width == 5 * CELL_W + MARGIN - (CELL_W if flags[0] == "--mode" else 0)
 
 
 def test_a_unit_that_does_not_fit_into_the_rest_of_a_line_begins_the_next(pairs, dgn, tmp_path):
@@ -134,7 +152,7 @@ def test_a_unit_that_does_not_fit_into_the_rest_of_a_line_begins_the_next(pairs,
     for path in (tmp_path / "run" / "metadata").iterdir():
         kept = [row for row in pq.read_table(path).to_pylist() if row["unit"] > 95 or row == rows[0]]
         pq.write_table(pa.Table.from_pylist(kept, schema=SCHEMA), path)
-    assert dgn("sheet", tmp_path / "run", tmp_path / "sheet.png")[0] == 0
+    assert dgn("sheet", tmp_path / "run", tmp_path / "sheet.png", "--columns", 6)[0] == 0
     sheet = opened(tmp_path / "sheet.png")
     assert sheet.size == (5 * CELL_W + MARGIN, 5 * CELL_H + MARGIN)
     assert (at(sheet, 0, 0)[0] == png(pairs, rows[0])).all()
@@ -159,14 +177,20 @@ def test_a_folder_has_classes_in_hundreds_and_a_sheet_for_each_layer(several, dg
     }
     assert sorted(path.name for path in (tmp_path / "sheets").iterdir()) == sorted(expected)
     for name, shown in expected.items():
-        assert_shows(opened(tmp_path / "sheets" / name), several, shown, 10, 32)
+        columns = {"classes-000-099.png": 4, "conv1_1.png": 8}.get(name, 3)  # of 15, 64, 6 and 1
+        assert_shows(opened(tmp_path / "sheets" / name), several, shown, columns, 32)
 
 
-def test_ten_pairs_are_a_line_of_a_set(pairs, dgn, tmp_path):
-    assert dgn("sheet", pairs, tmp_path / "sheets", "--picture-px", 32)[0] == 0
-    rows = sorted(every_row(pairs), key=lambda row: (row["unit"], row["seed"], row["mode"] == "pretrained"))
-    assert_shows(opened(tmp_path / "sheets" / "classes-000-099.png"), pairs, rows[:20], 20, 32)
-    assert_shows(opened(tmp_path / "sheets" / "classes-100-199.png"), pairs, rows[20:], 20, 32)
+def test_by_itself_a_sheet_has_as_many_units_in_a_line_as_lines(pairs):
+    """The pictures of six classes again and again, as if there were so many units."""
+    table, groups = _selected(Rows(Run(open_store(str(pairs)))), [], None)
+    for num, size, columns, lines in (
+        (1, 1, 1, 1), (2, 1, 2, 1), (5, 1, 3, 2), (64, 1, 8, 8), (97, 1, 10, 10), (100, 1, 10, 10), (400, 1, 10, 40),
+        (11, 2, 8, 3), (20, 2, 10, 4), (100, 2, 20, 10), (9, 4, 12, 3), (100, 4, 20, 20), (2, 24, 20, 4),
+    ):  # fmt: skip
+        units = [(group * 6)[:size] for group in (groups * num)[:num]]
+        one = _sheet("x", table, units, None, 224)
+        assert one.size_px == (columns * CELL_W + MARGIN, lines * CELL_H + MARGIN), (num, size)
 
 
 def test_the_same_with_and_without_an_index(several, dgn, tmp_path):
@@ -198,22 +222,32 @@ def pages_of(pdf):
     return pages
 
 
-def test_a_pdf_has_a_page_for_every_sheet(several, dgn, tmp_path):
-    assert dgn("sheet", several, tmp_path / "sheets", "--picture-px", 32, "--pdf")[0] == 0
-    code, out, _ = dgn("sheet", several, tmp_path / "book.pdf", "--picture-px", 32)
-    assert (code, out) == (0, f"88 pictures on 6 pages of {tmp_path / 'book.pdf'}\n")
+def test_a_pdf_is_pages_of_a4(several, dgn, tmp_path):
+    """Eight columns and four lines: two pages of conv1_1's 64 filters, one of conv5_1's seven, one of 17 classes."""
+    rows = sorted(every_row(several), key=lambda row: (row["layer"], row["unit"]))
+    layers = [[row for row in rows if row["layer"] == layer] for layer in ("conv1_1", "conv5_1", "fc8")]
+    in_order = [layers[0][:32], layers[0][32:], *layers[1:]]
+    assert dgn("sheet", several, tmp_path / "sheets", "--pdf")[0] == 0
+    code, out, _ = dgn("sheet", several, tmp_path / "book.pdf")
+    assert (code, out) == (0, f"88 pictures on 4 pages of {tmp_path / 'book.pdf'}\n")
     for pdf in (tmp_path / "book.pdf", tmp_path / "sheets" / "sheets.pdf"):
-        pages = pages_of(pdf)
-        in_order = ["conv1_1", "conv5_1-000-099", "conv5_1-100-199"]  # of depth
-        in_order += [f"classes-{hundred}" for hundred in ("000-099", "100-199", "200-299")]
-        for name, ((width, height), picture) in zip(in_order, pages, strict=True):
-            sheet = opened(tmp_path / "sheets" / f"{name}.png")
-            assert picture.size == sheet.size
-            assert (width, height) == pytest.approx([side * 72 / 300 for side in sheet.size], abs=0.01)
-            difference = np.asarray(picture, np.int16) - np.asarray(sheet, np.int16)
-            assert np.abs(difference).mean() < 6  # JPEG of noise
+        for shown, ((width, height), page) in zip(in_order, pages_of(pdf), strict=True):
+            assert (width, height) == pytest.approx([297 / 25.4 * 72, 210 / 25.4 * 72], abs=0.3)
+            points = width / page.width
+            assert FONT * points > 6
+            assert 224 * points / 72 * 25.4 < 40
+            left = round(7 / 297 * page.width)
+            assert (np.asarray(page)[: left + MARGIN - 8] > 250).all(), "white, but for JPEG's blocks"
+            assert (np.asarray(page)[-left:] > 250).all()
+            lines = -(-len(shown) // 8)
+            size = (8 * CELL_W + MARGIN, lines * CELL_H + MARGIN)
+            sheet = page.crop((left, left, left + size[0], left + size[1]))
+            for n in range(8 * lines):
+                picture = at(sheet, n % 8, n // 8)[0].astype(np.int16)
+                expected = png(several, shown[n]) if n < len(shown) else np.full_like(picture, 255)
+                assert np.abs(picture - expected).mean() < 6  # JPEG of noise
     before = (tmp_path / "book.pdf").read_bytes()
-    assert dgn("sheet", several, tmp_path / "book.pdf", "--picture-px", 32)[0] == 0
+    assert dgn("sheet", several, tmp_path / "book.pdf")[0] == 0
     assert (tmp_path / "book.pdf").read_bytes() == before
 
 
@@ -236,12 +270,22 @@ def test_only_a_sheet_is_overwritten(suffix, pairs, dgn, tmp_path):
     assert link.is_symlink()
 
 
-def test_a_hundred_pictures_are_a_page_of_a4(pairs):
+def test_on_a4_a_unit_stays_together_where_it_can(pairs):
+    """Of 48 pictures as units of so many: how many stand on each page, of four lines."""
     table, groups = _selected(Rows(Run(open_store(str(pairs)))), [], None)
-    [one] = [_sheet("x", table, [[group[0]] for group in groups] * 16 + [[0]] * 4, None, 224)]
-    assert one.num_pictures == 100
-    width, height = (side / 300 * 25.4 for side in one.size_px)
-    assert (180 < width < 210, 230 < height < 297) == (True, True)
+    pictures = [n for group in groups for n in group] * 2
+    for size, columns, num_pictures in (
+        (1, None, [32, 16]), (2, None, [32, 16]), (3, None, [24, 24]), (4, None, [32, 16]), (6, None, [24, 24]),
+        (12, None, [24, 24]), (48, None, [32, 16]), (1, 4, [16, 16, 16]), (1, 16, [48]), (2, 40, [48]),
+    ):  # fmt: skip
+        units = [pictures[n : n + size] for n in range(0, 48, size)]
+        for picture_px in (32, 224, 500):
+            pages = _pages_of_a4(table, {"x": list(enumerate(units))}, columns, picture_px)
+            if picture_px == 224:
+                assert [page.num_pictures for page in pages] == num_pictures, (size, columns)
+            assert [n for page in pages for group in page.groups for n in group] == pictures
+            for page in pages:
+                assert all(side < a4 for side, a4 in zip(page.size_px, page.a4_px, strict=True))
 
 
 def test_the_best(several, dgn, tmp_path):
@@ -249,12 +293,12 @@ def test_the_best(several, dgn, tmp_path):
     edit_rows(tmp_path / "run", lambda row: row | {"activation": float(row["unit"] * 7 % 101)})
     rows = sorted(every_row(tmp_path / "run"), key=lambda row: (-row["activation"], row["target_id"]))
     assert dgn("sheet", tmp_path / "run", tmp_path / "best.webp", "--top", 7)[0] == 0
-    assert opened(tmp_path / "best.webp").size == (6 * CELL_W + MARGIN, 2 * CELL_H + MARGIN)
+    assert opened(tmp_path / "best.webp").size == (3 * CELL_W + MARGIN, 3 * CELL_H + MARGIN)
     code, out, _ = dgn("sheet", tmp_path / "run", tmp_path / "best", "--top", 7)
     assert (code, out) == (0, f"7 pictures on 1 sheets in {tmp_path / 'best'}\n")
-    assert_shows(opened(tmp_path / "best" / "best.png"), several, rows[:7], 10)
-    assert dgn("sheet", tmp_path / "run", tmp_path / "fc8.png", "--top", 7, "--layer", "fc8")[0] == 0
-    assert_shows(opened(tmp_path / "fc8.png"), several, [row for row in rows if row["layer"] == "fc8"][:7], 6)
+    assert_shows(opened(tmp_path / "best" / "best.png"), several, rows[:7], 3)
+    assert dgn("sheet", tmp_path / "run", tmp_path / "fc8.png", "--top", 7, "--layer", "fc8", "--columns", 5)[0] == 0
+    assert_shows(opened(tmp_path / "fc8.png"), several, [row for row in rows if row["layer"] == "fc8"][:7], 5)
 
 
 def as_mix(row, units, label):
@@ -286,9 +330,9 @@ def test_mixes_have_a_sheet_and_captions_that_name_their_parts(own, dgn, tmp_pat
     order = [None, "ostrich + bullfrog", "brambling + bullfrog"]  # by their units as numbers: 9 before 10
     rows.sort(key=lambda row: (order.index(row["label"]), row["seed"], row["mode"] == "pretrained"))
     sheet = opened(tmp_path / "sheets" / "mixes.png")
-    assert sheet.size == (12 * CELL_W + MARGIN, CELL_H + LINE + MARGIN)
+    assert sheet.size == (8 * CELL_W + MARGIN, 2 * (CELL_H + LINE) + MARGIN)
     for n, row in enumerate(rows):
-        assert (at(sheet, n, 0, name_lines=2)[0] == png(own, row)).all()
+        assert (at(sheet, n % 8, n // 8, name_lines=2)[0] == png(own, row)).all()
     assert dgn("sheet", own, tmp_path / "sheet.png", "--columns", 4)[0] == 0
     assert opened(tmp_path / "sheet.png").size == (4 * CELL_W + MARGIN, 6 * (CELL_H + LINE) + MARGIN)
 
@@ -298,12 +342,20 @@ def test_captions():
         "label": "star", "unit": 4, "units": [], "layer": "fc8", "mode": "untrained", "discriminator": "vgg16-mini",
         "seed": 3, "rank": 27, "activation": 2.2119, "status": "ok",
     }  # fmt: skip
-    origin, scores = "untrained, vgg16-mini", "rank 27, activation 2.21"
-    assert _caption(row, False) == ("star", origin, scores, "")
-    assert _caption(row | {"label": None, "layer": "conv5_1"}, True) == ("conv5_1", f"{origin}, seed 3", scores, "")
+    origins = ["untrained, vgg16-mini", "untrained"]
+    scores = ["rank 27, activation 2.21", "rank 27, act. 2.21", "act. 2.21", "2.21"]
+    assert _caption(row, False) == ("star", origins, scores, "")
+    with_seed = ["untrained, vgg16-mini, seed 3", "untrained, seed 3"]
+    assert _caption(row | {"label": None, "layer": "conv5_1"}, True) == ("conv5_1", with_seed, scores, "")
     assert _caption(row | {"status": "not_converged"}, False)[2:] == (scores, ", not converged")
-    assert _caption(row | {"status": "dead", "activation": 0.0}, False)[2:] == ("rank 27, activation 0", ", dead")
-    assert _caption(row | {"status": "nonfinite"}, False) == ("star", origin, "", "nonfinite")
+    dead = _caption(row | {"status": "dead", "activation": 0.0}, False)
+    assert (dead[2][0], dead[3]) == ("rank 27, activation 0", ", dead")
+    assert _caption(row | {"status": "nonfinite"}, False) == ("star", origins, [""], "nonfinite")
+    assert [_longest(texts, 14, 224) for texts in (origins, scores)] == [origins[0], scores[0]]
+    assert [_longest(texts, 10, 64) for texts in (origins, scores)] == ["untrained", "act. 2.21"]
+    assert _longest(scores, 10, 32) == "2.21"
+    assert _longest(scores, 10, 1) == "2.21"
+    assert _longest(["a\nb" * 100_000, "a"], 14, 224) == "a"
     assert _caption(row | {"unit": None, "units": None, "label": None}, False)[0] == "mix"
     assert _fitting("star", FONT, 200) == "star"
     assert _fitting("", FONT, 200) == ""
@@ -358,7 +410,7 @@ def test_rows_of_others_lead_nowhere(own, dgn, tmp_path):
     for changes in ({"layer": None}, {"seed": None, "layer": "up"}):
         edit_rows(own, lambda row, changes=changes: row | changes)
         code, _, err = dgn("sheet", own, tmp_path / "none.png")
-        assert (code, err.count("\n")) == (2, 1)
+        assert (code, err.count("\n")) == (1, 1)
         assert f"rows without a {next(iter(changes))}" in err
     edit_rows(own, lambda row: row | {"layer": "fc8", "seed": 0, "mode": "upside", "target_id": "9" * 5000})
     assert dgn("sheet", own, tmp_path / "odd.png")[0] == 0
@@ -379,7 +431,7 @@ def test_nothing_half_is_left_where_a_picture_is_missing_or_damaged(out, own, dg
     for says, data in damages.items():
         path.unlink() if data is None else path.write_bytes(data)
         code, told, err = dgn("sheet", own, tmp_path / out)
-        assert (code, told, err.count("\n")) == (2, "", 1)
+        assert (code, told, err.count("\n")) == (1, "", 1)
         assert says in err
         assert rows[-1]["file_name"] in err
         if out == "sheets":
@@ -400,7 +452,7 @@ def test_bad_input_is_one_line(several, dgn, tmp_path):
         (("x.gif",), "expected a file (.png"), (("nowhere/x.png",), "in a folder that exists"),
         (("nowhere/x",), "in a folder that exists"), (("used",), "exists"), (("x.png", "--pdf"), "x.pdf"),
         (("x.png", "--mode", "upside"), "unknown mode 'upside'"),
-        (("x.png", "--layer", "fc7"), "conv1_1, conv5_1, fc8"),
+        (("x.png", "--layer", "fc7"), "has no pictures of layer 'fc7' yet: its layers are conv1_1, conv5_1, fc8"),
         (("x.png", "--layer", "conv1_1", "--mode", "pretrained"), "of layer 'conv1_1' of mode 'pretrained'"),
         (("x.png", "--columns", "0"), "--columns"), (("x.png", "--top", "0"), "--top"),
     ):  # fmt: skip
@@ -412,12 +464,21 @@ def test_bad_input_is_one_line(several, dgn, tmp_path):
     ]  # fmt: skip
 
 
+def test_a_run_without_pictures(several, dgn, tmp_path):
+    (tmp_path / "run").mkdir()
+    shutil.copy(several / "run.json", tmp_path / "run")
+    for flags in ((), ("--layer", "fc8"), ("--top", 3)):
+        code, out, err = dgn("sheet", tmp_path / "run", tmp_path / "x.png", *flags)
+        assert (code, out, err) == (2, "", f"dgn: {tmp_path / 'run'} has no pictures yet\n")
+
+
 def test_a_sheet_that_nothing_could_open_is_refused_before_a_picture_is_read(dgn, tmp_path):
     write_fake_run(str(tmp_path / "run"), seeds=2, targets=["classes"], has_pictures=False)
     for line, says in (
-        (("x.png",), "2,000 pictures would be 1,386 x 94,862 px"), (("x.jpg",), "65,500 px a side"),
-        (("x.png",), "give a folder"), (("x.webp", "--picture-px", "64"), "16,383 px a side"),
-        (("sheets", "--picture-px", "10000"), "2 pictures would be"),
+        (("x.png",), "2,000 pictures would be 4,606 x 28,406 px"), (("x.jpg", "--columns", 6), "65,500 px a side"),
+        (("x.png",), "give a folder"), (("x.webp", "--picture-px", 64, "--columns", 6), "16,383 px a side"),
+        (("sheets", "--picture-px", 10_000), "2 pictures would be"),
+        (("x.pdf", "--picture-px", 3000), "32 pictures would be 25,244 x 17,849 px, more than .pdf"),
     ):  # fmt: skip
         code, _, err = dgn("sheet", tmp_path / "run", tmp_path / line[0], *line[1:])
         assert (code, err.count("\n")) == (2, 1)
@@ -435,7 +496,8 @@ def test_units_with_many_pictures_have_fewer_units_a_sheet(several):
         (100, ["classes-000-009", "classes-090-099", "classes-100-109", "classes-250-259"]),
         (1000, [f"classes-{unit:03d}-{unit:03d}" for unit in units]),
     ):
-        sheets = _set_of_sheets(table, [group * times for group in groups], False, None, 224, ".png")
+        by_name = _by_name(table, [group * times for group in groups], False)
+        sheets = _set_of_sheets(table, by_name, None, 224)
         assert [one.name for one in sheets] == names
         assert all(one.fits(".png") for one in sheets)
         assert sum(one.num_pictures for one in sheets) == len(units) * times

@@ -16,7 +16,7 @@ class Detail {
   constructor(dialog, table, navigate) {
     Object.assign(this, { dialog, table, navigate, isLed: false })
     this.title = dialog.querySelector('h2')
-    this.reason = dialog.querySelector('#detail-reason')
+    this.words = dialog.querySelector('#detail-words')
     this.body = dialog.querySelector('#detail-body')
     dialog.querySelector('#previous').onclick = () => navigate(-1)
     dialog.querySelector('#next').onclick = () => navigate(1)
@@ -47,8 +47,8 @@ class Detail {
     this.row = row
     const { table, dialog } = this
     this.title.textContent = nameOf(table, row)
-    this.reason.textContent = table.text('status', row) === 'ok' ? '' : describe(table, row)
-    this.reason.hidden = !this.reason.textContent
+    this.words.textContent = describe(table, row)
+    this.words.className = table.text('status', row)
     dialog.querySelector('#previous').disabled = !hasBefore
     dialog.querySelector('#next').disabled = !hasAfter
     dialog.setAttribute('aria-busy', 'true')
@@ -153,7 +153,7 @@ const SVG = 'http://www.w3.org/2000/svg'
 
 /** A line from the first to the last update, with its least and highest value written beside it. */
 function curve(values, updates) {
-  const [width, height, left, bottom] = [360, 140, 52, 20]
+  const [width, height, left, bottom] = [360, 140, 60, 20]
   const finite = values.filter(Number.isFinite)
   const least = Math.min(0, ...finite)
   const most = Math.max(0, ...finite)

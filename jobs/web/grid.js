@@ -4,7 +4,7 @@
 
 const MOST_PICTURES = 112 // in the page; larger screens get larger pictures
 const SIDE_PX = 124 // of a picture, at least, but on a phone: three in a row
-const CAPTION_PX = 44
+const CAPTION_PX = 57 // three lines, always, for rows are of one height
 const GAP_PX = 8
 const SETTLED_MS = 60 // of a scroll, before thumbnails are fetched
 
@@ -19,10 +19,11 @@ class Grid {
     new ResizeObserver(() => this.#layOut()).observe(element)
   }
 
-  /** Shows other items. The scroll stays where `keep` says so, else it begins at the top. */
-  show(items, keep) {
+  /** Shows other items, which are sorted by `sort`. The scroll stays where `keep` says so, else it begins at the top. */
+  show(items, sort, keep) {
     const top = this.element.scrollTop
     this.items = items
+    this.sort = sort
     this.active = Math.min(this.active, Math.max(items.length - 1, 0))
     if (!keep) this.active = 0
     this.#layOut()
@@ -99,13 +100,12 @@ class Grid {
     const name = document.createElement('span')
     name.className = 'name'
     name.textContent = nameOf(this.table, shown[0])
-    const figures = document.createElement('span')
-    figures.className = 'figures'
-    figures.textContent = shown.map(row => figuresOf(this.table, row)).join(' | ')
-    if (this.items[i].length === 1 && this.table.hasModes) figures.textContent += ` ${this.table.text('mode', shown[0])}`
+    const captions = document.createElement('span')
+    captions.className = 'captions'
+    for (const row of this.items[i]) captions.append(this.#caption(row))
     link.title = `${name.textContent}\n${shown.map(row => describe(this.table, row)).join('\n')}`
     link.setAttribute('aria-label', [name.textContent, ...shown.map(row => describe(this.table, row))].join(', '))
-    link.append(pictures, name, figures)
+    link.append(pictures, name, captions)
     const cell = document.createElement('div')
     cell.setAttribute('role', 'gridcell')
     cell.setAttribute('aria-colindex', i % this.columns + 1)
@@ -124,6 +124,17 @@ class Grid {
     image.dataset.row = row
     image.onerror = () => image.replaceWith(box('no thumbnail', 'missing'))
     return image
+  }
+
+  /** The figure that the view is sorted by and the mode; what is wrong has a line of its own, where it has room. */
+  #caption(row) {
+    const caption = document.createElement('span')
+    caption.className = 'figures'
+    if (row === undefined) return caption
+    const status = this.table.text('status', row)
+    const mode = this.table.hasModes ? this.table.text('mode', row) : ''
+    caption.textContent = `${figureOf(this.table, row, this.sort)} ${mode}\n${status === 'ok' ? '' : status.replace('_', ' ')}`
+    return caption
   }
 
   #fetch() {
@@ -189,24 +200,35 @@ function nameOf(table, row) {
   return table.text('label', row) ?? table.pairKey(row).replace(/-s\d+$/, '')
 }
 
-function figuresOf(table, row) {
-  if (!table.hasPicture(row)) return 'nonfinite'
-  const status = table.text('status', row)
-  const activation = number(table.column.activation[row])
-  return status === 'ok' ? activation : `${activation}, ${status.replace('_', ' ')}`
+/** What an order by rank, probability or a judge's rank compares; in all others the activation. */
+function figureOf(table, row, sort) {
+  const { activation, probability, rank } = table.column
+  const ranks = sort === 'rank' ? rank : table.column[`judge_rank ${judgeIn(sort)}`]
+  const value = (ranks ?? (sort === 'probability' ? probability : activation))[row]
+  if (isNaN(value)) return '–'
+  return ranks ? `rank ${value}` : number(value)
 }
 
 /** A row in words: what a pointer that rests on it, and a screen reader, are told. */
 function describe(table, row) {
-  const { activation, rank, unit } = table.column
+  const { activation, probability, rank, unit } = table.column
   const words = [table.text('layer', row), isNaN(unit[row]) ? '' : `unit ${unit[row]}`, table.text('mode', row)]
   if (table.hasPicture(row)) words.push(`activation ${number(activation[row])}`, `rank ${rank[row]}`)
+  if (!isNaN(probability[row])) words.push(`probability ${number(probability[row])}`)
+  for (const judge of table.judges) {
+    const judged = table.column[`judge_rank ${judge}`][row]
+    if (!isNaN(judged)) words.push(`rank ${judged} by ${table.titleOf(judge)}`)
+  }
   const status = table.text('status', row)
   if (status !== 'ok') words.push(`${status.replace('_', ' ')}: ${table.text('reason', row) ?? 'no reason given'}`)
   return words.filter(Boolean).join(', ')
 }
 
-/** Four digits. */
+/** Four digits; more where four would make a 1 of what is less. */
 function number(value) {
-  return value == null || Number.isNaN(value) ? '' : Number(Number(value).toPrecision(4)).toLocaleString('en')
+  if (value == null || Number.isNaN(value)) return ''
+  let digits = 4
+  while (value < 1 && Number(value.toPrecision(digits)) === 1) digits++
+  if (value && Math.abs(value) < 1e-3) return Number(value.toPrecision(digits)).toExponential()
+  return value.toLocaleString('en', { maximumSignificantDigits: digits })
 }

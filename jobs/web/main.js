@@ -39,14 +39,15 @@ async function main() {
     }
     form.elements.mode.disabled = Boolean(state.pair)
     items = select(table, state.pair ? { ...state, mode: '' } : state)
-    grid.show(items, keep)
+    grid.show(items, state.sort, keep)
     const isAll = table.length === index.num_rows
     const found = items.length.toLocaleString('en')
     const what = state.pair ? `${found} targets` : `${found} of ${index.num_rows.toLocaleString('en')} pictures`
     const missing = index.num_targets - index.num_rows
     const more = missing ? `, ${missing.toLocaleString('en')} not made yet` : ''
     byId('count').textContent = isAll ? what + more : `${what}, reading on`
-    say(items.length || !isAll ? '' : 'No picture is like this. Clear takes all filters away.')
+    const none = index.num_rows ? 'No picture is like this. Clear takes all filters away.' : 'No picture has been made yet.'
+    say(items.length || !isAll ? '' : none)
   }
 
   function showDetail({ id }) {
@@ -148,7 +149,16 @@ function themes() {
   }
 }
 
+/** At phone width, as gallery.css has it, the filters fold away: the pictures need the screen. */
+function foldFilters() {
+  const narrow = matchMedia('(max-width: 640px)')
+  const follow = () => { byId('fold').open = !narrow.matches }
+  narrow.addEventListener('change', follow)
+  follow()
+}
+
 themes()
+foldFilters()
 main().catch(error => {
   say(`The gallery cannot be shown: ${error.message}`)
   throw error

@@ -67,7 +67,7 @@ class Table {
     return this.judges.some(other => other !== judge && network(other) === network(judge)) ? judge : network(judge)
   }
 
-  /** Reads everything, calling `onRows` after each row group. */
+  /** Reads everything, calling `onRows` after each row group, and once where there is none. */
   async load(onRows) {
     for (const part of this.parts) {
       const metadata = await this.#metadata(part)
@@ -84,6 +84,7 @@ class Table {
         onRows()
       }
     }
+    if (!this.length) onRows()
   }
 
   async #metadata(part) {

@@ -79,8 +79,13 @@ function comparison(table, sort) {
   return (a, b) => compare(a, b) || byLayer(a, b)
 }
 
+/** The judge whose order it is. */
+function judgeIn(sort) {
+  return sort.replace(/^judge /, '')
+}
+
 function judgeOrder(table, sort) {
-  const judge = sort.replace(/^judge /, '')
+  const judge = judgeIn(sort)
   const rank = table.column[`judge_rank ${judge}`]
   const probability = table.column[`judge_probability ${judge}`]
   return rank ? (a, b) => rising(rank[a], rank[b]) || rising(probability[b], probability[a], -1) : () => 0
