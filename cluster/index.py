@@ -51,8 +51,7 @@ from dgn.errors import NOT_JSON, RunDamaged, Shortened, StoreError
 log = logging.getLogger("dgn")
 
 VERSION = 1
-FOLDER = "index/"
-CURRENT_FILE = f"{FOLDER}current.json"
+CURRENT_FILE = "index/current.json"
 FIRST_COLUMNS = (  # what filters, sorts and the gallery's grid need, side by side: a few kilobytes and one request
     "layer", "mode", "unit", "label", "status", "activation", "rank", "probability", "seed", "target_id",
     "thumb_offset", "thumb_bytes", "reason", "file_name",
@@ -392,6 +391,12 @@ def judged_dataset(run: Run, index: Index) -> ds.Dataset | None:
     return arrow_dataset(run, keys, JUDGED_SCHEMA).filter(ds.field("by").is_valid())
 
 
+def unreadable(problem: str) -> RunDamaged:
+    """`problem`: what Arrow has against one of the files of an `arrow_dataset`, with its path."""
+    advice = "dgn verify tells what else is wrong" if "/metadata/" in problem else ADVICE
+    return RunDamaged(f"a file of the run is missing or damaged: {' '.join(problem.split())}; {advice}")
+
+
 def arrow_dataset(run: Run, keys: Sequence[str], schema: pa.Schema) -> ds.Dataset:
     """Files of the run for engines that read Arrow's datasets.
 
@@ -403,9 +408,7 @@ def arrow_dataset(run: Run, keys: Sequence[str], schema: pa.Schema) -> ds.Datase
         try:
             pq.read_metadata(f"{root}/{key}", filesystem=files)
         except (pa.ArrowException, OSError) as error:
-            text = " ".join(str(error).split())
-            advice = ADVICE if key.startswith(FOLDER) else "dgn verify tells what else is wrong"
-            raise RunDamaged(f"{run.store.url}/{key} cannot be read: {text}; {advice}") from error
+            raise unreadable(f"{run.store.url}/{key}: {error}") from error
 
     with ThreadPoolExecutor(NUM_READERS) as readers:
         list(readers.map(open_footer, keys))

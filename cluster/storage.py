@@ -46,9 +46,9 @@ def open_store(url: str) -> Store:
 
 
 def read_url(url: str) -> bytes:
-    """One file or S3 object that a command starts with. Raises: FileNotFoundError, StoreError."""
-    folder, _, name = url.rpartition("/")
-    return open_store(folder or ("/" if url.startswith("/") else ".")).impatient().read(name)
+    """One file or S3 object that a command starts with, a link too. Raises: FileNotFoundError, StoreError."""
+    folder, _, name = (url if "://" in url else os.path.realpath(Path(url).expanduser())).rpartition("/")
+    return open_store(folder or "/").impatient().read(name)
 
 
 class LocalStore(PatientStore):

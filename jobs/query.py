@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.index import judged_dataset
+from cluster.index import judged_dataset, unreadable
 from cluster.query import COLUMNS, Condition, Rows, check_columns, condition, parse_condition
 from cluster.run import NUM_READERS, Damaged, Run
 from dgn.errors import DgnError, RunDamaged, printable
@@ -94,7 +94,7 @@ def _by_sql(rows: Rows, sql: str) -> pa.Table:
     with duckdb.connect(config={"enable_external_access": False}) as connection:
         try:
             connection.register("rows", rows.dataset())
-            if rows.index and (judged := judged_dataset(rows.run, rows.index)):
+            if "judged" in sql.lower() and rows.index and (judged := judged_dataset(rows.run, rows.index)):
                 connection.register("judged", judged)
             statements = connection.extract_statements(sql)
             answer = connection.sql(statements[0]) if len(statements) == 1 else None
@@ -104,7 +104,7 @@ def _by_sql(rows: Rows, sql: str) -> pa.Table:
         except duckdb.Error as error:
             raise _problem(" ".join(str(error).split())) from error
         except (pa.ArrowException, OSError) as error:
-            raise _damaged(str(error)) from error
+            raise unreadable(str(error)) from error
     _check_once(table.column_names, "--sql", "tell them apart with AS")
     return table
 
@@ -113,12 +113,7 @@ def _problem(text: str) -> DgnError:
     """What DuckDB says, and what to do where the question is not to blame."""
     if "name judged does not exist" in text.lower():
         text = "there is no table judged, for there are no judgements yet: dgn judge RUN --by NETWORK makes them"
-    return _damaged(text.partition(TRACEBACK)[0]) if OF_A_FILE in text else DgnError(f"--sql: {text}")
-
-
-def _damaged(text: str) -> RunDamaged:
-    advice = "dgn verify RUN tells what else is" if "/metadata/" in text else "dgn index RUN --rebuild makes it again"
-    return RunDamaged(f"--sql: a file of the run is missing or damaged: {' '.join(text.split())}; {advice}")
+    return unreadable(text.partition(TRACEBACK)[0]) if OF_A_FILE in text else DgnError(f"--sql: {text}")
 
 
 def _copy_pictures(run: Run, table: pa.Table, folder: Path) -> None:

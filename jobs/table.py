@@ -5,12 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rich import box
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
-
 from dgn.errors import printable
 
 PIPED_CHARS = 160  # a line's, where no terminal says
@@ -18,6 +12,12 @@ PIPED_CHARS = 160  # a line's, where no terminal says
 
 def print_table(names: Sequence[str], is_number: Sequence[bool], rows: Sequence[Sequence[str]]) -> None:
     """A line for each row, or where that would not fit, as with many columns, a line for each of its values."""
+    from rich import box
+    from rich.console import Console
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
     console = Console(width=None if sys.stdout.isatty() else PIPED_CHARS)
     table = Table(box=box.SIMPLE_HEAD)
     for name, is_right in zip(names, is_number, strict=True):

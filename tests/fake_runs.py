@@ -6,12 +6,14 @@ python -m tests.fake_runs FOLDER --seeds 1     # 6,224 rows: every class in both
 import argparse
 import io
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from cluster.judgements import DISTORTED, write_judgements
 from cluster.plan import RunConfig, fingerprint, make_plan
 from cluster.rows import SCHEMA
 from cluster.run import Run, metadata_key, sha256
@@ -116,6 +118,20 @@ def write_fake_run(url, seeds=1, targets=("all",), shard_size=256, labels=None, 
         pq.write_table(pa.table(columns, schema=SCHEMA), buffer)
         run.store.create(metadata_key(index), buffer.getvalue())
     return run
+
+
+def judge_at_random(run, shard, stream, judge, attempt="00000000", is_again=False):
+    """The rows in another order than the shard's."""
+    names = pq.read_table(Path(run.store.url) / metadata_key(shard))["target_id"].to_pylist()
+    stream.shuffle(names)
+    rows = [
+        {
+            "target_id": name, "shard": shard, "attempt": attempt, "judge_rank": stream.randrange(1000),
+            **{f"{one}_rank": stream.randrange(1000) for one in DISTORTED},
+        }
+        for name in names
+    ]  # fmt: skip
+    write_judgements(run, judge, shard, rows, {}, is_again)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from cluster.rows import SCHEMA
 from cluster.run import Run
 from cluster.storage import open_store
 from jobs.gallery import BLOCK_BYTES, build_command
-from tests.fake_runs import write_fake_run
+from tests.fake_runs import judge_at_random, write_fake_run
 from tests.gallery_tour import (
     ALL_LOADED,
     Visitor,
@@ -36,7 +36,6 @@ from tests.gallery_tour import (
     tour,
     upload,
 )
-from tests.test_judge import judge_at_random
 
 MARKUP = "<img src=x onerror=alert(1)>"
 ROOT = Path(__file__).parent.parent

@@ -3,10 +3,7 @@
 import functools
 import io
 import json
-import random
-import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,18 +13,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from cluster import judgements
-from cluster.index import read_index, update_index
-from cluster.judgements import DISTORTED, JUDGED_SCHEMA, SCHEMA, Judge, write_judgements
-from cluster.run import Run, metadata_key
+from cluster.judgements import DISTORTED, JUDGED_SCHEMA, SCHEMA, write_judgements
 from cluster.storage import open_store
 from dgn import embedded
 from dgn.discriminator import load_weights
-from dgn.distort import DISTORTIONS, blur, crop, jpeg, turn
-from dgn.errors import DgnError, StoreError
+from dgn.errors import DgnError
 from dgn.opinion import check_independent
 from tests.conftest import WIDTH
-from tests.fake_runs import write_fake_run
 
 TARGETS = ["filters:conv1_1:0-1", "group:conv5_1:3*0.5+17", "classes:0-3", "mix:classes:1+2"]
 BY = ["--by", "vgg16-mini-b"]
@@ -89,100 +81,6 @@ def compacted(folder):
             assert judged["num_rows"] == len(rows) - beside["by"].null_count
             pairs += zip(rows, beside.to_pylist(), strict=True)
     return pairs
-
-
-# What harms do to pictures of which it is known.
-
-
-def constant(*rgb):
-    return torch.tensor(rgb, dtype=torch.uint8)[None, :, None, None].expand(1, 3, 224, 224).clone()
-
-
-def test_the_schema_names_every_distortion():
-    assert tuple(DISTORTIONS) == DISTORTED
-    assert {field.name for field in SCHEMA} - {field.name for field in JUDGED_SCHEMA} == {"shard", "attempt"}
-
-
-@pytest.mark.parametrize("name", DISTORTED)
-def test_a_picture_of_one_colour_stays(name):
-    for colour in ((128, 128, 128), (0, 0, 0), (255, 255, 255)):
-        assert torch.equal(DISTORTIONS[name](constant(*colour)), constant(*colour))
-    red = DISTORTIONS[name](constant(200, 30, 90)).int() - constant(200, 30, 90).int()
-    assert red.abs().max() <= (3 if name == "jpeg" else 0)  # which keeps colours in steps
-    assert DISTORTIONS[name](constant(1, 2, 3)).dtype == torch.uint8
-
-
-@pytest.mark.parametrize("name", DISTORTED)
-def test_pictures_of_a_batch_are_harmed_alone(name):
-    pictures = torch.randint(0, 256, (3, 3, 224, 224), dtype=torch.uint8)
-    before = pictures.clone()
-    together = DISTORTIONS[name](pictures)
-    assert torch.equal(pictures, before)
-    assert torch.equal(together, torch.cat([DISTORTIONS[name](one[None]) for one in pictures]))
-
-
-def test_blur_spreads_an_edge_by_its_sigma():
-    edge = constant(0, 0, 0)
-    edge[..., 112:] = 255
-    steps = blur(edge)[0, 0, 112].double().diff()
-    places = torch.arange(len(steps)) - 111.0
-    assert steps.sum() == 255
-    mean = (steps * places).sum() / 255
-    variance = (steps * (places - mean) ** 2).sum() / 255
-    assert mean.abs() < 0.05
-    assert variance.item() == pytest.approx(2.0**2, abs=0.1)
-    assert torch.equal(blur(edge)[0, 0, 3], blur(edge)[0, 2, 220])
-
-
-def test_blur_of_a_point_has_a_gaussians_height():
-    point = constant(0, 0, 0)
-    point[..., 100, 50] = 255
-    found = blur(point)[0, 0].double()
-    for y, x in ((100, 50), (102, 50), (100, 48), (102, 52)):
-        expected = 255 / (2 * np.pi * 4) * np.exp(-((y - 100) ** 2 + (x - 50) ** 2) / 8)
-        assert abs(found[y, x].item() - expected) <= 0.51
-
-
-def test_crop_enlarges_the_middle():
-    x = torch.arange(224.0)
-    ramp = constant(0, 0, 0)
-    ramp[:] = x.round().to(torch.uint8)  # brightness tells the column
-    expected = 111.5 + 0.8 * (x - 111.5)
-    assert (crop(ramp)[0, 1, 77] - expected).abs().max() <= 0.51
-    assert (crop(ramp.transpose(2, 3))[0, 1, :, 9] - expected).abs().max() <= 0.51
-
-
-def test_turn_takes_a_spot_ten_degrees_counter_clockwise():
-    spot = constant(0, 0, 0)
-    spot[..., 109:115, 190:194] = 255  # right of the centre, at its height
-    found = turn(spot)[0, 0].double()
-    y, x = torch.meshgrid(torch.arange(224.0), torch.arange(224.0), indexing="ij")
-    at_y, at_x = (found * y).sum() / found.sum(), (found * x).sum() / found.sum()
-    radius = 191.5 - 111.5
-    assert at_x.item() == pytest.approx(111.5 + radius * np.cos(np.radians(10)), abs=0.1)
-    assert at_y.item() == pytest.approx(111.5 - radius * np.sin(np.radians(10)), abs=0.1)  # up
-
-
-def test_turn_mirrors_into_the_corners():
-    ramp = constant(0, 0, 0)
-    ramp[:] = torch.arange(224, dtype=torch.uint8)[:, None]  # brightness tells the row
-    above = 111.5 * (
-        np.cos(np.radians(10)) + np.sin(np.radians(10))
-    )  # the centre, where the first corner's colour lies
-    assert above > 112  # outside
-    assert abs(turn(ramp)[0, 0, 0, 0].item() - (111.5 - (224 - above))) <= 0.51
-
-
-def test_jpeg_is_a_jpeg_of_quality_50():
-    picture = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 224, 224), np.uint8))
-    buffer = io.BytesIO()
-    Image.fromarray(picture[0].permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=50)
-    with Image.open(buffer) as image:
-        assert max(image.quantization[0]) == 121  # the standard's own table, which is quality 50
-        assert np.array_equal(np.asarray(image), jpeg(picture)[0].permute(1, 2, 0).numpy())
-
-
-# Judgements of a rendered run.
 
 
 def by_hand(image, distortion):
@@ -527,166 +425,6 @@ def test_in_a_bucket(original, bucket, dgn):
     }
 
 
-# Alignment with the index's rows, with judgements of a random stream.
-
-
-@pytest.fixture
-def fake(tmp_path):
-    """208 rows in 26 shards that nobody judged."""
-    return write_fake_run(str(tmp_path / "fake"), seeds=2, targets=["filters:conv1_1", "classes:0-39"], shard_size=8)
-
-
-def judge_at_random(run, shard, stream, judge, attempt="00000000", is_again=False):
-    """The rows in another order than the shard's."""
-    names = pq.read_table(Path(run.store.url) / metadata_key(shard))["target_id"].to_pylist()
-    stream.shuffle(names)
-    rows = [
-        {
-            "target_id": name, "shard": shard, "attempt": attempt, "judge_rank": stream.randrange(1000),
-            **{f"{one}_rank": stream.randrange(1000) for one in DISTORTED},
-        }
-        for name in names
-    ]  # fmt: skip
-    write_judgements(run, judge, shard, rows, {}, is_again)
-
-
-def check_both(run, judges, is_whole=True):
-    """Every part holds every judge's judgements of its rows, and nothing else."""
-    folder = Path(run.store.url)
-    index = read_index(run)
-    for part in index.parts:
-        rows = pq.read_table(folder / part.rows_key).to_pylist()
-        expected = {}
-        for judge in judges:
-            files = [folder / judgements.judgements_key(judge.folder, shard) for shard in part.shard_numbers()]
-            found = [row for path in files if path.exists() for row in pq.read_table(path).to_pylist()]
-            right = {row["target_id"]: row["attempt"] for row in rows}
-            of_judge = {r["target_id"]: r for r in found if right[r["target_id"]] == r["attempt"]}
-            if of_judge:
-                expected[judge] = of_judge
-        assert {judged.judge for judged in part.judged} == expected.keys()
-        for judged in part.judged:
-            beside = pq.read_table(folder / "index" / part.id / judged.name).to_pylist()
-            of_judge = expected[judged.judge]
-            assert judged.num_rows == len(of_judge)
-            assert judged.bytes == (folder / "index" / part.id / judged.name).stat().st_size
-            assert judged.shard_numbers() == {row["shard"] for row in of_judge.values()}
-            for row, one in zip(rows, beside, strict=True):
-                expected_row = of_judge.get(row["target_id"], dict.fromkeys(JUDGED_SCHEMA.names))
-                assert one == {name: expected_row[name] for name in JUDGED_SCHEMA.names}
-    return index
-
-
-def test_judgements_stay_with_their_rows_however_the_index_grows(fake):
-    folder = Path(fake.store.url)
-    stream = random.Random(5)
-    judges = [Judge("vgg11", "a" * 64), Judge("mobilenet_v2", "b" * 64)]
-    away = sorted((folder / "metadata").iterdir())
-    for path in away:
-        path.rename(path.with_suffix(".away"))
-    steps = [("shard", number) for number in range(26)] + [(judge, number) for judge in judges for number in range(26)]
-    stream.shuffle(steps)
-    waiting = []
-    for n, (what, number) in enumerate(steps):
-        if what == "shard":
-            away[number].with_suffix(".away").rename(away[number])
-        elif away[number].exists():
-            judge_at_random(fake, number, stream, what)
-        else:
-            waiting.append((what, number))
-        if n % 4 == 0:
-            update_index(fake)
-            check_both(fake, judges)
-    for what, number in waiting:
-        judge_at_random(fake, number, stream, what)
-    update_index(fake)
-    index = check_both(fake, judges)
-    assert index.is_whole
-    assert [judged.num_rows for part in index.parts for judged in part.judged].count(0) == 0
-    assert sum(judged.num_rows for part in index.parts for judged in part.judged) == 2 * 208
-    before = files_in(folder)
-    update_index(fake)
-    assert files_in(folder) == before
-    update_index(fake, rebuild=True)
-    check_both(fake, judges)
-
-
-def test_of_another_rendering_they_count_for_nothing(fake):
-    stream, judge = random.Random(6), Judge("vgg11", "a" * 64)
-    judge_at_random(fake, 3, stream, judge, attempt="ffffffff")
-    judge_at_random(fake, 4, stream, judge)
-    update_index(fake)
-    [part] = check_both(fake, [judge]).parts
-    assert part.judged[0].shards == [(4, 5)]
-    index = read_index(fake)
-    assert update_index(fake) == index
-    judge_at_random(fake, 3, stream, judge, is_again=True)
-    update_index(fake)
-    [part] = check_both(fake, [judge]).parts
-    assert part.judged[0].shards == [(3, 5)]
-
-
-def test_old_ones_are_deleted_after_a_day(fake):
-    stream, judge = random.Random(7), Judge("vgg11", "a" * 64)
-    folder = Path(fake.store.url)
-    judge_at_random(fake, 0, stream, judge)
-    [part] = update_index(fake).parts
-    first = folder / "index" / part.id / part.judged[0].name
-    aged = first.with_name(f"judged-vgg11-{'a' * 8}-20200101T000000Z-00000000.parquet")
-    shutil.copy(first, aged)
-    judge_at_random(fake, 1, stream, judge)
-    [again] = update_index(fake).parts
-    assert again.id == part.id
-    assert again.judged[0].name != first.name
-    assert (first.exists(), aged.exists()) == (True, False)  # somebody may still be reading the first
-    (folder / judgements.judgements_key(judge.folder, 0)).unlink()
-    (folder / judgements.judgements_key(judge.folder, 1)).unlink()
-    assert update_index(fake).parts[0].judged == []
-
-
-def test_judges_of_one_name_are_told_apart(fake, dgn):
-    stream = random.Random(9)
-    for judge in (Judge("vgg11", "a" * 64), Judge("vgg11", "b" * 64), Judge("vgg13", "c" * 64)):
-        judge_at_random(fake, 0, stream, judge)
-    update_index(fake)
-    code, out, _ = dgn("judge", fake.store.url, "--summary")
-    assert code == 0
-    assert re.findall(r"vgg\S*", out) == ["vgg11-aaaaaaaa", "vgg11-bbbbbbbb", "vgg13"]
-
-
-def test_layers_that_would_be_markup_are_text(fake, dgn):
-    path = Path(fake.store.url) / metadata_key(0)
-    table = pq.read_table(path)
-    layers = pa.array(["[/red]"] * table.num_rows)
-    pq.write_table(table.set_column(table.column_names.index("layer"), "layer", layers), path)
-    judge_at_random(fake, 0, random.Random(9), Judge("vgg11", "a" * 64))
-    update_index(fake)
-    code, out, _ = dgn("judge", fake.store.url, "--summary")
-    assert code == 0
-    assert "[/red]" in out
-
-
 @pytest.mark.parametrize("flag", ["--weights", "--discriminator-weights"])
 def test_a_summary_takes_no_weights(flag, original, dgn):
     ends_in_one_line(dgn("judge", original, "--summary", flag, "x.pth"), 2, "--summary", "leave the weights out")
-
-
-def test_a_damaged_compacted_file_is_named(fake, dgn):
-    stream, judge = random.Random(8), Judge("vgg11", "a" * 64)
-    judge_at_random(fake, 0, stream, judge)
-    [part] = update_index(fake).parts
-    path = Path(fake.store.url) / "index" / part.id / part.judged[0].name
-    pq.write_table(pq.read_table(path).slice(1), path)
-    ends_in_one_line(dgn("judge", fake.store.url, "--summary"), 1, "has 207 rows for 208", "dgn index --rebuild")
-    path.unlink()
-    ends_in_one_line(dgn("judge", fake.store.url, "--summary"), 1, "it is gone", "dgn index --rebuild")
-    assert dgn("index", fake.store.url, "--rebuild")[0] == 0
-    assert dgn("judge", fake.store.url, "--summary")[0] == 0
-
-
-def test_a_run_without_pictures(tmp_path, dgn):
-    run = write_fake_run(str(tmp_path / "fake"), targets=["classes:0-7"], shard_size=8, has_pictures=False)
-    (Path(run.store.url) / metadata_key(0)).unlink()
-    with pytest.raises(StoreError):
-        Run(open_store(str(tmp_path))).info()
-    ends_in_one_line(dgn("judge", run.store.url, "--summary"), 2, "no judgements")

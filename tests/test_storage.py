@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage import HIDDEN, KeyExists, LocalStore, S3Store, check_create_once, open_store
+from cluster.storage import HIDDEN, KeyExists, LocalStore, S3Store, check_create_once, open_store, read_url
 from dgn.errors import StoreError
 from tests.conftest import free_port, server
 
@@ -138,6 +138,19 @@ def test_a_folder_without_permission_is_one_line(tmp_path):
     )
     assert done.stdout.startswith("StoreError cannot write to /usr/share: no permission"), done.stderr
     assert not Path("/usr/share/dgn-run").exists()
+
+
+def test_a_file_that_somebody_names_may_be_a_link(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "a").write_bytes(b"a")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there" / "a")
+    monkeypatch.chdir(tmp_path / "here")
+    assert read_url("link") == read_url(str(tmp_path / "here" / "link")) == read_url("../there/a") == b"a"
+    with pytest.raises(FileNotFoundError):
+        read_url("none")
+    with pytest.raises(StoreError):
+        read_url("..")
 
 
 def test_keys_cannot_leave_the_run(store):
