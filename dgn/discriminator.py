@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from dgn import embedded
+from dgn import embedded, frozen
 from dgn.errors import DgnError, WeightsMismatch, WeightsMissing
 from dgn.generator import PICTURE_PX
 from dgn.targets import Layout
@@ -262,11 +262,13 @@ class Discriminator:
 
             nodes = {self._modules.get(layer, layer): layer for layer in layers}
             cut = create_feature_extractor(self.model, return_nodes=nodes, suppress_diff_warning=True)
-            cut = cut.eval()
-            if self.device.type == "cuda" and self.dtype == torch.bfloat16:
+            cut = frozen.fold_norms(cut.eval())
+            if self.device.type == "cpu":
+                cut = frozen.fuse(cut, frozen.convolution)
+            elif self.device.type == "cuda" and self.dtype == torch.bfloat16:
                 from dgn import fused  # Triton comes with PyTorch's builds for GPUs alone
 
-                cut = fused.fuse(cut)
+                cut = frozen.fuse(cut, fused.convolution)
             self._truncated[layers] = cut
         return self._truncated[layers]
 

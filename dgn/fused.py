@@ -14,49 +14,13 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 
-def fuse(network: fx.GraphModule) -> fx.GraphModule:
-    """Puts `ConvReLU` wherever a convolution's only reader is a ReLU, with the 2x2 pool that alone reads that."""
-    for node in list(network.graph.nodes):
-        conv, relu = _module(network, node), _only_reader(network, node)
-        if not isinstance(conv, nn.Conv2d) or not _is_plain(conv) or not isinstance(_module(network, relu), nn.ReLU):
-            continue
-        assert relu is not None
-        pool, last = _only_reader(network, relu), relu
-        is_pooled = _is_halving(_module(network, pool))
-        if is_pooled and pool is not None:
-            last = pool
-        name = f"fused_{node.name}"
-        network.add_submodule(name, ConvReLU(conv, is_pooled))
-        with network.graph.inserting_after(last):
-            replacement = network.graph.call_module(name, (node.args[0],))
-        last.replace_all_uses_with(replacement)
-        for gone in (last, relu, node):
-            if not gone.users and gone in network.graph.nodes:
-                network.graph.erase_node(gone)
-    network.recompile()
-    return network
-
-
-def _module(network: fx.GraphModule, node: fx.Node | None) -> nn.Module | None:
-    return network.get_submodule(str(node.target)) if node is not None and node.op == "call_module" else None
-
-
-def _only_reader(network: fx.GraphModule, node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _is_plain(conv: nn.Conv2d) -> bool:
-    return conv.bias is not None and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-
-
-def _is_halving(pool: nn.Module | None) -> bool:
-    if not isinstance(pool, nn.MaxPool2d) or pool.ceil_mode or pool.return_indices:
-        return False
-    settings = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
-    return settings == (2, 2, 0, 1)
+def convolution(conv: nn.Conv2d, relu: nn.Module | None, pool: nn.Module | None) -> nn.Module | None:
+    """`ConvReLU` where a ReLU follows, with the pool that follows that: a `frozen.Make`."""
+    is_plain = conv.bias is not None and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    return ConvReLU(conv, pool is not None) if is_plain and isinstance(relu, nn.ReLU) else None
 
 
 class ConvReLU(nn.Module):

@@ -15,20 +15,24 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgn import winograd
 from dgn.targets import Mode
 
 Weights = Mapping[str, Tensor]
 Normalise = Callable[[Tensor, Weights, int], Tensor]
+Convolve = Callable[[Tensor, Weights, int, "Conv"], Tensor]
 
 PICTURE_PX = 224  # VGG-16's input, Table 2's output
 FEATURE_PX = 5  # Table 2: the feature vector is reshaped to 128 x 5 x 5
 NORM_EPS = 1e-3  # Keras' BatchNormalization at the time of the notebooks
 # Table 2 prints 3x3 for stage 5; only 4x4 ends at 224 px and at Table 1's count of 5,240,841 variables.
+QUICK_WORK, QUICK_CHANNELS = 300_000, 128  # of a CPU's convolutions: `_algorithm`
 STAGES = ((512, 2), (256, 3), (256, 3), (128, 3), (128, 4))  # (channels, kernel), two convolutions each
 
 
@@ -132,18 +136,45 @@ def initial_weights(architecture: Architecture, stream: torch.Generator) -> dict
     return weights
 
 
-def generate(architecture: Architecture, weights: Weights, features_K: Tensor) -> Tensor:
+def plain(x: Tensor, weights: Weights, i: int, conv: Conv) -> Tensor:
+    """The i-th convolution and its ReLU: (N, C, H, W) -> (N, O, H', W')."""
+    weight_OCkk = weights[f"conv{i}.weight"].to(x.dtype, memory_format=torch.channels_last)
+    bias_O = weights[f"conv{i}.bias"].to(x.dtype)
+    y = (conv_after_upsample if conv.is_after_upsample else conv_same)(x, weight_OCkk, bias_O)
+    return F.relu(y) if conv.has_relu else y
+
+
+def quick(x: Tensor, weights: Weights, i: int, conv: Conv) -> Tensor:
+    """The same in fewer multiplications, where that takes a CPU less time."""
+    algorithm = _algorithm(conv, x.shape[-1])
+    if algorithm is None:
+        return plain(x, weights, i, conv)
+    kernels = algorithm.kernels(weights[f"conv{i}.weight"], x.dtype)
+    return winograd.Convolution.apply(x, weights[f"conv{i}.bias"], algorithm, conv.has_relu, *kernels)
+
+
+def _algorithm(conv: Conv, px: int) -> winograd.Algorithm | None:
+    """By measurement (docs/performance.md): below these sizes the sums cost more than the products that they save."""
+    c, o, k = conv.in_channels, conv.out_channels, conv.kernel_px
+    if conv.is_after_upsample:
+        return winograd.UPSAMPLED[k] if o > 3 and (k == 4 or c * o * px > QUICK_WORK) else None
+    return winograd.SAME_4 if k == 4 and min(c, o) >= QUICK_CHANNELS else None
+
+
+def generate(architecture: Architecture, weights: Weights, features_K: Tensor, convolve: Convolve = plain) -> Tensor:
     """One target's picture as G leaves it: (3, 224, 224), unbounded, zero mean and unit variance before gamma and beta.
 
     The features' dtype is the one that G computes in; the normalisation's statistics are this picture's own.
     Paper: Table 2.
     """
-    return layers(architecture, weights, features_K[None], _own_statistics).squeeze(0)
+    return layers(architecture, weights, features_K[None], own_statistics, convolve).squeeze(0)
 
 
-def _own_statistics(x: Tensor, weights: Weights, i: int) -> Tensor:
+def own_statistics(x: Tensor, weights: Weights, i: int) -> Tensor:
+    """Each picture's channels normalised over that picture."""
     gamma, beta = weights[f"norm{i}.gamma"], weights[f"norm{i}.beta"]
-    return F.batch_norm(x, None, None, gamma, beta, training=True, eps=NORM_EPS)
+    one = [F.batch_norm(part, None, None, gamma, beta, training=True, eps=NORM_EPS) for part in x.split(1)]
+    return one[0] if len(one) == 1 else torch.cat(one)
 
 
 def running_averages(x: Tensor, weights: Weights, i: int, is_training: bool = False) -> Tensor:
@@ -153,39 +184,58 @@ def running_averages(x: Tensor, weights: Weights, i: int, is_training: bool = Fa
     return F.batch_norm(x, mean, var, gamma, beta, training=is_training, eps=NORM_EPS)
 
 
-def layers(architecture: Architecture, weights: Weights, features_NK: Tensor, normalise: Normalise) -> Tensor:
+def layers(
+    architecture: Architecture,
+    weights: Weights,
+    features_NK: Tensor,
+    normalise: Normalise,
+    convolve: Convolve = plain,
+) -> Tensor:
     """All of G on features that share their weights: (N, 3, 224, 224). `normalise(x, weights, i)` is the i-th norm."""
     x = _as_channels_last(features_NK, architecture.feature_channels)
     for i, conv in enumerate(architecture.convs):
-        weight_OCkk, bias_O = weights[f"conv{i}.weight"].to(x.dtype), weights[f"conv{i}.bias"].to(x.dtype)
-        convolve = conv_after_upsample if conv.is_after_upsample else conv_same
-        x = convolve(x, weight_OCkk, bias_O)
-        if conv.has_relu:
-            x = F.relu(x)
-        x = normalise(x, weights, i)
+        x = normalise(convolve(x, weights, i, conv), weights, i)
     return x
 
 
 def generate_batch(architecture: Architecture, own: Weights, shared: Weights, features_NK: Tensor) -> Tensor:
     """`generate` for N targets: (N, 3, 224, 224). `own` holds stacked weights (N, ...), `shared` the frozen ones.
 
-    On a CPU a loop, since there a grouped convolution is no faster than its parts (measured) and one at a time keeps
-    caches warm. On a GPU weights of one's own go through `stacked`, and frozen ones through ordinary convolutions of N
-    pictures; float64, in which tests compare, loops there too.
+    Frozen weights go through convolutions of N pictures. Weights of one's own: on a CPU in a loop over the targets,
+    since there a grouped convolution is no faster than its parts (measured) and one at a time keeps caches warm; on a
+    GPU through `stacked`, but in float64, in which tests compare.
     """
-    if features_NK.is_cuda:
+    if "conv0.weight" not in own:
+        if not features_NK.is_cuda:
+            return layers(architecture, shared, features_NK, own_statistics, quick)
         from dgn import stacked  # Triton comes with PyTorch's builds for GPUs alone
 
-        if "conv0.weight" not in own:
-            return layers(architecture, shared, features_NK, stacked.shared_statistics)
-        if features_NK.dtype != torch.float64:
-            return stacked.generate(architecture, own, features_NK)
-    unbound = {name: stacked.unbind() for name, stacked in own.items()}
-    pictures = [
-        generate(architecture, {**shared, **{name: parts[n] for name, parts in unbound.items()}}, features_K)
+        return layers(architecture, shared, features_NK, stacked.shared_statistics)
+    if features_NK.is_cuda and features_NK.dtype != torch.float64:
+        from dgn import stacked
+
+        return stacked.generate(architecture, own, features_NK)
+    unbound = {name: _Unbound.apply(tensor) for name, tensor in own.items()}
+    return torch.stack([
+        generate(architecture, {name: parts[n] for name, parts in unbound.items()}, features_K, quick)
         for n, features_K in enumerate(features_NK.unbind())
-    ]
-    return torch.stack(pictures)
+    ])  # fmt: skip
+
+
+class _Unbound(torch.autograd.Function):
+    """`stacked.unbind()`, but for a gradient with the memory order of `stacked`: the optimiser need not copy it."""
+
+    @staticmethod
+    def forward(ctx: Any, stacked: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(stacked)
+        return stacked.unbind()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Tensor:
+        whole = torch.empty_like(ctx.saved_tensors[0])
+        for part, grad in zip(whole, grads, strict=True):
+            part.copy_(grad) if grad is not None else part.zero_()
+        return whole
 
 
 def conv_same(x: Tensor, weight_OCkk: Tensor, bias_O: Tensor) -> Tensor:

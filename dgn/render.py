@@ -112,9 +112,10 @@ class _Batch:
         }
         own = {name: tensor.to(device, master) for name, tensor in own.items()}
         if device.type == "cuda":
-            from dgn import stacked  # Triton comes with PyTorch's builds for GPUs alone
-
-            own = {name: stacked.lay_out(tensor) for name, tensor in own.items()}
+            from dgn import stacked as layout  # Triton comes with PyTorch's builds for GPUs alone
+        else:
+            from dgn import winograd as layout  # type: ignore[no-redef]
+        own = {name: layout.lay_out(tensor) for name, tensor in own.items()}
         return cls(
             architecture=architecture,
             recipe=config.recipe(mode),

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dgn import frozen
 from dgn.discriminator import Discriminator
 from dgn.generator import Architecture, conv_after_upsample, conv_same, generate, initial_weights
 
@@ -80,11 +81,11 @@ def test_the_fused_network_equals_the_stock_one(layers, mini_weights, monkeypatc
         only_with_cudnn = lambda x, weight, bias, *geometry: F.conv2d(x, weight, bias, *geometry).relu()  # noqa: E731
         monkeypatch.setattr(torch, "cudnn_convolution_relu", only_with_cudnn)
     images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(DEVICE).requires_grad_()
-    fuse = fused.fuse
-    monkeypatch.setattr(fused, "fuse", lambda network: network)
+    fuse = frozen.fuse
+    monkeypatch.setattr(frozen, "fuse", lambda network, make: network)
     discriminator = Discriminator(mini_weights, DEVICE, dtype)
     made = []
-    for change in (lambda network: network, fuse):
+    for change in (lambda network: network, lambda network: fuse(network, fused.convolution)):
         discriminator._truncated[tuple(layers)] = change(discriminator._as_deep_as(tuple(layers)))
         responses = discriminator.responses(images, layers)
         total = sum((response.float() ** 2).sum() for response in responses.values())
