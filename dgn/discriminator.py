@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from urllib.error import URLError
 
@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
+from torchvision.ops.misc import Conv2dNormActivation
 
 from dgn import embedded, frozen
 from dgn.errors import DgnError, WeightsMismatch, WeightsMissing
@@ -220,9 +221,20 @@ def file_sha256(path: Path) -> str:
 
 
 class Discriminator:
-    """A frozen network on one device, in one precision. Only its responses leave it; it has no gradients of its own."""
+    """A frozen network on one device, in one precision. Only its responses leave it; it has no gradients of its own.
 
-    def __init__(self, weights: FrozenWeights, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+    Args:
+        is_winograd: a CPU's large convolutions, its own and those of the G in front of it, in fewer multiplications.
+    """
+
+    def __init__(
+        self,
+        weights: FrozenWeights,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        is_winograd: bool = True,
+    ):
+        self.is_winograd = is_winograd
         self.layout = layout(weights.network)
         self.sha256 = weights.sha256
         self.device, self.dtype = torch.device(device), dtype
@@ -232,6 +244,8 @@ class Discriminator:
         for module in model.modules():
             if getattr(module, "inplace", False):  # an in-place ReLU would overwrite the response before it
                 module.inplace = False  # type: ignore[assignment]
+            if isinstance(module, Conv2dNormActivation):  # a sequence that the tracer would leave whole
+                module.__class__ = nn.Sequential
         model = model.eval().requires_grad_(False).to(self.device, dtype)
         self.model = model.to(memory_format=torch.channels_last)
         self.mean_311 = torch.tensor(IMAGENET_MEAN, device=self.device).reshape(3, 1, 1)
@@ -264,7 +278,7 @@ class Discriminator:
             cut = create_feature_extractor(self.model, return_nodes=nodes, suppress_diff_warning=True)
             cut = frozen.fold_norms(cut.eval())
             if self.device.type == "cpu":
-                cut = frozen.fuse(cut, frozen.convolution)
+                cut = frozen.fuse(cut, partial(frozen.convolution, self.is_winograd))
             elif self.device.type == "cuda" and self.dtype == torch.bfloat16:
                 from dgn import fused  # Triton comes with PyTorch's builds for GPUs alone
 

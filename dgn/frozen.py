@@ -26,7 +26,6 @@ DENSE_CHANNELS, DENSE_PX = 128, 28  # from here on Winograd's sums cost less tha
 
 def fold_norms(network: fx.GraphModule) -> fx.GraphModule:
     """Puts a convolution's batch norm, where that is its only reader, into the weights of a new one."""
-    _open_blocks(network)
     for node in list(network.graph.nodes):
         conv, reader = _module(network, node), _only_reader(node)
         norm = _module(network, reader)
@@ -35,20 +34,6 @@ def fold_norms(network: fx.GraphModule) -> fx.GraphModule:
             _replace(network, [node, reader], exact.to(conv.weight.dtype))
     network.recompile()
     return network
-
-
-def _open_blocks(network: fx.GraphModule) -> None:
-    """torchvision's blocks of convolution, norm and activation, which its tracer leaves whole, one step at a time."""
-    for node in list(network.graph.nodes):
-        block = _module(network, node)
-        if not isinstance(block, nn.Sequential):
-            continue
-        last = node.args[0]
-        with network.graph.inserting_before(node):
-            for name, _ in block.named_children():
-                last = network.graph.call_module(f"{node.target}.{name}", (last,))
-        node.replace_all_uses_with(last)
-        network.graph.erase_node(node)
 
 
 def fuse(network: fx.GraphModule, make: Make) -> fx.GraphModule:
@@ -97,24 +82,24 @@ def _is_halving(pool: nn.Module | None) -> bool:
     return settings == (2, 2, 0, 1)
 
 
-def convolution(conv: nn.Conv2d, relu: nn.Module | None, pool: nn.Module | None) -> nn.Module | None:
-    """What a CPU does fastest in place of a convolution and its ReLU: a `Make`."""
+def convolution(is_winograd: bool, conv: nn.Conv2d, relu: nn.Module | None, pool: nn.Module | None) -> nn.Module | None:
+    """What a CPU does fastest in place of a convolution and its ReLU: a `Make`, once it is told the form."""
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return None
     most = {nn.ReLU: torch.inf, nn.ReLU6: 6.0}[type(relu)] if relu is not None else None
-    return Convolution(conv, most)
+    return Convolution(conv, most, is_winograd)
 
 
 class Convolution(nn.Module):
     """min(relu(conv(x)), most), or the convolution alone where `most` is None; its only gradient is x's."""
 
-    def __init__(self, conv: nn.Conv2d, most: float | None):
+    def __init__(self, conv: nn.Conv2d, most: float | None, is_winograd: bool = True):
         super().__init__()
         self.conv, self.most = conv, most
         o, c, *kernel = conv.weight.shape
         geometry = (conv.stride, conv.padding, conv.dilation)
         self.is_dense = min(o, c) >= DENSE_CHANNELS and kernel == [3, 3] and geometry == ((1, 1), (1, 1), (1, 1))
-        self.is_dense &= conv.groups == 1
+        self.is_dense &= conv.groups == 1 and is_winograd
         self.is_depthwise = c == 1 and conv.groups == o and conv.dilation == (1, 1)
         self.kernels = winograd.SAME_3.kernels(conv.weight.double(), conv.weight.dtype) if self.is_dense else []
 
@@ -157,6 +142,7 @@ class _Convolution(torch.autograd.Function):
 
 def _depthwise_backward(grad: Tensor, conv: nn.Conv2d, shape: torch.Size) -> Tensor:
     """As a depthwise convolution with the kernel turned round, which oneDNN does up to 15 times faster (measured)."""
+    assert not isinstance(conv.padding, str)
     (step_h, step_w), (pad_h, pad_w), (k_h, k_w) = conv.stride, conv.padding, conv.kernel_size
     n, c, h, w = shape
     size = (n, c, h + 2 * pad_h - k_h + 1, w + 2 * pad_w - k_w + 1)

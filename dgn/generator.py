@@ -32,7 +32,7 @@ PICTURE_PX = 224  # VGG-16's input, Table 2's output
 FEATURE_PX = 5  # Table 2: the feature vector is reshaped to 128 x 5 x 5
 NORM_EPS = 1e-3  # Keras' BatchNormalization at the time of the notebooks
 # Table 2 prints 3x3 for stage 5; only 4x4 ends at 224 px and at Table 1's count of 5,240,841 variables.
-QUICK_WORK, QUICK_CHANNELS = 300_000, 128  # of a CPU's convolutions: `_algorithm`
+QUICK_WORK, QUICK_CHANNELS, QUICK_PX = 300_000, 128, 28  # of a CPU's convolutions: `_algorithm`
 STAGES = ((512, 2), (256, 3), (256, 3), (128, 3), (128, 4))  # (channels, kernel), two convolutions each
 
 
@@ -146,19 +146,36 @@ def plain(x: Tensor, weights: Weights, i: int, conv: Conv) -> Tensor:
 
 def quick(x: Tensor, weights: Weights, i: int, conv: Conv) -> Tensor:
     """The same in fewer multiplications, where that takes a CPU less time."""
-    algorithm = _algorithm(conv, x.shape[-1])
+    weight_OCkk, bias_O = weights[f"conv{i}.weight"], weights[f"conv{i}.bias"]
+    algorithm = _algorithm(conv, x.shape[-1], not weight_OCkk.requires_grad)
     if algorithm is None:
         return plain(x, weights, i, conv)
-    kernels = algorithm.kernels(weights[f"conv{i}.weight"], x.dtype)
-    return winograd.Convolution.apply(x, weights[f"conv{i}.bias"], algorithm, conv.has_relu, *kernels)
+    made = [name for name in weights if name.startswith(f"conv{i}.kernel")]  # by `folded`
+    kernels = [weights[name] for name in made] or algorithm.kernels(weight_OCkk, x.dtype)
+    return winograd.Convolution.apply(x, bias_O, algorithm, conv.has_relu, *kernels)
 
 
-def _algorithm(conv: Conv, px: int) -> winograd.Algorithm | None:
+def _algorithm(conv: Conv, px: int, is_frozen: bool) -> winograd.Algorithm | None:
     """By measurement (docs/performance.md): below these sizes the sums cost more than the products that they save."""
     c, o, k = conv.in_channels, conv.out_channels, conv.kernel_px
     if conv.is_after_upsample:
         return winograd.UPSAMPLED[k] if o > 3 and (k == 4 or c * o * px > QUICK_WORK) else None
-    return winograd.SAME_4 if k == 4 and min(c, o) >= QUICK_CHANNELS else None
+    if min(c, o) < QUICK_CHANNELS:
+        return None
+    return winograd.SAME_4 if k == 4 else winograd.SAME_3 if k == 3 and is_frozen and px >= QUICK_PX else None
+
+
+def folded(architecture: Architecture, frozen: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
+    """A decoder's weights as G multiplies them, made once: kernels in its dtype, and those of `quick` on a CPU."""
+    weights, px = dict(frozen), FEATURE_PX
+    for i, conv in enumerate(architecture.convs):
+        weight_OCkk = frozen[f"conv{i}.weight"]
+        algorithm = None if weight_OCkk.is_cuda else _algorithm(conv, px, is_frozen=True)
+        for n, kernel in enumerate(algorithm.kernels(weight_OCkk, dtype) if algorithm else []):
+            weights[f"conv{i}.kernel{n}"] = kernel
+        weights[f"conv{i}.weight"] = weight_OCkk.to(dtype, memory_format=torch.channels_last)
+        px = 2 * px - conv.kernel_px + 1 if conv.is_after_upsample else px
+    return weights
 
 
 def generate(architecture: Architecture, weights: Weights, features_K: Tensor, convolve: Convolve = plain) -> Tensor:
@@ -198,16 +215,19 @@ def layers(
     return x
 
 
-def generate_batch(architecture: Architecture, own: Weights, shared: Weights, features_NK: Tensor) -> Tensor:
+def generate_batch(
+    architecture: Architecture, own: Weights, shared: Weights, features_NK: Tensor, is_winograd: bool = True
+) -> Tensor:
     """`generate` for N targets: (N, 3, 224, 224). `own` holds stacked weights (N, ...), `shared` the frozen ones.
 
     Frozen weights go through convolutions of N pictures. Weights of one's own: on a CPU in a loop over the targets,
     since there a grouped convolution is no faster than its parts (measured) and one at a time keeps caches warm; on a
     GPU through `stacked`, but in float64, in which tests compare.
     """
+    convolve = quick if is_winograd else plain
     if "conv0.weight" not in own:
         if not features_NK.is_cuda:
-            return layers(architecture, shared, features_NK, own_statistics, quick)
+            return layers(architecture, shared, features_NK, own_statistics, convolve)
         from dgn import stacked  # Triton comes with PyTorch's builds for GPUs alone
 
         return layers(architecture, shared, features_NK, stacked.shared_statistics)
@@ -217,7 +237,7 @@ def generate_batch(architecture: Architecture, own: Weights, shared: Weights, fe
         return stacked.generate(architecture, own, features_NK)
     unbound = {name: _Unbound.apply(tensor) for name, tensor in own.items()}
     return torch.stack([
-        generate(architecture, {name: parts[n] for name, parts in unbound.items()}, features_K, quick)
+        generate(architecture, {name: parts[n] for name, parts in unbound.items()}, features_K, convolve)
         for n, features_K in enumerate(features_NK.unbind())
     ])  # fmt: skip
 

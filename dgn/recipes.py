@@ -46,9 +46,16 @@ class Recipe:
     penalty_alpha: float = 0.1  # Eq. 4
     contrast: tuple[float, float, float] | None = None  # deviations of the colour axes, pretrained; None: the decoder's
     wakes_silent_units: bool = False
+    min_rise: float = 0.0  # a target ends where its activation rises by less than this share in 20 updates; 0: never
     num_snapshots: int = 1  # above 1: the picture is the per-pixel median of the last snapshots
     updates_per_snapshot: int = 40
     tone_mapping: Literal["none", "notebook"] = "none"  # the notebooks' stretch of each picture to its own range
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_rise < 1:
+            raise DgnError(f"smallest rise {self.min_rise}: expected a share from 0 (never stop early) to below 1")
+        if self.min_rise and self.num_snapshots > 1:
+            raise DgnError("stopping early goes with one snapshot, not with the median of several (preset paper's)")
 
 
 PAPER = {

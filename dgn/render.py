@@ -13,17 +13,17 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from dgn import objectives
+from dgn import memory, objectives
 from dgn.colours import displayable, from_axes
 from dgn.discriminator import Discriminator
 from dgn.errors import DgnError
-from dgn.generator import Architecture, Weights, generate_batch, initial_weights
+from dgn.generator import PICTURE_PX, Architecture, Weights, folded, generate_batch, initial_weights
 from dgn.moves import affine_maps, move
 from dgn.moves import uniforms as draw_uniforms
 from dgn.recipes import Recipe, RenderConfig
@@ -33,6 +33,7 @@ from dgn.targets import Mode, Target
 log = logging.getLogger(__name__)
 
 CURVE_POINTS = 64
+RISE_UPDATES = 20  # over so many an activation is averaged before it is said to rise: views and noise move it
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -102,6 +103,7 @@ class _Batch:
             if config.pretrained.contrast is not None:
                 gamma_3 = shared[architecture.picture_gamma]
                 shared[architecture.picture_gamma] = gamma_3.sign() * gamma_3.new_tensor(config.pretrained.contrast)
+            shared = folded(architecture, shared, dtype)
             alpha = torch.ones if config.pretrained.code == "ones" else torch.zeros
             own = {"alpha": alpha(len(targets), architecture.num_features)}
         wanted_layers = tuple(dict.fromkeys(layer for target in targets for layer in target.layers))
@@ -110,12 +112,7 @@ class _Batch:
         wanted = {
             layer: objectives.layer_weights(groups, layer, units[layer]).to(device, master) for layer in wanted_layers
         }
-        own = {name: tensor.to(device, master) for name, tensor in own.items()}
-        if device.type == "cuda":
-            from dgn import stacked as layout  # Triton comes with PyTorch's builds for GPUs alone
-        else:
-            from dgn import winograd as layout  # type: ignore[no-redef]
-        own = {name: layout.lay_out(tensor) for name, tensor in own.items()}
+        own = {name: _laid_out(tensor.to(device, master)) for name, tensor in own.items()}
         return cls(
             architecture=architecture,
             recipe=config.recipe(mode),
@@ -126,6 +123,24 @@ class _Batch:
             streams=streams,
             dtype=dtype,
         )
+
+    def without(self, is_done_N: Tensor, optimiser: torch.optim.Optimizer) -> tuple[_Batch, torch.optim.Optimizer]:
+        """The batch of the other targets, which go on where they are, and its optimiser."""
+        keep = ~is_done_N
+        own = {name: _laid_out(tensor.detach()[keep]).requires_grad_() for name, tensor in self.own.items()}
+        rest = replace(
+            self,
+            own=own,
+            wanted={layer: wanted_NU[keep] for layer, wanted_NU in self.wanted.items()},
+            streams=[stream for stream, is_kept in zip(self.streams, keep.tolist(), strict=True) if is_kept],
+        )
+        fewer = make_optimiser(self.recipe, own)
+        if hasattr(optimiser, "steps"):
+            fewer.steps = optimiser.steps  # type: ignore[attr-defined]
+        for name, variable in own.items():
+            state = optimiser.state[self.own[name]]
+            fewer.state[variable] = {key: _laid_out(tensor[keep]) for key, tensor in state.items()}
+        return rest, fewer
 
     def features(self, noise_NK: Tensor | None) -> Tensor:
         """f of Eq. 1, (N, K): alpha times the perturbed ones; pretrained, the notebook's ReLU follows. With the
@@ -142,7 +157,9 @@ class _Batch:
     def pictures(self, noise_NK: Tensor | None) -> Tensor:
         """(N, 3, H, W) as D sees them: RGB where [0, 1] is the displayable range."""
         features_NK = self.features(noise_NK).to(self.dtype)
-        raw_N3HW = generate_batch(self.architecture, self.own, self.shared, features_NK).to(self.own["alpha"].dtype)
+        is_winograd = self.discriminator.is_winograd
+        raw_N3HW = generate_batch(self.architecture, self.own, self.shared, features_NK, is_winograd)
+        raw_N3HW = raw_N3HW.to(self.own["alpha"].dtype)
         if self.architecture.mode == "pretrained":  # a decoder draws as the photographs came to its autoencoder
             pictures = from_axes(raw_N3HW)
             return pictures.clamp(0, 1) if self.recipe.is_displayable else pictures
@@ -196,6 +213,15 @@ class _Batch:
         return pictures.clamp(0, 1)
 
 
+def _laid_out(stacked: Tensor) -> Tensor:
+    """Stacked variables, or their optimiser's state, with the memory order that the device's convolutions read."""
+    if stacked.is_cuda:
+        from dgn import stacked as layout  # Triton comes with PyTorch's builds for GPUs alone
+    else:
+        from dgn import winograd as layout  # type: ignore[no-redef]
+    return layout.lay_out(stacked)
+
+
 def stretch_tones(pictures_N3HW: Tensor, gamma: float) -> Tensor:
     """The notebooks' tone mapping: each picture from its own minimum to its own maximum, to the power of gamma."""
     shifted = pictures_N3HW - pictures_N3HW.amin((1, 2, 3), keepdim=True)
@@ -223,11 +249,12 @@ def make_optimiser(recipe: Recipe, own: dict[str, Tensor]) -> torch.optim.Optimi
         if own["alpha"].is_cuda:
             from dgn.adamax import Adamax
         else:
-            from torch.optim import Adamax  # type: ignore[assignment]
+            from dgn.adamax_cpu import Adamax  # type: ignore[assignment]
         return Adamax(own.values(), lr=recipe.learning_rate, betas=(0.9, 0.999), eps=1e-8)
     return torch.optim.SGD(own.values(), lr=recipe.learning_rate, momentum=0.1, nesterov=True)
 
 
+@memory.kept()
 @exact_float32()
 def render_batch(
     targets: Sequence[Target],
@@ -244,30 +271,59 @@ def render_batch(
     """
     start = time.perf_counter()
     batch = _Batch.start(targets, config, discriminator, decoder)
-    recipe = batch.recipe
-    update_batch: Callable[..., tuple[Tensor, ...]] = partial(batch.update, make_optimiser(recipe, batch.own))
-    if discriminator.device.type == "cuda":
-        update_batch = Replayed(update_batch, discriminator.device)
-    curve: list[Tensor] = []
-    curve_updates = set(_evenly(recipe.num_updates, CURVE_POINTS))
+    recipe, num_targets = batch.recipe, len(targets)
+    optimiser = make_optimiser(recipe, batch.own)
+    update_batch = _updates(batch, optimiser)
+    alive = torch.arange(num_targets, device=discriminator.device)  # those of `targets` that are still optimised
+    activations_TN = torch.zeros(recipe.num_updates, num_targets, device=discriminator.device)
+    num_updates = [recipe.num_updates] * num_targets
+    pictures = torch.empty(num_targets, 3, PICTURE_PX, PICTURE_PX)
     snapshots: list[Tensor] = []
     for update in range(recipe.num_updates):
         activation_N, loss_N = update_batch(*batch.draw())
-        if update in curve_updates:
-            curve.append(activation_N)
+        activations_TN[update, alive] = activation_N.to(activations_TN)
         if on_update:
             on_update(update, loss_N)
         remaining = recipe.num_updates - 1 - update
         snapshots_left, is_between = divmod(remaining, recipe.updates_per_snapshot)
         if 1 < recipe.num_snapshots > snapshots_left and not is_between:
             snapshots.append(batch.snapshot())
-    pictures = (torch.stack(snapshots).median(0).values if snapshots else batch.snapshot()).cpu()
-    curves = torch.stack(curve, 1).float().cpu()
-    seconds = (time.perf_counter() - start) / len(targets)
-    return [
-        RenderResult(target, picture, curve_T[-1].item(), tuple(curve_T.tolist()), recipe.num_updates, seconds)
-        for target, picture, curve_T in zip(targets, pictures, curves, strict=True)
-    ]
+        if recipe.min_rise and remaining and (update + 1) % RISE_UPDATES == 0:
+            has_stopped = ~_is_rising(activations_TN[: update + 1, alive], recipe.min_rise)
+            if has_stopped.any():
+                done = alive[has_stopped].tolist()
+                pictures[done] = batch.snapshot()[has_stopped].cpu()
+                for n in done:
+                    num_updates[n] = update + 1
+                alive = alive[~has_stopped]
+                if not len(alive):
+                    break
+                batch, optimiser = batch.without(has_stopped, optimiser)
+                update_batch = _updates(batch, optimiser)
+    if len(alive):
+        last = torch.stack(snapshots).median(0).values if snapshots else batch.snapshot()
+        pictures[alive.tolist()] = last.cpu()
+    activations_NT = activations_TN.T.cpu()
+    seconds = (time.perf_counter() - start) / num_targets
+    results = []
+    for n, target in enumerate(targets):
+        curve = activations_NT[n, _evenly(num_updates[n], CURVE_POINTS)].tolist()
+        results.append(RenderResult(target, pictures[n], curve[-1], tuple(curve), num_updates[n], seconds))
+    return results
+
+
+def _updates(batch: _Batch, optimiser: torch.optim.Optimizer) -> Callable[..., tuple[Tensor, ...]]:
+    update = partial(batch.update, optimiser)
+    device = batch.discriminator.device
+    return Replayed(update, device) if device.type == "cuda" else update
+
+
+def _is_rising(activations_TN: Tensor, min_rise: float) -> Tensor:
+    """Whether each target's mean activation over the last updates is above that over as many before by that share."""
+    if len(activations_TN) < 2 * RISE_UPDATES:
+        return torch.ones_like(activations_TN[0], dtype=torch.bool)
+    before_N, now_N = activations_TN[-2 * RISE_UPDATES :].unflatten(0, (2, RISE_UPDATES)).mean(1)
+    return (now_N - before_N > min_rise * before_N.abs()) | (before_N <= 0)  # a silent unit may still wake
 
 
 def render_targets(

@@ -1,10 +1,11 @@
 """Convolutions in fewer multiplications: Winograd's minimal filtering, with stock products inside.
 
-Two values of a convolution with k taps take 2k products, one by one; k + 1 do where sums of inputs are multiplied by sums
-of taps (Winograd 1980; F(2, 3) takes 4 for 6). After nearest x2 upsampling inputs come in pairs and fewer do still. Such
-an algorithm is three linear maps: of the map, of the kernel, and of the products. Here the first and the last add whole
-rows or columns of channels-last maps, large contiguous pieces, and a product is a stock matrix product or convolution.
-The values are the same but for rounding; gradients go through the transposed maps and take as few products.
+Two values of a convolution with k taps take 2k products, one by one; k + 1 do where sums of inputs are multiplied by
+sums of taps (Winograd 1980; F(2, 3) takes 4 for 6). After nearest x2 upsampling inputs come in pairs and fewer do
+still. Such an algorithm is three linear maps: of the map, of the kernel, and of the products. Here the first and the
+last add whole rows or columns of channels-last maps, large contiguous pieces, and a product is a stock matrix product
+or convolution. The values are the same but for rounding; gradients go through the transposed maps and take as few
+products.
 
 Shapes: N pictures, C channels, O output channels, H, W the map, k kernel.
 """
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -335,7 +337,8 @@ def _product_grads(algorithm: Algorithm, grad: Tensor, shape: torch.Size) -> lis
     rows, columns = algorithm.rows, algorithm.columns
     n, _, h, w = shape
     o, out_w = grad.shape[1], grad.shape[3]
-    wholes, parts = [], {}
+    wholes: list[Tensor] = []
+    parts: dict[tuple[int, int], Tensor] = {}
     for (i, j), group in algorithm.groups.items():
         whole = _empty(grad, n, len(group) * o, rows.map_px(h, i), columns.map_px(w, j) if columns else w)
         wholes.append(whole)
@@ -387,7 +390,7 @@ def minimal(tile: int, k: int, pairs: Sequence[float], single: float | None = No
     common: dict[tuple[int, int, int], list[Term]] = {}
     taps = []
 
-    def of_map(polynomial: np.ndarray) -> list[Term]:
+    def of_map(polynomial: NDArray[Any]) -> list[Term]:
         return [(float(f), (0, tile, j - before)) for j, f in enumerate(polynomial) if f]
 
     for i, point in enumerate(points):
@@ -403,17 +406,19 @@ def minimal(tile: int, k: int, pairs: Sequence[float], single: float | None = No
             rest = np.poly([other for other in others if other != -point])[::-1]
             even, odd = -1 - len(common), -2 - len(common)
             common[even, 1, 0], common[odd, 1, 0] = of_map(np.append(0, rest)), of_map(point * rest)
-            map_sums[i, 1, 0], map_sums[i + 1, 1, 0] = ([(1, (even, 1, 0)), (sign, (odd, 1, 0))] for sign in (1, -1))
+            for n, sign in ((i, 1.0), (i + 1, -1.0)):
+                map_sums[n, 1, 0] = [(1.0, (even, 1, 0)), (sign, (odd, 1, 0))]
             for j in range(tile):
                 result_sums[0, tile, j].append((point**j, ((odd if j % 2 else even), 1, 0)))
     last = len(points)
     taps.append(tuple(float(j == k - 1) for j in range(k)))
     map_sums[last, 1, 0] = of_map(np.poly(points)[::-1])
     result_sums[0, tile, tile - 1].append((1, (last, 1, 0)))
-    sums = {}
+    sums: dict[tuple[int, int, int], list[Term]] = {}
     for pair, a in enumerate(pairs):
         i = points.index(a)
-        sums |= {(-1 - 2 * pair - n, 1, 0): [(1, (i, 1, 0)), (sign, (i + 1, 1, 0))] for n, sign in ((0, 1), (1, -1))}
+        for n, sign in ((-1 - 2 * pair, 1.0), (-2 - 2 * pair, -1.0)):
+            sums[n, 1, 0] = [(1.0, (i, 1, 0)), (sign, (i + 1, 1, 0))]
     return Axis(
         map_sums=_sums(common | map_sums),
         of_product=tuple(range(last + 1)),

@@ -175,3 +175,45 @@ def test_presets_are_table_1():
     assert (paper["untrained"].num_updates, paper["pretrained"].num_updates) == (500, 1200)
     with pytest.raises(DgnError, match="unknown preset 'best'"):
         RenderConfig.from_preset("best")
+
+
+def test_a_target_that_stops_early_leaves_its_neighbours_where_they_were(quick_config, mini_float64):
+    """Each ends by its own activation, whoever is in the batch, with the picture that it has there."""
+    recipe = replace(quick_config.untrained, num_updates=120, num_views=1, learning_rate=0.03, min_rise=0.3)
+    config = replace(quick_config, precision="float64", untrained=recipe)
+    targets = class_targets([5, 11, 0])  # the last one is silent all along: it may still wake
+    together = render_batch(targets, config, mini_float64)
+    lengths = [result.num_updates for result in together]
+    assert len(set(lengths)) == 3
+    assert lengths[2] == 120
+    for n, target in enumerate(targets):
+        alone = render_batch([target], config, mini_float64)[0]
+        assert alone.num_updates == lengths[n]
+        assert len(alone.activation_curve) == min(64, lengths[n])
+        torch.testing.assert_close(together[n].picture_3HW, alone.picture_3HW, rtol=1e-4, atol=1e-5)
+        exactly_so_long = replace(config, untrained=replace(recipe, num_updates=lengths[n], min_rise=0.0))
+        plain = render_batch([target], exactly_so_long, mini_float64)[0]
+        torch.testing.assert_close(alone.picture_3HW, plain.picture_3HW, rtol=1e-6, atol=1e-7)
+
+
+def test_stopping_early_has_its_range_and_one_snapshot():
+    assert not any(recipe.min_rise for recipes in PRESETS.values() for recipe in recipes.values())
+    with pytest.raises(DgnError, match=r"smallest rise 1\.5"):
+        RenderConfig.from_preset("standard", min_rise=1.5)
+    with pytest.raises(DgnError, match="one snapshot"):
+        RenderConfig.from_preset("paper", min_rise=0.01)
+
+
+def test_adamax_equals_pytorchs_bit_for_bit():
+    from dgn.adamax_cpu import BLOCK, Adamax
+
+    ours = torch.randn(2, 3, 3, 5, BLOCK // 80).permute(0, 4, 1, 2, 3).requires_grad_()  # more than a block
+    plain = ours.detach().clone().requires_grad_()
+    settings = {"lr": 0.002, "betas": (0.9, 0.999), "eps": 1e-8}
+    optimisers = Adamax([ours], **settings), torch.optim.Adamax([plain], **settings)
+    for _ in range(20):
+        plain.grad = torch.randn_like(plain)
+        ours.grad = plain.grad.contiguous()  # of another memory order
+        for optimiser in optimisers:
+            optimiser.step()
+    assert torch.equal(ours, plain)

@@ -1,4 +1,4 @@
-"""Convolutions in fewer multiplications against plain ones: the same values and gradients, in float64 to its rounding."""
+"""Convolutions in fewer multiplications against plain ones: the same values and gradients, to float64's rounding."""
 
 import pytest
 import torch

@@ -1,0 +1,44 @@
+"""AdaMax on a CPU, one block of the variables after another: what a step of it writes the next finds in cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK = 2**18  # elements; measured
+
+
+class Adamax(torch.optim.Optimizer):
+    """`torch.optim.Adamax`, bit for bit. Gradients are used up."""
+
+    def __init__(self, variables: Iterable[Tensor], lr: float, betas: tuple[float, float], eps: float):
+        super().__init__(variables, {"lr": lr, "betas": betas, "eps": eps})
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        assert closure is None
+        self.steps += 1
+        for group in self.param_groups:
+            (beta_1, beta_2), eps = group["betas"], group["eps"]
+            rate = group["lr"] / (1 - beta_1**self.steps)
+            for variable in (variable for variable in group["params"] if variable.grad is not None):
+                state = self.state[variable]
+                if not state:
+                    state["mean"], state["norm"] = torch.zeros_like(variable), torch.zeros_like(variable)
+                grad = variable.grad
+                if grad.stride() != variable.stride():
+                    grad = torch.empty_like(variable).copy_(grad)
+                blocks = zip(*(_blocks(t) for t in (variable, grad, state["mean"], state["norm"])), strict=True)
+                for v, g, mean, norm in blocks:
+                    mean.lerp_(g, 1 - beta_1)
+                    torch.maximum(norm.mul_(beta_2), g.abs_().add_(eps), out=norm)
+                    v.addcdiv_(mean, norm, value=-rate)
+
+
+def _blocks(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The elements in the order in which they lie in memory."""
+    return tensor.detach().as_strided((tensor.numel(),), (1,)).split(BLOCK)
