@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgn import generator, picture, render
-from dgn.decoder import expected_shapes
+from dgn.decoder import random_decoder
 from dgn.discriminator import Discriminator, FrozenWeights, build_network
 from dgn.generator import Architecture, Conv, conv_after_upsample, conv_same, initial_weights
 from dgn.info import cost
@@ -240,7 +240,8 @@ def discriminator(network: str, precision: str, is_stock: bool = False) -> Discr
 
 @lru_cache
 def stock_network(d: Discriminator, layers: tuple[str, ...]) -> torch.nn.Module:
-    with mock.patch("dgn.frozen.fuse", lambda network, make: network):
+    whole = mock.patch("dgn.frozen.fold_norms", lambda network: network)
+    with whole, mock.patch("dgn.frozen.fuse", lambda network, make: network):
         return Discriminator._as_deep_as(d, layers)
 
 
@@ -399,15 +400,6 @@ def measure_updates(network: str, report: dict[str, Any]) -> list[dict[str, Any]
                     flush=True,
                 )
     return rows
-
-
-def random_decoder(width: float) -> dict[str, Tensor]:
-    weights = initial_weights(Architecture("pretrained", width), torch.Generator().manual_seed(7))
-    others = {n: torch.zeros(shape) for n, shape in expected_shapes(width).items() if n not in weights}
-    others |= {name: tensor + 1 for name, tensor in others.items() if name.endswith(".var")}
-    size = len(others["code.directions"])
-    others["code.directions"] = torch.randn(size, size, generator=torch.Generator().manual_seed(8)) / size**0.5
-    return {name: tensor for name, tensor in weights.items() if name != "alpha"} | others
 
 
 def measure_sample(network: str, report: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,11 @@ def main() -> None:
         config = RenderConfig.from_preset("standard", precision, num_updates=args.updates, width=args.width)  # type: ignore[arg-type]
         discriminator = Discriminator(weights, dtype=DTYPES[precision])
         results = render_targets(targets, config, discriminator, batch_size=batch_size)
-        return [picture.rescore([picture.encode_png(r.picture_3HW)], [r.target], exact)[0].activation for r in results]
+        return [
+            picture.rescore([picture.encode_png(r.picture_3HW)], [r.target], exact)[0].activation
+            for batch in results
+            for r in batch
+        ]
 
     made = {(p, n): activations(p, n) for p in ("float32", "bfloat16") for n in (1, 8)}
     again = activations("float32", 1)

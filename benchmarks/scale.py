@@ -38,21 +38,28 @@ NUM_THREADS = 16  # of each, for commits
 
 
 class Sleepers:
-    """Many workers in one process: each sleeps for a shard's time, then commits its rows."""
+    """Many workers in one process: each sleeps for a shard's time, and commits its rows while it sleeps the next."""
 
     def __init__(self, context: RunContext, seconds: float):
         self.context, self.seconds, self.run = context, seconds, Run(open_store(context.url))
         self.free_since: dict[int, float] = {}
+        self.slept: dict[str, tuple[int, float]] = {}  # by attempt: the shard and when it began
         self.threads = ThreadPoolExecutor(NUM_THREADS)
         self.idle_s = self.busy_s = self.commit_s = 0.0
 
     async def ready(self) -> Place:
         return Place.here("asleep")
 
-    async def render(self, seat: int, index: int, attempt: str) -> ShardReport:
+    async def render(self, seat: int, index: int, attempt: str) -> None:
         start = time.monotonic()
         self.idle_s += start - self.free_since.get(seat, start)
         await asyncio.sleep(self.seconds)
+        end = self.free_since[seat] = time.monotonic()
+        self.busy_s += end - start
+        self.slept[attempt] = index, start
+
+    async def finish(self, attempt: str) -> ShardReport:
+        index, start = self.slept.pop(attempt)
         shard = self.context.plan.shard(index)
         rows = [
             {
@@ -63,9 +70,7 @@ class Sleepers:
             for target in shard.targets
         ]  # fmt: skip
         won = await asyncio.get_running_loop().run_in_executor(self.threads, self._commit, index, attempt, rows)
-        end = self.free_since[seat] = time.monotonic()
-        self.busy_s += end - start
-        return ShardReport(index, len(rows), {"ok": len(rows)}, end - start, won)
+        return ShardReport(index, len(rows), {"ok": len(rows)}, time.monotonic() - start, won)
 
     def _commit(self, index: int, attempt: str, rows: list[dict[str, Any]]) -> bool:
         before = time.monotonic()
@@ -84,7 +89,7 @@ class Seat:
     """One worker's handle: what the driver calls on an actor, sent to the process that sleeps for it."""
 
     def __init__(self, process: Any, number: int):
-        self.ready, self.pulse = process.ready, process.pulse
+        self.ready, self.pulse, self.finish = process.ready, process.pulse, process.finish
         self.render = self
         self.process, self.number = process, number
 
@@ -118,7 +123,7 @@ def main(
     info = run.start(identity, config, plan.num_targets, plan.num_shards)
     fleet.connect()
     context = RunContext(run.store.url, info.run_id, plan, render, identity, 1)
-    sleepers = ray.remote(num_cpus=0, max_concurrency=workers)(Sleepers)
+    sleepers = ray.remote(num_cpus=0, max_concurrency=2 * workers)(Sleepers)
     processes = [sleepers.remote(context, seconds) for _ in range(NUM_PROCESSES)]
     ray.get([process.ready.remote() for process in processes])
     me = psutil.Process()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from cluster.plan import Plan
 from dgn.recipes import RenderConfig
+
+if TYPE_CHECKING:
+    from dgn.tuning import Tuned
 
 
 @dataclass(frozen=True)
@@ -21,18 +25,24 @@ class RunContext:
     plan: Plan
     render: RenderConfig
     fingerprint: dict[str, Any]
-    batch_size: int | None  # None: chosen from the device's memory
+    batch_size: int | None  # None: as tuned, or chosen from the device's memory
+    tuned: Mapping[str, Tuned] = field(default_factory=dict)  # by device model
 
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What an actor tells the driver about a shard that it finished. `won`: this attempt is the one committed."""
+    """What an actor tells the driver about a shard that it finished. `won`: this attempt is the one committed.
+
+    `busy_s` of `span_s`, from the worker's first shard to this one's last picture, its device was at work.
+    """
 
     shard: int
     num_pictures: int
     statuses: dict[str, int]
-    seconds: float
+    seconds: float  # from the shard's beginning to its commit
     won: bool
+    busy_s: float = 0.0
+    span_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""The driver: the only scheduling loop. Actors are given shards one at a time; retries belong to the driver.
+"""The driver: the only scheduling loop. Actors render shards one at a time; retries belong to the driver.
+
+An actor's device goes on with the next shard while the pictures of the last one are saved and committed; what it has of
+two shards then, it is not given a third.
 
 Ray keeps processes and nodes; it restarts nothing here. A shard gets three attempts, then quarantine; what machines and
 stores do is not charged to it. The run goes on and ends with the list. Commits decide what counts, so a shard may be
@@ -22,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError
 
 from cluster import fleet, storage
 from cluster.actor import RenderActor
@@ -34,6 +37,7 @@ from cluster.run import Run, RunInfo, new_attempt
 from cluster.storage import LocalStore
 from dgn.discriminator import FrozenWeights
 from dgn.errors import DgnError, ShardFailed, StoreError, in_one_line
+from dgn.memory import WORKER_ENVIRONMENT
 from dgn.replay import is_out_of_memory
 
 log = logging.getLogger("dgn")
@@ -55,7 +59,8 @@ POLL_S = 1.0
 WAITING_S = 60.0  # between two words that no worker is to be had
 
 NOWHERE = Place("", "", "")  # of an actor that is not ready yet
-NOT_CHARGED = ("machine", "preempted", "storage")  # causes of a failed attempt that say nothing of its shard
+OF_THE_MACHINE = ("machine", "preempted")
+NOT_CHARGED = (*OF_THE_MACHINE, "storage", "worker")  # causes of a failed attempt that say nothing of its shard
 
 
 @dataclass
@@ -86,9 +91,13 @@ class _Worker:
     handle: Any
     asked_at: float
     place: Place = NOWHERE
+    tasks: list[_Task] = field(default_factory=list)  # under way: one rendered and one being rendered, or two rendered
+    is_retired: bool = False  # gets no more shards
+    busy_s: float = 0.0  # of its device, as last reported
+    span_s: float = 0.0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Task:
     """One attempt at one shard on one actor. `is_leaving`: its machine is, and the shard waits for another."""
 
@@ -96,6 +105,8 @@ class _Task:
     attempt: str
     worker: _Worker
     started_at: float
+    reference: Any  # of the answer that is awaited: that it is rendered, then its report
+    is_rendered: bool = False
     is_leaving: bool = False
     steps: int = -1  # of work, as its actor counts them; not asked yet
     asked_at: float = field(init=False)
@@ -122,7 +133,8 @@ class Driver:
     ):
         self.run, self.context, self.workers, self.observe = run, context, workers, observe
         options: dict[str, Any] = {"num_gpus": workers.gpus_each, "num_cpus": workers.cpus_each}
-        options |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"pulse": 1}}
+        options |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"pulse": 1, "finish": 1}}
+        options["runtime_env"] = {"env_vars": WORKER_ENVIRONMENT}
         self.remote_class: Any = ray.remote(**options)(actor_class)
         self.arguments = [ray.put(part) for part in (context, weights, decoder)]
         self.committed = run.committed(info.num_shards)
@@ -141,6 +153,7 @@ class Driver:
         self.judged_at = -math.inf
         self.last_ready_at = time.monotonic()
         self.recent_s: dict[tuple[str, str], deque[float]] = {}  # per picture, by mode and layer
+        self.busy_s = self.span_s = 0.0  # of all workers' devices
         self.metrics = Metrics(info.run_id)
         # Lease and notes are for people: a store that is away must not hold up the scheduling, nor the end of a run.
         self.hurried = Run(run.store.impatient())
@@ -172,8 +185,8 @@ class Driver:
                     for reference in self._wait():
                         if reference in self.starting:
                             self._note_started(reference)
-                        else:
-                            self._note_finished(reference)
+                        elif reference in self.tasks:  # not ended with its worker just now
+                            self._note_answer(reference)
                     if time.monotonic() - looked_at > POLL_S:
                         looked_at = time.monotonic()
                         self._take_pulses()
@@ -184,6 +197,10 @@ class Driver:
                     self.observe(self.progress)
                 self._end()
                 self._reconcile()
+                if self.span_s:
+                    log.info(
+                        "devices were busy %.1f %% of the time", 100 * self.busy_s / self.span_s, extra=self._about()
+                    )
         except StoreError as error:
             raise ShardFailed(f"{error}; {self._safe()}") from error
         finally:
@@ -247,19 +264,15 @@ class Driver:
 
         Returns: False when all is done.
         """
-        slow: list[int] | None = None
-        while self.idle:
-            shard = self._next_shard()
-            if shard is None:
-                slow = self._stragglers() if slow is None else slow
-                shard = slow.pop() if slow else None
-                if shard is not None:
-                    log.info("shard %06d is slow: it begins a second time", shard, extra=self._about(shard=shard))
-            if shard is None:
-                break
+        while self.idle and (shard := self._next_shard()) is not None:
             self._begin(shard, self.idle.pop())
+        for task in self._stragglers() if self.idle else []:
+            if others := [worker for worker in self.idle if worker is not task.worker]:
+                log.info("shard %06d is slow: it begins a second time", task.shard, extra=self._about(shard=task.shard))
+                self.idle.remove(others[-1])
+                self._begin(task.shard, others[-1])
         num_waiting, num_running = self._num_waiting_and_running()
-        num_busy = sum(not task.is_leaving for task in self.tasks.values())
+        num_busy = len({task.worker for task in self.tasks.values() if not task.is_leaving}.difference(self.idle))
         if time.monotonic() >= self.next_start_at:
             num_alive = len(self.idle) + len(self.starting) + num_busy
             for _ in range(min(num_waiting - len(self.starting), self.workers.at_most - num_alive)):
@@ -268,9 +281,8 @@ class Driver:
         num_kept = num_waiting + max(self.workers.at_least - num_busy, 1)  # one spare, for a straggler or a loss
         for reference in list(self.starting)[max(0, num_kept - len(self.idle)) :]:
             self._kill(self.starting.pop(reference))  # withdraws the request from an autoscaler
-        for worker in self.idle[num_kept:]:
+        for worker in [worker for worker in self.idle[num_kept:] if not worker.tasks]:
             self._dismiss(worker)
-        del self.idle[num_kept:]
         return num_running > 0 or num_waiting > 0
 
     def _num_waiting_and_running(self) -> tuple[int, int]:
@@ -285,11 +297,12 @@ class Driver:
 
     def _begin(self, shard: int, worker: _Worker) -> None:
         attempt = new_attempt()
-        reference = worker.handle.render.remote(shard, attempt)
-        self.tasks[reference] = _Task(shard, attempt, worker, time.monotonic())
+        task = _Task(shard, attempt, worker, time.monotonic(), worker.handle.render.remote(shard, attempt))
+        self.tasks[task.reference] = task
+        worker.tasks.append(task)
 
-    def _stragglers(self) -> list[int]:
-        """At the tail: shards that run far longer than others and have one attempt under way, the slowest last;
+    def _stragglers(self) -> list[_Task]:
+        """At the tail: shards that take far longer than others and have one attempt under way, the slowest first;
         commits make it safe to begin them again."""
         running = Counter(task.shard for task in self.tasks.values())
         now = time.monotonic()
@@ -301,7 +314,7 @@ class Driver:
             and task.shard not in self.committed
             and now - task.started_at > STRAGGLER_FACTOR * self._expected_s(task.shard)
         ]
-        return [task.shard for task in sorted(slow, key=lambda task: -task.started_at)]
+        return sorted(slow, key=lambda task: task.started_at)
 
     def _note_started(self, reference: Any) -> None:
         worker = self.starting.pop(reference)
@@ -342,22 +355,48 @@ class Driver:
         if self.failed_rounds >= MAX_STARTS or is_long:
             raise ShardFailed(f"no worker starts, tried {tries} times: {in_one_line(error)}") from error
 
-    def _note_finished(self, reference: Any) -> None:
+    def _note_answer(self, reference: Any) -> None:
+        """A shard is rendered, or committed, or its worker has failed."""
         task = self.tasks.pop(reference)
         try:
-            report: ShardReport = ray.get(reference)
-        except RayError as error:  # raised, died, unavailable, out of memory: a new worker, in case its device is ill
-            self._dismiss(task.worker)
+            report: ShardReport | None = ray.get(reference)
+        except RayTaskError as error:  # raised: a new worker all the same, in case its device is ill
+            task.worker.tasks.remove(task)
+            self._retire(task.worker)
             self._note_failure(task, error, self._cause(error, task.worker))
             return
-        if task.is_leaving:
-            self._dismiss(task.worker)
+        except RayError as error:  # died, unavailable, out of memory
+            self._lose(task.worker, error, self._cause(error, task.worker))
+            return
+        if report is None:
+            task.is_rendered = True
+            task.reference = task.worker.handle.finish.remote(task.attempt)
+            self.tasks[task.reference] = task
         else:
+            task.worker.tasks.remove(task)
+            shard = self.context.plan.shard(report.shard)
+            recent = self.recent_s.setdefault((shard.block.mode, shard.block.layer), deque(maxlen=50))
+            recent.append(report.seconds / len(shard))
+            self._count_device_time(report, task.worker)
+            self._note_committed(report, task.worker.place)
+        left = task.worker.tasks
+        if task.worker.is_retired:
+            self._retire(task.worker)
+        elif len(left) < 2 and all(task.is_rendered for task in left) and task.worker not in self.idle:
             self.idle.append(task.worker)
-        shard = self.context.plan.shard(report.shard)
-        recent = self.recent_s.setdefault((shard.block.mode, shard.block.layer), deque(maxlen=50))
-        recent.append(report.seconds / len(shard))
-        self._note_committed(report, task.worker.place)
+
+    def _lose(self, worker: _Worker, error: BaseException, cause: str) -> None:
+        """Ends a worker that has died or fallen silent. Of its shards the one that is being rendered is charged, which
+        takes the device and nearly all of the time; the one that is being saved is lost with it."""
+        first, *others = sorted(worker.tasks, key=lambda task: task.is_rendered)
+        for task in worker.tasks:
+            self.tasks.pop(task.reference, None)
+        worker.tasks.clear()
+        self._dismiss(worker)
+        self._note_failure(first, error, cause)
+        for task in others:
+            beside = DgnError(f"lost with its worker, which was at shard {first.shard:06d}: {in_one_line(error)}")
+            self._note_failure(task, beside, cause if cause in OF_THE_MACHINE else "worker")
 
     def _cause(self, error: RayError, worker: _Worker) -> str:
         """Of a failed attempt, as the metrics and the rules name it."""
@@ -465,11 +504,9 @@ class Driver:
 
     def _enforce_deadlines(self) -> None:
         now = time.monotonic()
-        for reference, task in list(self.tasks.items()):
-            if now - task.worked_at > SILENCE_S:
-                del self.tasks[reference]
-                self._dismiss(task.worker)
-                self._note_failure(task, TimeoutError(f"no sign of work for {SILENCE_S:.0f} s"), "deadline")
+        for task in list(self.tasks.values()):
+            if task.reference in self.tasks and now - task.worked_at > SILENCE_S:
+                self._lose(task.worker, TimeoutError(f"no sign of work for {SILENCE_S:.0f} s"), "deadline")
         for reference, worker in list(self.starting.items()):
             if now - worker.asked_at > START_DEADLINE_S:
                 log.warning("a worker was not ready within %.0f s: another is asked for", START_DEADLINE_S)
@@ -482,11 +519,10 @@ class Driver:
         if not leaving:
             return
         for worker in [worker for worker in self.idle if worker.place.node in leaving]:
-            self.idle.remove(worker)
-            self._dismiss(worker)
+            self._retire(worker)
         for task in self.tasks.values():
             if task.worker.place.node in leaving and not task.is_leaving:
-                task.is_leaving = True
+                task.is_leaving = task.worker.is_retired = True
                 over = task.shard in self.committed or task.shard in self.progress.quarantined
                 if over or task.shard in self.queue or self._runs_elsewhere(task.shard):
                     continue
@@ -502,6 +538,11 @@ class Driver:
             at_most = max(self.workers.at_most, fleet.num_places(self.workers))
             self.workers = replace(self.workers, at_most=at_most, at_least=at_most)
 
+    def _count_device_time(self, report: ShardReport, worker: _Worker) -> None:
+        self.busy_s += report.busy_s - worker.busy_s
+        self.span_s += report.span_s - worker.span_s
+        worker.busy_s, worker.span_s = report.busy_s, report.span_s
+
     def _report(self) -> None:
         """Gauges, and a word where no worker is to be had."""
         num_waiting, num_running = self._num_waiting_and_running()
@@ -510,6 +551,8 @@ class Driver:
             self.metrics.shards.set(count, {"state": state})
         self.metrics.workers.set(len(self.starting), {"state": "starting"})
         self.metrics.workers.set(self.progress.workers_ready, {"state": "ready"})
+        if self.span_s:
+            self.metrics.busy_share.set(self.busy_s / self.span_s)
         if self.progress.workers_ready or not self.starting:
             self.last_ready_at = time.monotonic()
         elif time.monotonic() - self.last_ready_at > WAITING_S:
@@ -520,8 +563,18 @@ class Driver:
                 {name: count for name, count in ray.cluster_resources().items() if name in ("CPU", "GPU")},
             )  # fmt: skip
 
+    def _retire(self, worker: _Worker) -> None:
+        """Ends a worker as soon as it has no shard under way."""
+        worker.is_retired = True
+        if not worker.tasks:
+            self._dismiss(worker)
+        elif worker in self.idle:
+            self.idle.remove(worker)
+
     def _dismiss(self, worker: _Worker) -> None:
         """Ends a worker that was ready."""
+        if worker in self.idle:
+            self.idle.remove(worker)
         self._kill(worker)
         self.progress.workers_ready -= 1
 

@@ -27,6 +27,7 @@ class Metrics:
             "dgn_device_memory_bytes", "Most memory that a worker has held, on its device", ("run", "device")
         )
         self.shards = Gauge("dgn_shards", "Shards: waiting, running, done, quarantined", ("run", "state"))
+        self.busy_share = Gauge("dgn_device_busy_share", "Of workers' time, in which their devices worked", ("run",))
         self.workers = Gauge("dgn_workers", "Workers: starting, ready", ("run", "state"))
         for metric in vars(self).values():
             metric.set_default_tags({"run": run_id})

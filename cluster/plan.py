@@ -48,6 +48,7 @@ class RunConfig(BaseModel):
     seeds: int = Field(default=1, ge=1)
     updates: int | None = Field(default=None, ge=1)  # None: the preset's
     views: int | None = Field(default=None, ge=0)
+    stop_early: float | None = Field(default=None, gt=0, lt=1)  # the least share of rise in 20 updates to go on for
     tone_mapping: Literal["none", "notebook"] = "none"
     width: float | None = Field(default=None, gt=0, le=4)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -75,7 +76,7 @@ class RunConfig(BaseModel):
         self, precision: Literal["float32", "bfloat16"], decoder_width: float | None = None
     ) -> RenderConfig:
         """The preset with this run's own settings; the pretrained G is as wide as its decoder."""
-        own = {"num_updates": self.updates, "num_views": self.views, "width": self.width}
+        own = {"num_updates": self.updates, "num_views": self.views, "width": self.width, "min_rise": self.stop_early}
         given = {name: value for name, value in own.items() if value is not None}
         config = RenderConfig.from_preset(self.preset, precision, tone_mapping=self.tone_mapping, **given)
         if decoder_width is None:

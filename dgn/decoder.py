@@ -18,7 +18,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from dgn.errors import DgnError, WeightsMismatch, in_one_line
-from dgn.generator import FEATURE_PX, PICTURE_PX, Architecture, Weights, generate
+from dgn.generator import FEATURE_PX, PICTURE_PX, Architecture, Weights, generate, initial_weights
 
 FORMAT_VERSION = 3  # 1 drew normalised RGB, 2 along the colour axes of photographs, 3 knows the code's directions
 PLACES = (6, 18)  # of the code's 5 x 5, where the picture's derivative is taken: opposite corners of the inner 3 x 3
@@ -55,6 +55,16 @@ def expected_shapes(width: float) -> dict[str, tuple[int, ...]]:
     }
     channels = architecture.feature_channels
     return {**shapes, **averages, "code.mean": code, "code.directions": (channels, channels)}
+
+
+def random_decoder(width: float) -> dict[str, Tensor]:
+    """A decoder that nobody trained, to measure and to test with: random weights of the right shapes."""
+    weights = initial_weights(Architecture("pretrained", width), torch.Generator().manual_seed(7))
+    averages = {name: torch.zeros(shape) for name, shape in expected_shapes(width).items() if name not in weights}
+    averages |= {name: tensor + 1 for name, tensor in averages.items() if name.endswith(".var")}
+    size = len(averages["code.directions"])
+    directions = {"code.directions": torch.randn(size, size, generator=torch.Generator().manual_seed(8)) / size**0.5}
+    return {name: tensor for name, tensor in weights.items() if name != "alpha"} | averages | directions
 
 
 def code_directions(weights: Weights, width: float, mean_K: Tensor, std_K: Tensor) -> Tensor:

@@ -270,7 +270,7 @@ class Discriminator:
         return self._as_deep_as(tuple(layers))(normalised)
 
     def _as_deep_as(self, layers: tuple[str, ...]) -> nn.Module:
-        """The network cut behind the last of `layers`, cached."""
+        """The network cut behind the last of `layers`; kept until another is asked for."""
         if layers not in self._truncated:
             from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -283,7 +283,7 @@ class Discriminator:
                 from dgn import fused  # Triton comes with PyTorch's builds for GPUs alone
 
                 cut = frozen.fuse(cut, fused.convolution)
-            self._truncated[layers] = cut
+            self._truncated = {layers: cut}  # the last one only: each has folded weights and kernels of its own
         return self._truncated[layers]
 
     @torch.no_grad()

@@ -21,7 +21,6 @@ from dgn import winograd
 
 # (convolution, the ReLU that alone reads it, the pool that alone reads that) -> what does it all, or the first of them
 Make = Callable[[nn.Conv2d, nn.Module | None, nn.Module | None], nn.Module | None]
-DENSE_CHANNELS, DENSE_PX = 128, 28  # from here on Winograd's sums cost less than they save (docs/performance.md)
 
 
 def fold_norms(network: fx.GraphModule) -> fx.GraphModule:
@@ -96,12 +95,12 @@ class Convolution(nn.Module):
     def __init__(self, conv: nn.Conv2d, most: float | None, is_winograd: bool = True):
         super().__init__()
         self.conv, self.most = conv, most
-        o, c, *kernel = conv.weight.shape
+        _, c, *kernel = conv.weight.shape
         geometry = (conv.stride, conv.padding, conv.dilation)
-        self.is_dense = min(o, c) >= DENSE_CHANNELS and kernel == [3, 3] and geometry == ((1, 1), (1, 1), (1, 1))
+        self.is_dense = kernel == [3, 3] and geometry == ((1, 1), (1, 1), (1, 1))
         self.is_dense &= conv.groups == 1 and is_winograd
-        self.is_depthwise = c == 1 and conv.groups == o and conv.dilation == (1, 1)
-        self.kernels = winograd.SAME_3.kernels(conv.weight.double(), conv.weight.dtype) if self.is_dense else []
+        self.is_depthwise = c == 1 and conv.groups == conv.out_channels and conv.dilation == (1, 1)
+        self.kernels: list[Tensor] = []  # made for the first map that is large enough
 
     def forward(self, x: Tensor) -> Tensor:
         return _Convolution.apply(x, self)
@@ -111,8 +110,9 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Convolution) -> Tensor:
         conv, most = layer.conv, layer.most
-        ctx.is_winograd = layer.is_dense and min(x.shape[2:]) >= DENSE_PX
+        ctx.is_winograd = layer.is_dense and winograd.pays(conv.in_channels, conv.out_channels, min(x.shape[2:]))
         if ctx.is_winograd:
+            layer.kernels = layer.kernels or winograd.SAME_3.kernels(conv.weight.double(), conv.weight.dtype)
             y = winograd.forward(winograd.SAME_3, x, conv.bias, layer.kernels)[0]
         else:
             y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 def convolution(conv: nn.Conv2d, relu: nn.Module | None, pool: nn.Module | None) -> nn.Module | None:
     """`ConvReLU` where a ReLU follows, with the pool that follows that: a `frozen.Make`."""
-    is_plain = conv.bias is not None and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    is_plain = conv.bias is not None and conv.groups == 1
+    is_plain &= conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
     return ConvReLU(conv, pool is not None) if is_plain and isinstance(relu, nn.ReLU) else None
 
 

@@ -32,8 +32,8 @@ PICTURE_PX = 224  # VGG-16's input, Table 2's output
 FEATURE_PX = 5  # Table 2: the feature vector is reshaped to 128 x 5 x 5
 NORM_EPS = 1e-3  # Keras' BatchNormalization at the time of the notebooks
 # Table 2 prints 3x3 for stage 5; only 4x4 ends at 224 px and at Table 1's count of 5,240,841 variables.
-QUICK_WORK, QUICK_CHANNELS, QUICK_PX = 300_000, 128, 28  # of a CPU's convolutions: `_algorithm`
 STAGES = ((512, 2), (256, 3), (256, 3), (128, 3), (128, 4))  # (channels, kernel), two convolutions each
+UPSAMPLED_WORK = 300_000  # channels in times out times pixels a side, from which on `_algorithm` pays
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def quick(x: Tensor, weights: Weights, i: int, conv: Conv) -> Tensor:
     algorithm = _algorithm(conv, x.shape[-1], not weight_OCkk.requires_grad)
     if algorithm is None:
         return plain(x, weights, i, conv)
-    made = [name for name in weights if name.startswith(f"conv{i}.kernel")]  # by `folded`
+    made = [name for name in weights if name.startswith(f"conv{i}.kernel")]  # by `prepared`
     kernels = [weights[name] for name in made] or algorithm.kernels(weight_OCkk, x.dtype)
     return winograd.Convolution.apply(x, bias_O, algorithm, conv.has_relu, *kernels)
 
@@ -159,18 +159,18 @@ def _algorithm(conv: Conv, px: int, is_frozen: bool) -> winograd.Algorithm | Non
     """By measurement (docs/performance.md): below these sizes the sums cost more than the products that they save."""
     c, o, k = conv.in_channels, conv.out_channels, conv.kernel_px
     if conv.is_after_upsample:
-        return winograd.UPSAMPLED[k] if o > 3 and (k == 4 or c * o * px > QUICK_WORK) else None
-    if min(c, o) < QUICK_CHANNELS:
-        return None
-    return winograd.SAME_4 if k == 4 else winograd.SAME_3 if k == 3 and is_frozen and px >= QUICK_PX else None
+        return winograd.UPSAMPLED[k] if o > 3 and (k == 4 or c * o * px > UPSAMPLED_WORK) else None
+    if k == 3:
+        return winograd.SAME_3 if is_frozen and winograd.pays(c, o, px) else None
+    return winograd.SAME_4 if k == 4 and winograd.pays(c, o, px) else None
 
 
-def folded(architecture: Architecture, frozen: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
-    """A decoder's weights as G multiplies them, made once: kernels in its dtype, and those of `quick` on a CPU."""
+def prepared(architecture: Architecture, frozen: Weights, dtype: torch.dtype, is_winograd: bool) -> dict[str, Tensor]:
+    """A decoder's weights as all updates of a batch multiply them: kernels in G's dtype, and those of `quick`."""
     weights, px = dict(frozen), FEATURE_PX
     for i, conv in enumerate(architecture.convs):
         weight_OCkk = frozen[f"conv{i}.weight"]
-        algorithm = None if weight_OCkk.is_cuda else _algorithm(conv, px, is_frozen=True)
+        algorithm = _algorithm(conv, px, is_frozen=True) if is_winograd else None
         for n, kernel in enumerate(algorithm.kernels(weight_OCkk, dtype) if algorithm else []):
             weights[f"conv{i}.kernel{n}"] = kernel
         weights[f"conv{i}.weight"] = weight_OCkk.to(dtype, memory_format=torch.channels_last)
@@ -222,9 +222,9 @@ def generate_batch(
 
     Frozen weights go through convolutions of N pictures. Weights of one's own: on a CPU in a loop over the targets,
     since there a grouped convolution is no faster than its parts (measured) and one at a time keeps caches warm; on a
-    GPU through `stacked`, but in float64, in which tests compare.
+    GPU through `stacked`, but in float64, in which tests compare. `is_winograd`: `quick` on a CPU.
     """
-    convolve = quick if is_winograd else plain
+    convolve = quick if is_winograd and not features_NK.is_cuda else plain
     if "conv0.weight" not in own:
         if not features_NK.is_cuda:
             return layers(architecture, shared, features_NK, own_statistics, convolve)
@@ -251,10 +251,10 @@ class _Unbound(torch.autograd.Function):
         return stacked.unbind()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
         whole = torch.empty_like(ctx.saved_tensors[0])
         for part, grad in zip(whole, grads, strict=True):
-            part.copy_(grad) if grad is not None else part.zero_()
+            part.copy_(grad)
         return whole
 
 

@@ -88,7 +88,8 @@ def _discriminator_cost(network: str, layer: str | None, dtype: torch.dtype) -> 
         state = discriminators.build_network(network).state_dict()
         frozen = discriminators.FrozenWeights(network, state, "", "meta")
         model = discriminators.Discriminator(frozen, "meta", dtype)
-        own = {tensor.untyped_storage()._cdata for tensor in model.model.state_dict().values()}
+        weights = [*model.model.state_dict().values(), *model._as_deep_as((layer,)).state_dict().values()]
+        own = {tensor.untyped_storage()._cdata for tensor in weights}
         kept: dict[int, int] = {}
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:

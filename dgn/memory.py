@@ -1,12 +1,14 @@
 """Memory that stays with the process between updates.
 
 glibc hands large blocks back to the kernel as soon as they are free, and every update gets them again, page by page and
-cleared: a tenth to a sixth of a CPU's time (docs/performance.md). Other C libraries are left as they are.
+cleared: a tenth to a sixth of a CPU's time (docs/performance.md). Other C libraries are left as they are. Afterwards
+glibc's settings are its defaults, whatever they were before.
 """
 
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,10 +23,11 @@ _USUAL = {_TRIM_THRESHOLD: 128 * 2**10, _TOP_PAD: 0, _MMAP_MAX: 65_536}
 @contextmanager
 def kept() -> Iterator[None]:
     """Freed memory is kept for what comes next, and given back at the end."""
-    libc = ctypes.CDLL(None)
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "malloc_trim"):
         yield
         return
+    assert libc is not None
     for setting, value in _KEPT.items():
         libc.mallopt(setting, value)
     try:

@@ -17,6 +17,9 @@ Precision = Literal["float32", "bfloat16", "float64"]
 PICTURE_CONTRAST = (0.87, 0.45, 0.38)
 
 
+RISE_UPDATES = 20  # an activation is averaged over so many before it is said to rise: views and noise move it
+
+
 @dataclass(frozen=True)
 class Moves:
     """How far a view may stray from the picture. Scale factors, degrees, and shares of the picture's side."""
@@ -46,7 +49,7 @@ class Recipe:
     penalty_alpha: float = 0.1  # Eq. 4
     contrast: tuple[float, float, float] | None = None  # deviations of the colour axes, pretrained; None: the decoder's
     wakes_silent_units: bool = False
-    min_rise: float = 0.0  # a target ends where its activation rises by less than this share in 20 updates; 0: never
+    min_rise: float = 0.0  # a target ends once its mean activation, above 0, rises less over RISE_UPDATES; 0: never
     num_snapshots: int = 1  # above 1: the picture is the per-pixel median of the last snapshots
     updates_per_snapshot: int = 40
     tone_mapping: Literal["none", "notebook"] = "none"  # the notebooks' stretch of each picture to its own range
@@ -55,7 +58,9 @@ class Recipe:
         if not 0 <= self.min_rise < 1:
             raise DgnError(f"smallest rise {self.min_rise}: expected a share from 0 (never stop early) to below 1")
         if self.min_rise and self.num_snapshots > 1:
-            raise DgnError("stopping early goes with one snapshot, not with the median of several (preset paper's)")
+            raise DgnError("preset paper does not stop early, its picture is the median of ten: use standard or draft")
+        if self.min_rise and self.num_updates <= 2 * RISE_UPDATES:
+            raise DgnError(f"{self.num_updates} updates cannot stop early, which takes {2 * RISE_UPDATES} to see")
 
 
 PAPER = {

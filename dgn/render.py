@@ -23,17 +23,16 @@ from dgn import memory, objectives
 from dgn.colours import displayable, from_axes
 from dgn.discriminator import Discriminator
 from dgn.errors import DgnError
-from dgn.generator import PICTURE_PX, Architecture, Weights, folded, generate_batch, initial_weights
+from dgn.generator import PICTURE_PX, Architecture, Weights, generate_batch, initial_weights, prepared
 from dgn.moves import affine_maps, move
 from dgn.moves import uniforms as draw_uniforms
-from dgn.recipes import Recipe, RenderConfig
+from dgn.recipes import RISE_UPDATES, Recipe, RenderConfig
 from dgn.replay import Replayed, is_out_of_memory
 from dgn.targets import Mode, Target
 
 log = logging.getLogger(__name__)
 
 CURVE_POINTS = 64
-RISE_UPDATES = 20  # over so many an activation is averaged before it is said to rise: views and noise move it
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -103,7 +102,7 @@ class _Batch:
             if config.pretrained.contrast is not None:
                 gamma_3 = shared[architecture.picture_gamma]
                 shared[architecture.picture_gamma] = gamma_3.sign() * gamma_3.new_tensor(config.pretrained.contrast)
-            shared = folded(architecture, shared, dtype)
+            shared = prepared(architecture, shared, dtype, discriminator.is_winograd and device.type == "cpu")
             alpha = torch.ones if config.pretrained.code == "ones" else torch.zeros
             own = {"alpha": alpha(len(targets), architecture.num_features)}
         wanted_layers = tuple(dict.fromkeys(layer for target in targets for layer in target.layers))
@@ -267,7 +266,8 @@ def render_batch(
 
     Args:
         decoder: the frozen weights of the pretrained G, needed in that mode only.
-        on_update: called after every update with its number and the losses (N,) before it.
+        on_update: called after every update with its number and the losses before it, (N,) of the targets that are
+            still optimised.
     """
     start = time.perf_counter()
     batch = _Batch.start(targets, config, discriminator, decoder)
@@ -334,8 +334,8 @@ def render_targets(
     batch_size: int = 8,
     on_halved: Callable[[int], None] = lambda batch_size: None,
     on_update: Callable[[int, Tensor], None] | None = None,
-) -> Iterator[RenderResult]:
-    """Renders any number of targets of one mode in batches. Out of memory halves the batch and goes on.
+) -> Iterator[list[RenderResult]]:
+    """Renders any number of targets of one mode, batch by batch. Out of memory halves the batch and goes on.
 
     Args:
         on_halved: called with the batch size that is left, so that a caller can begin with it next time.
@@ -352,7 +352,7 @@ def render_targets(
             batch_size = len(batch) // 2
             on_halved(batch_size)
         else:
-            yield from results
+            yield results
             del pending[: len(batch)]
             continue
         # Outside the handler, so that the traceback no longer holds the tensors of the failed batch.

@@ -189,11 +189,16 @@ class Algorithm:
 def _kernel_sums(algorithm: Algorithm, dtype: torch.dtype) -> Tensor:
     """(products, k * k), or (products, k) where columns are convolved as they are; products in order of `groups`."""
     order = list(itertools.chain.from_iterable(algorithm.groups.values()))
-    rows = torch.tensor(algorithm.rows.taps, dtype=dtype)[[m for m, _ in order]]
+    rows = torch.tensor(algorithm.rows.taps, dtype=dtype, device="cpu")[[m for m, _ in order]]
     if not algorithm.columns:
         return rows
-    columns = torch.tensor(algorithm.columns.taps, dtype=dtype)[[n for _, n in order]]
+    columns = torch.tensor(algorithm.columns.taps, dtype=dtype, device="cpu")[[n for _, n in order]]
     return (rows[:, :, None] * columns[:, None]).flatten(1)
+
+
+def pays(c: int, o: int, px: int) -> bool:
+    """Whether `SAME_3` and `SAME_4` save a CPU more than their sums cost (measured: docs/performance.md)."""
+    return min(c, o) >= 128 and px >= 28
 
 
 def lay_out(stacked: Tensor) -> Tensor:
@@ -217,6 +222,7 @@ class Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        assert ctx.needs_input_grad[1] == any(ctx.needs_input_grad[4:]), "bias and kernels learn together"
         y, *saved = ctx.saved_tensors
         num_kernels = len(ctx.algorithm.groups)
         grad = grads[0] if y is None else torch.ops.aten.threshold_backward(grads[0], y, 0)

@@ -86,6 +86,13 @@ def render(
     seed: Annotated[int | None, typer.Option(help="The first seed (0).")] = None,
     seeds: Annotated[int | None, typer.Option(help="Pictures per target, each from a seed of its own (1).")] = None,
     updates: Annotated[int | None, typer.Option(help="Updates per picture, in place of the preset's.")] = None,
+    stop_early: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="End a picture once its activation rises by less than this in 20 updates (not before 40).",
+        ),
+    ] = None,
     views: Annotated[
         int | None, typer.Option(help="Moved views per update (0: none), in place of the preset's.")
     ] = None,
@@ -118,9 +125,9 @@ def render(
         "modes": [mode.strip() for mode in modes.split(",")] if modes else None,
         "batch_size": int(batch_size) if batch_size and batch_size.isdigit() else batch_size,
         "preset": preset, "discriminator": discriminator, "weights": weights, "decoder": decoder, "seed": seed,
-        "seeds": seeds, "updates": updates, "views": views, "tone_mapping": tone_mapping, "width": width,
-        "precision": precision, "shard_size": shard_size, "workers": workers, "gpus_per_worker": gpus_per_worker,
-        "log_format": log_format,
+        "seeds": seeds, "updates": updates, "stop_early": stop_early, "views": views, "tone_mapping": tone_mapping,
+        "width": width, "precision": precision, "shard_size": shard_size, "workers": workers,
+        "gpus_per_worker": gpus_per_worker, "log_format": log_format,
     }  # fmt: skip
     render_command(run, load_config(config, flags), dry_run)
 
@@ -390,6 +397,18 @@ def doctor(
     from jobs.doctor import doctor_command
 
     doctor_command(run, discriminator or "vgg16", weights)
+
+
+@app.command()
+def tune(
+    discriminator: Discriminator = None,
+    preset: Annotated[str, typer.Option(help="paper, standard or draft.")] = "standard",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Measure what is fastest on this machine's device, in two minutes; dgn render uses it from then on."""
+    from jobs.tune import tune_command
+
+    tune_command(discriminator or "vgg16", preset, as_json)
 
 
 def print_json(value: Any) -> None:

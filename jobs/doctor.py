@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cluster.storage import open_store
 from dgn import discriminator as discriminators
+from dgn import tuning
 from dgn.errors import ShardFailed, WeightsMissing
 
 
@@ -25,6 +26,9 @@ def doctor_command(url: str | None, network: str, weights: str | None) -> None:
     else:
         has_bfloat16 = torch.cpu._is_avx512_bf16_supported()
         print(f"ok  device cpu, {os.cpu_count()} cores, bfloat16 {'in' if has_bfloat16 else 'not in'} hardware; no GPU")
+    model = tuning.device_model(tuning.device_at_hand())
+    own = tuning.load(tuning.stored_at()).get(model)
+    print(f"ok  tuning of {model}: {own or 'none, so defaults; dgn tune measures what is faster'}")
     try:
         frozen = discriminators.load_weights(network, Path(weights) if weights else None)
         print(f"ok  weights {frozen.source} for {network}, sha256 {frozen.sha256[:12]}")

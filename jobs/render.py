@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,7 +18,7 @@ from cluster.plan import Plan, RunConfig, fingerprint, make_plan
 from cluster.run import RUN_FILE, Run
 from cluster.storage import LocalStore, open_store, read_url
 from dgn import discriminator as discriminators
-from dgn import embedded, info
+from dgn import embedded, info, tuning
 from dgn.decoder import FrozenDecoder, read_decoder
 from dgn.errors import DgnError, ShardFailed, WeightsMismatch, WeightsMissing
 from dgn.recipes import RenderConfig
@@ -91,6 +91,7 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
         )
     weights = discriminators.load_weights(config.discriminator, Path(config.weights) if config.weights else None)
     decoder = _decoder(config) if "pretrained" in modes else None
+    tuned = tuning.load(tuning.stored_at())
     store.check(must_write=True)
     log_to_stderr(config.log_format)
     log.info("%s pictures in %s shards, Ray starts", f"{plan.num_targets:,}", f"{plan.num_shards:,}")
@@ -102,7 +103,7 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
     precision: str = config.precision
     if precision == "auto" and store.exists(RUN_FILE):  # other machines may be up than when the run began
         precision = run.info().run_config.precision
-    config = config.model_copy(update={"precision": resolve_precision(precision, workers.gpus_each > 0)})
+    config = config.model_copy(update={"precision": resolve_precision(precision, workers.gpus_each > 0, tuned)})
     render_config = config.render_config(config.precision, decoder and decoder.width)  # type: ignore[arg-type]
     identity = fingerprint(
         plan, render_config, config.discriminator, weights.sha256, decoder.sha256 if decoder else None
@@ -115,6 +116,7 @@ def render_command(url: str, config: RunConfig, dry_run: bool) -> None:
         render=render_config,
         fingerprint=identity,
         batch_size=None if config.batch_size == "auto" else config.batch_size,
+        tuned=tuned,
     )
     forget_missing(run)
     with progress_shown() as observe:
@@ -162,14 +164,25 @@ def _decoder(config: RunConfig) -> FrozenDecoder:
     return decoder
 
 
-def resolve_precision(precision: str, has_gpus: bool) -> Literal["float32", "bfloat16"]:
-    """`auto` is bfloat16 where the hardware multiplies it: on the cluster's GPUs, or on this machine's CPU."""
+def resolve_precision(
+    precision: str, has_gpus: bool, tuned: Mapping[str, tuning.Tuned] | None = None
+) -> Literal["float32", "bfloat16"]:
+    """`auto` is bfloat16 where the hardware multiplies it: on the cluster's GPUs, or on this machine's CPU; but what is
+    tuned for this machine's device, where that is of the kind that renders."""
     if precision in ("float32", "bfloat16"):
         return precision  # type: ignore[return-value]
     if has_gpus:
         from cluster.fleet import has_old_gpus
 
-        return "float32" if has_old_gpus() else "bfloat16"
+        if has_old_gpus():
+            return "float32"
+    device = tuning.device_at_hand()
+    own = tuned.get(tuning.device_model(device)) if tuned and (device.type == "cuda") == has_gpus else None
+    if own:
+        log.info("tuned: %s, the faster on this machine's %s", own.precision, own.device)
+        return own.precision
+    if has_gpus:
+        return "bfloat16"
     import torch
 
     has_bfloat16 = torch.cpu._is_avx512_bf16_supported()

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dgn.decoder import expected_shapes
+from dgn.decoder import random_decoder
 from dgn.discriminator import Discriminator, load_weights
-from dgn.generator import Architecture, initial_weights
 from dgn.recipes import RenderConfig
 from tests.reliability import Fault, note
 
@@ -24,6 +23,14 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # else other tests on the sam
 signal.signal(signal.SIGINT, signal.default_int_handler)  # else jobs of a pytest in the background are deaf to Ctrl-C
 
 WIDTH = 0.125  # of G in tests: the same code, a sixty-fourth of the arithmetic
+
+
+@pytest.fixture(scope="session", autouse=True)
+def untuned(tmp_path_factory):
+    """No test reads or writes what the person at this machine has tuned."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DGN_TUNED", str(tmp_path_factory.mktemp("tuned") / "tuned.json"))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -39,16 +46,6 @@ def mini(mini_weights):
 @pytest.fixture(scope="session")
 def mini_float64(mini_weights):
     return Discriminator(mini_weights, dtype=torch.float64)
-
-
-def random_decoder(width):
-    """A decoder that nobody trained: random weights of the right shapes."""
-    weights = initial_weights(Architecture("pretrained", width), torch.Generator().manual_seed(7))
-    averages = {name: torch.zeros(shape) for name, shape in expected_shapes(width).items() if name not in weights}
-    averages |= {name: tensor + 1 for name, tensor in averages.items() if name.endswith(".var")}
-    size = len(averages["code.directions"])
-    directions = {"code.directions": torch.randn(size, size, generator=torch.Generator().manual_seed(8)) / size**0.5}
-    return {name: tensor for name, tensor in weights.items() if name != "alpha"} | averages | directions
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ class FakeActor:
     def __init__(self, context, weights, decoder):
         self.context = context
         self.steps = 0
+        self.rendered = {}  # by attempt: shard, and when it began
         self.run = Run(open_store(context.url))
         self.before_start()
 
@@ -39,6 +40,9 @@ class FakeActor:
     def trouble(self, index, attempt):
         pass
 
+    def finishing_trouble(self, index):
+        pass
+
     def note(self, index):
         """Leaves a trace of each attempt beside the run."""
         folder = Path(os.environ.get("DGN_TEST_TRACE", self.context.url + "-trace"))
@@ -49,6 +53,12 @@ class FakeActor:
     def render(self, index, attempt):
         start = time.monotonic()
         self.trouble(index, attempt)
+        self.rendered[attempt] = index, start
+
+    @ray.method(concurrency_group="finish")
+    def finish(self, attempt):
+        index, start = self.rendered.pop(attempt)
+        self.finishing_trouble(index)
         rows = []
         for target in self.context.plan.shard(index).targets:
             key, png = image_key(index, attempt, target.target_id), target.target_id.encode()
@@ -79,11 +89,55 @@ class PoisonActor(FakeActor):
 class LostAnswerActor(FakeActor):
     """Dies after its commit and before its answer: of two shards, one of them the last."""
 
-    def render(self, index, attempt):
-        report = super().render(index, attempt)
-        if index in (0, 7) and self.note(index) == 1:
+    @ray.method(concurrency_group="finish")
+    def finish(self, attempt):
+        report = super().finish(attempt)
+        if report.shard in (0, 7) and self.note(report.shard) == 1:
             os._exit(1)
         return report
+
+
+class OverlappingActor(FakeActor):
+    """Finishes a shard only after the next one has been rendered, and dawdles then: a worker that is given one shard at
+    a time never comes to its end, one that is given too many has three."""
+
+    def trouble(self, index, attempt):
+        assert len(self.rendered) <= 1, f"shard {index} begins beside {self.rendered}"
+
+    @ray.method(concurrency_group="finish")
+    def finish(self, attempt):
+        index, _ = self.rendered[attempt]
+        until = time.monotonic() + 60
+        while index % 2 == 0 and len(self.rendered) < 2:
+            assert time.monotonic() < until, f"shard {index} is alone"
+            time.sleep(0.01)
+        time.sleep(0.3)
+        return super().finish(attempt)
+
+
+class FragileActor(FakeActor):
+    """Shard 2 kills its process while it is saved and another one is rendered, once."""
+
+    def trouble(self, index, attempt):
+        if index == 3 and self.note(index) == 1:
+            time.sleep(600)
+
+    def finishing_trouble(self, index):
+        if index == 2 and self.note(index) == 1:
+            time.sleep(1.0)  # the next shard has begun
+            os._exit(1)
+
+
+class ForgetfulStoreActor(FakeActor):
+    """The store refuses what is saved of shard 2, once, while another one is rendered."""
+
+    def trouble(self, index, attempt):
+        if index == 3:
+            time.sleep(2.0)
+
+    def finishing_trouble(self, index):
+        if index == 2 and self.note(index) == 1:
+            raise StoreError(f"cannot use {self.context.url}: no permission")
 
 
 class HangingActor(FakeActor):

@@ -106,6 +106,41 @@ def test_an_answer_lost_after_the_commit_makes_no_second_picture(render_with):
     assert len(list(run.store.list("images"))) == 16
 
 
+@pytest.mark.usefixtures("no_stragglers")
+def test_the_next_shard_is_rendered_while_one_is_saved_and_no_third_is_begun(render_with):
+    run, progress = render_with(fakes.OverlappingActor, num_workers=1)
+    assert (progress.shards_done, progress.retries) == (8, 0)
+    assert list(run.failures()) == []
+
+
+def causes(run):
+    return {(f["shard"], f["cause"]) for f in run.failures()}
+
+
+@pytest.mark.usefixtures("no_stragglers")
+def test_a_death_with_two_shards_under_way_is_charged_to_the_one_that_is_rendered(render_with, reliability):
+    start, seen = time.monotonic(), []
+    watch = lambda p: seen.append((time.monotonic() - start, p.retries))  # noqa: E731
+    run, progress = render_with(fakes.FragileActor, num_workers=1, observe=watch)
+    assert (progress.shards_done, progress.quarantined, progress.retries) == (8, [], 2)
+    assert causes(run) == {(2, "worker"), (3, "error")}
+    assert len(list(run.store.list("images"))) == 16
+    reliability(
+        "worker dies with one shard rendered and another half", "os._exit while a shard is saved",
+        "both begin again; charged to the one that was being rendered",
+        next(at for at, retries in seen if retries), time.monotonic() - start, *lost_and_twice(run),
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_stragglers")
+def test_a_store_that_fails_behind_the_rendering_is_charged_to_nobody(render_with, monkeypatch):
+    monkeypatch.setattr(driver, "STORE_PAUSE_S", 0.1)
+    run, progress = render_with(fakes.ForgetfulStoreActor, num_workers=1)
+    assert (progress.shards_done, progress.quarantined, progress.retries) == (8, [], 1)
+    assert causes(run) == {(2, "storage")}
+    assert lost_and_twice(run) == (0, 0)
+
+
 def test_a_hanging_shard_is_given_to_another_worker(render_with, monkeypatch, reliability):
     monkeypatch.setattr(driver, "SILENCE_S", 8.0)
     start, seen = time.monotonic(), []

@@ -121,7 +121,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(quick_config, mini, monkeypa
 
     monkeypatch.setattr(render, "render_batch", small_device)
     targets = class_targets(range(5))
-    results = list(render_targets(targets, quick_config, mini, batch_size=5))
+    results = [result for batch in render_targets(targets, quick_config, mini, batch_size=5) for result in batch]
     assert [r.target for r in results] == targets
     assert sizes == [5, 2, 2, 1]
 
@@ -200,8 +200,10 @@ def test_stopping_early_has_its_range_and_one_snapshot():
     assert not any(recipe.min_rise for recipes in PRESETS.values() for recipe in recipes.values())
     with pytest.raises(DgnError, match=r"smallest rise 1\.5"):
         RenderConfig.from_preset("standard", min_rise=1.5)
-    with pytest.raises(DgnError, match="one snapshot"):
+    with pytest.raises(DgnError, match="preset paper does not stop early"):
         RenderConfig.from_preset("paper", min_rise=0.01)
+    with pytest.raises(DgnError, match="40 updates cannot stop early"):
+        RenderConfig.from_preset("draft", min_rise=0.01, num_updates=40)
 
 
 def test_adamax_equals_pytorchs_bit_for_bit():

@@ -82,3 +82,30 @@ def test_frozen_weights_draw_a_batch_as_they_draw_each():
 def test_width_outside_its_range_is_refused():
     with pytest.raises(ValueError, match="width 9"):
         Architecture("untrained", 9)
+
+
+@pytest.mark.parametrize("mode", ["untrained", "pretrained"])
+def test_fewer_multiplications_draw_the_same_picture_at_full_width(mode, monkeypatch):
+    """In float64, with gradients, through every algorithm that full width chooses, and a decoder's prepared kernels."""
+    from dgn import winograd
+    from dgn.generator import prepared
+
+    architecture = Architecture(mode, 1.0)
+    weights = initial_weights(architecture, torch.Generator().manual_seed(0))
+    own = {name: winograd.lay_out(weights[name].double()[None]).requires_grad_() for name in architecture.trainable}
+    shared = {name: tensor.double() for name, tensor in weights.items() if name not in own}
+    used, forward = [], winograd.forward
+    monkeypatch.setattr(
+        winograd, "forward", lambda algorithm, *rest: (used.append(algorithm), forward(algorithm, *rest))[1]
+    )
+    drawn = []
+    for is_winograd in (True, False):
+        frozen = prepared(architecture, shared, torch.float64, is_winograd) if mode == "pretrained" else {}
+        picture = generate_batch(architecture, own, frozen, own["alpha"] * 1.0, is_winograd)
+        drawn.append([picture, *torch.autograd.grad((picture**3).sum(), list(own.values()))])
+    expected = [winograd.UPSAMPLED[2], *[winograd.UPSAMPLED[3]] * 3, winograd.UPSAMPLED[4], winograd.SAME_4]
+    if mode == "pretrained":  # frozen, the 'same' convolutions of stages 3 and 4 too, and one more upsampling
+        expected += [winograd.UPSAMPLED[3], winograd.SAME_3, winograd.SAME_3]
+    assert sorted(map(id, used)) == sorted(map(id, expected))
+    for ours, plain in zip(*drawn, strict=True):
+        assert (ours - plain).norm() <= 1e-9 * plain.norm() + 1e-9

@@ -152,7 +152,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on(mini_weights):
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 7 * each) / total)
     halved = []
     try:
-        results = list(render_targets(targets, config, discriminator, batch_size=12, on_halved=halved.append))
+        batches = render_targets(targets, config, discriminator, batch_size=12, on_halved=halved.append)
+        results = [result for batch in batches for result in batch]
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     print(f"\nhalved to {halved}")

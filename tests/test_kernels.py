@@ -74,24 +74,30 @@ def test_all_of_g_stacked_equals_g_of_one_target(mode):
 
 
 @pytest.mark.parametrize("layers", [["fc8"], ["conv1_2"], ["conv3_1", "conv5_3"]])
-def test_the_fused_network_equals_the_stock_one(layers, mini_weights, monkeypatch):
-    dtype, tolerance = torch.bfloat16, 0.02  # it adds the bias before it rounds to bfloat16, the stock one after
+def test_the_fused_network_is_as_near_to_float32_as_the_stock_one(layers, mini_weights, monkeypatch):
+    """In bfloat16 it adds the bias before it rounds, the stock one after: neither is the other's yardstick."""
+    dtype = torch.bfloat16
     if DEVICE.type == "cpu":
-        dtype, tolerance = torch.float32, 1e-5
+        dtype = torch.float32
         only_with_cudnn = lambda x, weight, bias, *geometry: F.conv2d(x, weight, bias, *geometry).relu()  # noqa: E731
         monkeypatch.setattr(torch, "cudnn_convolution_relu", only_with_cudnn)
     images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(DEVICE).requires_grad_()
     fuse = frozen.fuse
     monkeypatch.setattr(frozen, "fuse", lambda network, make: network)
+    exact = Discriminator(mini_weights, DEVICE, torch.float64)
     discriminator = Discriminator(mini_weights, DEVICE, dtype)
     made = []
-    for change in (lambda network: network, lambda network: fuse(network, fused.convolution)):
-        discriminator._truncated[tuple(layers)] = change(discriminator._as_deep_as(tuple(layers)))
-        responses = discriminator.responses(images, layers)
-        total = sum((response.float() ** 2).sum() for response in responses.values())
-        made.append([*responses.values(), torch.autograd.grad(total, images)[0]])
-    for stock, ours in zip(*made, strict=True):
-        assert (ours - stock).float().norm() < tolerance * stock.float().norm()
+    for network, change in (
+        (exact, lambda network: network),
+        (discriminator, lambda network: network),
+        (discriminator, lambda network: fuse(network, fused.convolution)),
+    ):
+        network._truncated[tuple(layers)] = change(network._as_deep_as(tuple(layers)))
+        responses = network.responses(images, layers)
+        total = sum((response.double() ** 2).sum() for response in responses.values())
+        made.append([tensor.double() for tensor in (*responses.values(), torch.autograd.grad(total, images)[0])])
+    for expected, stock, ours in zip(*made, strict=True):
+        assert (ours - expected).norm() < 1.2 * (stock - expected).norm() + 1e-5 * expected.norm()
 
 
 @pytest.mark.parametrize("px", [6, 7])

@@ -180,7 +180,7 @@ def test_a_machine_is_lost_under_ray_up(laptop, s3, reliability):
 
     def busy():
         assert job.poll() is None, "the job ended before a machine could be lost"
-        rendering = (name for name in WORKERS if "RenderActor.render" in str(laptop.processes(name)))
+        rendering = (name for name in WORKERS if "ray::RenderActor" in str(laptop.processes(name)))
         return len(committed()) >= 2 and next(rendering, None)
 
     machine = wait_for("a worker in the middle of the run", busy, 180)

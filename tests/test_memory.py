@@ -1,0 +1,53 @@
+"""Memory kept between updates: pages are asked of the kernel once. In a process of its own, as a worker is started."""
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dgn.memory import WORKER_ENVIRONMENT
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc's settings"),
+    pytest.mark.skipif(HUGE_PAGES.exists() and "[always]" in HUGE_PAGES.read_text(), reason="pages are huge"),
+]
+PROGRAM = '''
+import resource, threading, torch
+from dgn import memory
+
+def least_faults():
+    """Of several blocks: small ones that come to lie in a block's place make the heap grow at first."""
+    counts = []
+    for _ in range(12):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.empty(48 * 2**20, dtype=torch.uint8).fill_(1)
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return min(counts) * resource.getpagesize()
+
+def measure():
+    with memory.kept():
+        kept = least_faults()
+    try:
+        with memory.kept():
+            raise KeyError
+    except KeyError:
+        print(kept, least_faults())
+
+thread = threading.Thread(target=measure)  # in which a worker renders
+thread.start()
+thread.join()
+'''
+
+
+def test_a_freed_block_comes_back_without_the_kernel_and_is_given_back_at_the_end():
+    environment = {**os.environ, **WORKER_ENVIRONMENT}
+    answer = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
+    )
+    kept, afterwards = map(int, answer.stdout.split())
+    assert kept < 2**20
+    assert afterwards > 24 * 2**20  # as everywhere else, after an error too
