@@ -77,13 +77,18 @@ class RenderActor:
         self.device_name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
         self.tuned = self._tuned()
         is_winograd = self.tuned is None or self.tuned.is_winograd is not False
-        self.discriminator = Discriminator(weights, self.device, DTYPES[context.render.precision], is_winograd)
-        is_exact = context.render.precision == "float32"
-        self.judge = self.discriminator if is_exact else Discriminator(weights, self.device)
-        # All that uses the device runs in one thread: while that records a CUDA graph, no other may call CUDA.
+        # All arithmetic runs in one thread. While it records a CUDA graph, no other may call CUDA; on a CPU every thread
+        # that calculates gets helpers of its own, and where these outnumber the cores all sleep between two tasks.
         self.on_device = ThreadPoolExecutor(1, "device")
+
+        def load(dtype: torch.dtype, is_winograd: bool) -> Discriminator:
+            return self.on_device.submit(Discriminator, weights, self.device, dtype, is_winograd).result()
+
+        self.discriminator = load(DTYPES[context.render.precision], is_winograd)
+        is_exact = context.render.precision == "float32"
+        self.judge = self.discriminator if is_exact else load(torch.float32, is_winograd)
         self.savers = ThreadPoolExecutor(NUM_SAVERS, "saver")
-        self.to_score: deque[tuple[Future[list[Scores]], Tensor, list[Target]]] = deque()
+        self.to_score: deque[tuple[Future[list[Scores]], Callable[[], Tensor], list[Target]]] = deque()
         self.first_at: float | None = None  # when its first shard began
         self.busy_s = 0.0  # of the device
         self.rendered: dict[str, _Rendered] = {}  # by attempt
@@ -201,23 +206,24 @@ class RenderActor:
             return []
         pngs = [picture.encode_png(result.picture_3HW) for result in results]
         targets = [result.target for result in results]
-        rendered_N3HW = torch.stack([result.picture_3HW for result in results])
-        asked = [self._score(images_N3HW, targets) for images_N3HW in (picture.stacked(pngs) / 255, rendered_N3HW)]
+        images = (lambda: picture.stacked(pngs) / 255), (lambda: torch.stack([r.picture_3HW for r in results]))
+        asked = [self._score(make, targets) for make in images]
         saved, unrounded = (scores.result() for scores in asked)
         return [_Scored(png, own, other.activation) for png, own, other in zip(pngs, saved, unrounded, strict=True)]
 
-    def _score(self, images_N3HW: Tensor, targets: list[Target]) -> Future[list[Scores]]:
-        """Asks the device's thread for scores, which it gives between two updates or when it has nothing else."""
+    def _score(self, images: Callable[[], Tensor], targets: list[Target]) -> Future[list[Scores]]:
+        """Asks the device's thread to make (N, 3, H, W) and to score them, between two updates or when it has nothing
+        else."""
         scores: Future[list[Scores]] = Future()
-        self.to_score.append((scores, images_N3HW, targets))
+        self.to_score.append((scores, images, targets))
         self._use_device(self._score_waiting)
         return scores
 
     def _score_waiting(self) -> None:
         while self.to_score:
-            scores, images_N3HW, targets = self.to_score.popleft()
+            scores, images, targets = self.to_score.popleft()
             try:
-                scores.set_result(self._scores(images_N3HW, targets))
+                scores.set_result(self._scores(images(), targets))
             except Exception as error:  # whoever asked raises it
                 scores.set_exception(error)
 

@@ -29,9 +29,10 @@ NUM_TOP = 5
 
 def encode_png(picture_3HW: Tensor) -> bytes:
     """RGB in [0, 1] -> PNG bytes, 8 bits a channel, rounded to nearest."""
-    rgb_HW3 = (picture_3HW.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    # In NumPy, whose arithmetic starts no threads: a second team of them beside the one that renders slows that down.
+    rgb_HW3 = np.rint(picture_3HW.numpy().clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
     buffer = io.BytesIO()
-    Image.fromarray(rgb_HW3).save(buffer, format="PNG")
+    Image.fromarray(np.ascontiguousarray(rgb_HW3)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,7 +50,7 @@ class RenderResult:
 
     @property
     def is_finite(self) -> bool:
-        return bool(torch.isfinite(self.picture_3HW).all())
+        return bool(np.isfinite(self.picture_3HW.numpy()).all())  # no threads: picture.encode_png
 
 
 def architecture_of(config: RenderConfig, mode: Mode) -> Architecture:
