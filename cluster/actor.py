@@ -77,7 +77,7 @@ class RenderActor:
         self.device_name = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
         self.tuned = self._tuned()
         is_winograd = self.tuned is None or self.tuned.is_winograd is not False
-        # All arithmetic runs in one thread. While it records a CUDA graph, no other may call CUDA; on a CPU every thread
+        # All arithmetic runs in one thread. While it records a CUDA graph, no other may call CUDA; on a CPU every one
         # that calculates gets helpers of its own, and where these outnumber the cores all sleep between two tasks.
         self.on_device = ThreadPoolExecutor(1, "device")
 
