@@ -32,7 +32,7 @@ from dgn.recipes import PRESETS, RenderConfig
 from dgn.render import DTYPES
 from dgn.targets import Mode, Target, WeightedUnit
 
-# Spread over animals, things and places; those of docs/method.md's table of second opinions.
+# Spread over animals, things and places.
 CLASSES = (9, 107, 130, 207, 251, 281, 292, 309, 340, 388, 404, 417, 562, 668, 698, 779, 817, 852, 920, 963)
 LOOKS = 10
 LUCENT_STEPS = 512
