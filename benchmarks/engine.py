@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ def seconds(function: Callable[[], object], repeats: int, warm_ups: int = 1) -> 
     return (synchronised() - start) / repeats
 
 
+@lru_cache
 def frozen(network: str) -> FrozenWeights:
     torch.manual_seed(0)
     with DEVICE:  # a hundred million random numbers take a CPU seconds

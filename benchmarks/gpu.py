@@ -14,8 +14,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.engine import frozen, same_start
 from dgn import generator, picture, render
 from dgn.decoder import random_decoder
-from dgn.discriminator import Discriminator, FrozenWeights, build_network
-from dgn.generator import Architecture, Conv, conv_after_upsample, conv_same, initial_weights
+from dgn.discriminator import Discriminator
+from dgn.generator import Architecture, Conv, conv_after_upsample, conv_same
 from dgn.info import cost
 from dgn.recipes import RenderConfig
 from dgn.render import DTYPES
@@ -221,14 +221,6 @@ def conv_s(form: Form, x: Tensor, w: Tensor, b: Tensor, conv: Conv) -> float:
     return median_s(lambda: torch.autograd.grad(form(x, w, b, conv), (x, w, b), grad), repeats=5, warm_ups=1)
 
 
-@lru_cache
-def frozen(network: str) -> FrozenWeights:
-    torch.manual_seed(0)
-    with DEVICE:  # a hundred million random numbers take a CPU seconds
-        state = build_network(network).state_dict()
-    return FrozenWeights(network, {name: tensor.cpu() for name, tensor in state.items()}, "", "random")
-
-
 @lru_cache(maxsize=2)
 def discriminator(network: str, precision: str, is_stock: bool = False) -> Discriminator:
     """`is_stock`: as torchvision and PyTorch run it, nothing fused."""
@@ -323,20 +315,6 @@ def looped_over_targets(architecture: Architecture, own: Any, shared: Any, featu
         one({**shared, **{k: w[n] for k, w in parts.items()}}, features_K) for n, features_K in enumerate(features_NK)
     ]
     return torch.stack(pictures)
-
-
-@contextmanager
-def same_start() -> Iterator[None]:
-    """All targets begin alike, because drawing their weights takes a CPU longer than what is measured here."""
-    kept: dict[Architecture, dict[str, Tensor]] = {}
-
-    def start(architecture: Architecture, stream: torch.Generator) -> dict[str, Tensor]:
-        if architecture not in kept:
-            kept[architecture] = initial_weights(architecture, stream)
-        return kept[architecture]
-
-    with mock.patch.object(render, "initial_weights", start):
-        yield
 
 
 def class_targets(d: Discriminator, n: int, mode: str = "untrained") -> list[Target]:

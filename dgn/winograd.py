@@ -175,13 +175,11 @@ class Algorithm:
         Quickest where weights lie in memory as `lay_out` puts them.
         """
         o, c, k, _ = weight_OCkk.shape
-        kkOC = weight_OCkk.permute(2, 3, 0, 1)
-        if self.columns:
-            products = (_kernel_sums(self, weight_OCkk.dtype) @ kkOC.reshape(k * k, -1)).to(dtype)
-            parts = products.split([len(group) for group in self.groups.values()])
-            return [part.reshape(-1, c, 1, 1) for part in parts]
-        products = (_kernel_sums(self, weight_OCkk.dtype) @ kkOC.reshape(k, -1)).to(dtype)
+        sums = _kernel_sums(self, weight_OCkk.dtype)
+        products = (sums @ weight_OCkk.permute(2, 3, 0, 1).reshape(sums.shape[1], -1)).to(dtype)
         parts = products.split([len(group) for group in self.groups.values()])
+        if self.columns:
+            return [part.reshape(-1, c, 1, 1) for part in parts]
         return [part.reshape(-1, k, o, c).permute(0, 2, 3, 1).reshape(-1, c, 1, k) for part in parts]
 
 
