@@ -247,9 +247,9 @@ def make_optimiser(recipe: Recipe, own: dict[str, Tensor]) -> torch.optim.Optimi
     """Table 1's optimisers over the stacked variables; both work element by element, so targets stay apart."""
     if recipe.optimiser == "adamax":
         if own["alpha"].is_cuda:
-            from dgn.adamax import Adamax
+            from dgn.adamax_gpu import Adamax  # Triton comes with PyTorch's builds for GPUs alone
         else:
-            from dgn.adamax_cpu import Adamax  # type: ignore[assignment]
+            from dgn.adamax import Adamax  # type: ignore[assignment]
         return Adamax(own.values(), lr=recipe.learning_rate, betas=(0.9, 0.999), eps=1e-8)
     return torch.optim.SGD(own.values(), lr=recipe.learning_rate, momentum=0.1, nesterov=True)
 

@@ -97,10 +97,10 @@ def device_model(device: torch.device) -> str:
     with suppress(OSError, UnicodeDecodeError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {os.cpu_count()} cores{', avx512_bf16' if _has_bfloat16(device) else ''}"
+    return f"{name}, {os.cpu_count()} cores{', avx512_bf16' if has_bfloat16(device) else ''}"
 
 
-def _has_bfloat16(device: torch.device) -> bool:
+def has_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -138,7 +138,7 @@ def measure(
     device = device_at_hand()
     bench = _Bench(network, config, device, time.monotonic() + budget_s, on_variant)
     start = Variant("untrained", "float32", None if device.type == "cuda" else True, DECIDED_AT[device.type])
-    if _has_bfloat16(device):
+    if has_bfloat16(device):
         start = replace(start, precision="bfloat16")
         bench.tries(start)
     bench.tries(replace(start, precision="float32"))

@@ -24,7 +24,7 @@ def doctor_command(url: str | None, network: str, weights: str | None) -> None:
                 f"ok  device cuda:{index} {torch.cuda.get_device_name(index)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB"
             )
     else:
-        has_bfloat16 = torch.cpu._is_avx512_bf16_supported()
+        has_bfloat16 = tuning.has_bfloat16(tuning.device_at_hand())
         print(f"ok  device cpu, {os.cpu_count()} cores, bfloat16 {'in' if has_bfloat16 else 'not in'} hardware; no GPU")
     model = tuning.device_model(tuning.device_at_hand())
     own = tuning.load(tuning.stored_at()).get(model)

@@ -185,8 +185,7 @@ def resolve_precision(
         return "bfloat16"
     import torch
 
-    has_bfloat16 = torch.cpu._is_avx512_bf16_supported()
-    return "bfloat16" if has_bfloat16 else "float32"
+    return "bfloat16" if tuning.has_bfloat16(torch.device("cpu")) else "float32"
 
 
 def print_plan(plan: Plan, config: RunConfig, decoder_width: float | None = None) -> None:

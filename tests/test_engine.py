@@ -207,7 +207,7 @@ def test_stopping_early_has_its_range_and_one_snapshot():
 
 
 def test_adamax_equals_pytorchs_bit_for_bit():
-    from dgn.adamax_cpu import BLOCK, Adamax
+    from dgn.adamax import BLOCK, Adamax
 
     ours = torch.randn(2, 3, 3, 5, BLOCK // 80).permute(0, 4, 1, 2, 3).requires_grad_()  # more than a block
     plain = ours.detach().clone().requires_grad_()

@@ -9,7 +9,7 @@ from dgn.discriminator import Discriminator
 from dgn.generator import Architecture, conv_after_upsample, conv_same, generate, initial_weights
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch's builds for GPUs alone")
-from dgn import adamax, fused, stacked
+from dgn import adamax_gpu, fused, stacked
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Triton 3.9's interpreter gives wrong products of bfloat16.
@@ -115,7 +115,7 @@ def test_adamax_equals_pytorchs():
     plain = ours.detach().clone().requires_grad_()
     idle = torch.zeros(3, device=DEVICE, requires_grad=True)  # had no gradient: stays
     settings = {"lr": 0.002, "betas": (0.9, 0.999), "eps": 1e-8}
-    optimisers = adamax.Adamax([ours, idle], **settings), torch.optim.Adamax([plain], **settings)
+    optimisers = adamax_gpu.Adamax([ours, idle], **settings), torch.optim.Adamax([plain], **settings)
     for _ in range(20):
         plain.grad = torch.randn_like(plain)
         ours.grad = plain.grad.contiguous()  # of another memory order
