@@ -72,7 +72,7 @@ class Drawn:
         monkeypatch.setattr(tuning.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(tuning.time, "perf_counter", lambda: self.now)
         monkeypatch.setattr(tuning, "render_batch", self.render_batch)
-        monkeypatch.setattr(tuning, "_has_bfloat16", lambda device: True)
+        monkeypatch.setattr(tuning, "has_bfloat16", lambda device: True)
         monkeypatch.setattr(tuning, "device_at_hand", lambda: torch.device("cpu"))
 
     def render_batch(self, targets, config, discriminator, decoder, on_update):
