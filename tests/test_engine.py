@@ -11,7 +11,7 @@ from dgn.colours import PHOTO_AXES
 from dgn.discriminator import IMAGENET_MEAN
 from dgn.errors import DgnError
 from dgn.generator import Architecture, initial_weights
-from dgn.recipes import PRESETS, RenderConfig
+from dgn.recipes import PRESETS, RISE_UPDATES, RenderConfig
 from dgn.render import render_batch, render_targets
 from dgn.targets import Target, WeightedUnit
 from tests.conftest import WIDTH, random_decoder
@@ -93,9 +93,14 @@ def test_a_silent_unit_wakes_only_where_asked(wakes, quick_config, mini_weights)
     assert fell_by > 0.5 if wakes else abs(fell_by) < 0.01
 
 
-def test_one_target_gone_wrong_leaves_its_neighbours_alone(quick_config, mini, monkeypatch):
+@pytest.mark.parametrize("min_rise", [0.0, 0.01])
+def test_one_target_gone_wrong_leaves_its_neighbours_alone(quick_config, mini_float64, monkeypatch, min_rise):
+    """And is not rising, where targets may stop early."""
+    num_updates = 3 * RISE_UPDATES if min_rise else 10
+    recipe = replace(quick_config.untrained, num_updates=num_updates, num_views=1, min_rise=min_rise)
+    config = replace(quick_config, precision="float64", untrained=recipe)
     targets = class_targets([1, 2])
-    healthy = render_batch(targets, quick_config, mini)
+    healthy = render_batch(targets, config, mini_float64)
     real_start = render.initial_weights
     calls = []
 
@@ -105,9 +110,11 @@ def test_one_target_gone_wrong_leaves_its_neighbours_alone(quick_config, mini, m
         return {n: w * float("nan") for n, w in weights.items()} if len(calls) == 1 else weights
 
     monkeypatch.setattr(render, "initial_weights", poisoned)
-    broken, fine = render_batch(targets, quick_config, mini)
+    broken, fine = render_batch(targets, config, mini_float64)
     assert not broken.is_finite
-    assert torch.equal(fine.picture_3HW, healthy[1].picture_3HW)
+    assert broken.num_updates == (2 * RISE_UPDATES if min_rise else num_updates)
+    assert fine.num_updates == healthy[1].num_updates
+    torch.testing.assert_close(fine.picture_3HW, healthy[1].picture_3HW, rtol=1e-4, atol=1e-5)
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(quick_config, mini, monkeypatch):
