@@ -30,7 +30,7 @@ from dgn.discriminator import Discriminator, build_network, layout, load_weights
 from dgn.opinion import judged
 from dgn.recipes import PRESETS, RenderConfig
 from dgn.render import DTYPES
-from dgn.targets import Mode, Target, WeightedUnit
+from dgn.targets import MODES, Mode, Target, WeightedUnit
 
 # Spread over animals, things and places.
 CLASSES = (9, 107, 130, 207, 251, 281, 292, 309, 340, 388, 404, 417, 562, 668, 698, 779, 817, 852, 920, 963)
@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--judge-weights", type=Path)
     parser.add_argument("--decoder", type=Path, help="for the pretrained mode too")
     parser.add_argument("--classes", type=int, nargs="+", default=list(CLASSES))
+    parser.add_argument("--modes", nargs="+", choices=MODES, help="default: those that can be")
     parser.add_argument("--presets", nargs="+", default=["standard", "draft"])
     parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--batch-size", type=int, default=20 if HAS_GPU else 4)
@@ -157,7 +158,7 @@ def main() -> None:
         if args.out:
             args.out.write_text(json.dumps(report, indent=1) + "\n")
 
-    modes: list[Mode] = ["untrained", "pretrained"] if args.decoder or not is_real else ["untrained"]
+    modes = args.modes or (MODES if args.decoder or not is_real else MODES[:1])
     for preset in args.presets:
         for mode in modes:
             num_updates = round(args.share * PRESETS[preset][mode].num_updates)

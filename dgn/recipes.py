@@ -79,7 +79,7 @@ STANDARD = {  # chosen by measurements, docs/method.md
     "untrained": replace(_DISPLAYABLE, width=0.5, has_last_relu=False, num_updates=240),
     "pretrained": replace(
         _DISPLAYABLE,
-        num_updates=240,
+        num_updates=180,
         learning_rate=0.06,
         noise_sigma=0.05,
         code="data",
