@@ -134,6 +134,9 @@ def main() -> None:
     is_real = args.weights is not None
     if is_real and args.share < 1:
         parser.error("--share is for random weights: with real ones the pictures have to be finished")
+    modes = args.modes or (MODES if args.decoder or not is_real else MODES[:1])
+    if is_real and "pretrained" in modes and not args.decoder:
+        parser.error("--modes pretrained with real weights: give --decoder FILE")
     weights = load_weights(args.discriminator, args.weights) if is_real else frozen(args.discriminator)
     discriminator = Discriminator(weights, DEVICE, DTYPES[args.precision])
     exact = Discriminator(weights, DEVICE)
@@ -141,7 +144,7 @@ def main() -> None:
     class_layer = layout(args.discriminator).class_layer
     report: dict[str, Any] = {
         "machine": machine(), "discriminator": args.discriminator, "weights": "real" if is_real else "random",
-        "judge": args.judge if is_real else None, "precision": args.precision, "batch_size": args.batch_size,
+        "judge": args.judge if is_real else None, "decoder": args.decoder.name if args.decoder else "random", "precision": args.precision, "batch_size": args.batch_size,
         "rows": {},
     }  # fmt: skip
 
@@ -158,7 +161,6 @@ def main() -> None:
         if args.out:
             args.out.write_text(json.dumps(report, indent=1) + "\n")
 
-    modes = args.modes or (MODES if args.decoder or not is_real else MODES[:1])
     for preset in args.presets:
         for mode in modes:
             num_updates = round(args.share * PRESETS[preset][mode].num_updates)
