@@ -144,7 +144,8 @@ def main() -> None:
     class_layer = layout(args.discriminator).class_layer
     report: dict[str, Any] = {
         "machine": machine(), "discriminator": args.discriminator, "weights": "real" if is_real else "random",
-        "judge": args.judge if is_real else None, "decoder": args.decoder.name if args.decoder else "random", "precision": args.precision, "batch_size": args.batch_size,
+        "judge": args.judge if is_real else None, "decoder": args.decoder.name if args.decoder else "random",
+        "precision": args.precision, "batch_size": args.batch_size,
         "rows": {},
     }  # fmt: skip
 
