@@ -1,4 +1,6 @@
-"""AdaMax on a CPU, one block of the variables after another: what a step of it writes the next finds in cache."""
+"""AdaMax, as a CPU does it fastest: one block of the variables after another, so that what a step of it writes the next
+finds in cache. What a GPU does in its place is in `dgn/adamax_gpu.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ BLOCK = 2**18  # elements; measured
 
 
 class Adamax(torch.optim.Optimizer):
-    """`torch.optim.Adamax`, bit for bit. Gradients are used up."""
+    """`torch.optim.Adamax`, bit for bit."""
 
     def __init__(self, variables: Iterable[Tensor], lr: float, betas: tuple[float, float], eps: float):
         super().__init__(variables, {"lr": lr, "betas": betas, "eps": eps})
@@ -38,7 +40,7 @@ class Adamax(torch.optim.Optimizer):
         return group["lr"] / (1 - group["betas"][0] ** self.steps)
 
     def _walk(self, group: dict[str, Any], rate: Any, *laid_out_alike: Tensor) -> None:
-        """Changes a variable and its state: variable, gradient, mean, norm."""
+        """Changes a variable and its state: variable, gradient (which is used up), mean, norm."""
         (beta_1, beta_2), eps = group["betas"], group["eps"]
         for v, g, mean, norm in zip(*map(_blocks, laid_out_alike), strict=True):
             mean.lerp_(g, 1 - beta_1)

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchvision.ops.misc import Conv2dNormActivation
 
 from dgn import embedded, frozen
@@ -64,6 +66,24 @@ def build_network(network: str) -> nn.Module:
     return models.get_model(network, weights=None, **own)
 
 
+class _EmptyOnMeta(TorchFunctionMode):
+    """Parameters take no memory. What a constructor calculates is real, unlike within `torch.device("meta")`."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def bare_network(network: str) -> nn.Module:
+    """The network with its parameters' shapes, without memory for them. Raises: DgnError as `build_network` does."""
+    with torch.device("cpu"), _EmptyOnMeta():  # a caller's `torch.device("meta")` would hold for all
+        return build_network(network)
+
+
 def class_labels(network: str) -> tuple[str, ...]:
     """Labels of the network's classes, in order of the unit."""
     if network in embedded.NETWORKS:
@@ -80,7 +100,7 @@ def layout(network: str) -> Layout:
     VGG's layers have their usual names (conv1_1 ... conv5_3, fc6, fc7, fc8); everything has its dotted module name.
     """
     with torch.device("meta"):
-        model = build_network(network).eval()
+        model = bare_network(network).to("meta").eval()
         names = {module: name for name, module in model.named_modules() if name}
         units: dict[str, int] = {}
         convolutions: list[str] = []
@@ -193,8 +213,7 @@ def _read_state(path: Path, network: str) -> dict[str, Tensor]:
 
 def _fitted(weights: FrozenWeights) -> FrozenWeights:
     """The weights, checked name by name and shape by shape; batch norms' counters, which nothing reads, may lack."""
-    with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in build_network(weights.network).state_dict().items()}
+    expected = {name: tensor.shape for name, tensor in bare_network(weights.network).state_dict().items()}
     found = {name: tensor.shape for name, tensor in weights.state.items()}
     counters = {
         name: torch.tensor(0) for name in expected if name.endswith("num_batches_tracked") and name not in found
@@ -238,8 +257,7 @@ class Discriminator:
         self.layout = layout(weights.network)
         self.sha256 = weights.sha256
         self.device, self.dtype = torch.device(device), dtype
-        with torch.device("meta"):
-            model = build_network(weights.network)
+        model = bare_network(weights.network)
         model.load_state_dict(weights.state, assign=True)
         for module in model.modules():
             if getattr(module, "inplace", False):  # an in-place ReLU would overwrite the response before it

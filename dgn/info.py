@@ -85,7 +85,7 @@ def _discriminator_cost(network: str, layer: str | None, dtype: torch.dtype) -> 
     layout = discriminators.layout(network)
     layer = layer or layout.class_layer
     with torch.device("meta"):
-        state = discriminators.build_network(network).state_dict()
+        state = discriminators.bare_network(network).to("meta").state_dict()
         frozen = discriminators.FrozenWeights(network, state, "", "meta")
         model = discriminators.Discriminator(frozen, "meta", dtype)
         weights = [*model.model.state_dict().values(), *model._as_deep_as((layer,)).state_dict().values()]

@@ -16,6 +16,7 @@ from dgn.errors import DgnError, WeightsMismatch, WeightsMissing
         ("mobilenet_v2", "classifier.1", 52),
         ("squeezenet1_0", "classifier.1", 25),
         ("resnet18", "fc", 20),
+        ("regnet_x_400mf", "fc", 71),  # whose constructor calculates widths with tensors
     ],
 )
 def test_layouts_of_torchvisions_networks(network, class_layer, num_filter_layers):

@@ -9,14 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dgn import render
 from dgn.decoder import random_decoder
-from dgn.discriminator import Discriminator, FrozenWeights, build_network, layout
+from dgn.discriminator import Discriminator, FrozenWeights, bare_network, layout
 from dgn.recipes import RenderConfig
 from dgn.targets import Target, WeightedUnit
 
 
 def counted(network, preset, mode):
-    with torch.device("meta"):
-        state = build_network(network).state_dict()
+    state = bare_network(network).state_dict()
     weights = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in state.items()}
     discriminator = Discriminator(FrozenWeights(network, weights, "", "zeros"), dtype=torch.bfloat16)
     config = RenderConfig.from_preset(preset, "bfloat16")
