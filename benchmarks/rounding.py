@@ -55,6 +55,14 @@ def rendered(
     return made
 
 
+def joined(earlier: Activations, later: Activations, num_classes: int) -> Activations:
+    """Each class's earlier seeds, then its later ones."""
+    tables = {
+        kind: [torch.tensor(each[kind]).double().view(num_classes, -1) for each in (earlier, later)] for kind in KINDS
+    }
+    return {kind: torch.cat(both, 1).flatten().tolist() for kind, both in tables.items()}
+
+
 def compared(one: Activations, other: Activations, num_seeds: int) -> dict[str, float]:
     """Medians over the classes, whose seeds lie one after another: relative differences to `one`."""
     row: dict[str, float] = {}
@@ -84,33 +92,46 @@ def main() -> None:
     parser.add_argument("--updates", type=int)
     parser.add_argument("--width", type=float)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[40 if HAS_GPU else 8])
+    parser.add_argument("--without-control", action="store_true", help="no third of the pictures with sigma changed")
+    parser.add_argument(
+        "--more-than", type=Path, help="report of fewer seeds with the same options: only others are made"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     weights = load_weights(args.discriminator, args.weights)
     layers = layout(args.discriminator)
     num_classes = layers.units[layers.class_layer]
     classes = args.classes or (CLASSES if num_classes > max(CLASSES) else range(min(20, num_classes)))
-    units = [WeightedUnit(layers.class_layer, unit) for unit in classes]
-    targets = [Target((unit,), "untrained", seed) for unit in units for seed in range(args.seeds)]
     asked = {"num_updates": args.updates, "width": args.width}
     changes = {name: value for name, value in asked.items() if value is not None}
+    about = {"discriminator": args.discriminator, "preset": args.preset, **changes, "classes": list(classes)}
+    report: dict[str, Any] = {"machine": machine(), **about, "seeds": args.seeds, "rows": {}, "activations": {}}
+    num_made = 0
+    if args.more_than:
+        earlier = json.loads(args.more_than.read_text())
+        if any(earlier[name] != value for name, value in (about | {"machine": report["machine"]}).items()):
+            parser.error(f"{args.more_than} is of other options or another machine")
+        report["rows"], num_made = earlier["rows"], earlier["seeds"]
+    units = [WeightedUnit(layers.class_layer, unit) for unit in classes]
+    targets = [Target((unit,), "untrained", seed) for unit in units for seed in range(num_made, args.seeds)]
     first, *other_sizes = args.batch_sizes
     configs = {str(p): RenderConfig.from_preset(args.preset, p, **changes) for p in PRECISIONS}
-    sigma = configs["float32"].untrained.noise_sigma * (1 + 1e-6)
-    configs["float32, sigma changed"] = RenderConfig.from_preset(args.preset, "float32", **changes, noise_sigma=sigma)
+    if not args.without_control:
+        sigma = configs["float32"].untrained.noise_sigma * (1 + 1e-6)
+        changed = RenderConfig.from_preset(args.preset, "float32", **changes, noise_sigma=sigma)
+        configs["float32, sigma changed"] = changed
     wanted = [(name, first) for name in configs] + [(name, size) for name in PRECISIONS for size in other_sizes]
-    report: dict[str, Any] = {
-        "machine": machine(), "discriminator": args.discriminator, "preset": args.preset, **changes,
-        "classes": list(classes), "seeds": args.seeds, "rows": {}, "activations": {},
-    }  # fmt: skip
     made: dict[tuple[str, int], Activations] = {}
     for name, size in wanted:
         with Progress() as progress:
             made[name, size] = rendered(targets, configs[name], weights, size, progress)
-        report["activations"][f"{name}, batches of {size}"] = made[name, size]
+        called = f"{name}, batches of {size}"
+        if args.more_than:
+            made[name, size] = joined(earlier["activations"][called], made[name, size], len(units))
+        report["activations"][called] = made[name, size]
         against = ("float32" if size == first else name, first)
         if (name, size) != against:
-            what = f"{name}, batches of {size} against {against[0]}, batches of {first}"
+            what = f"{called} against {against[0]}, batches of {first}, {args.seeds} seeds"
             report["rows"][what] = compared(made[against], made[name, size], args.seeds)
             print(what)
             for kind, value in report["rows"][what].items():
