@@ -55,6 +55,11 @@ def rendered(
     return made
 
 
+def called(variant: tuple[str, int]) -> str:
+    name, batch_size = variant
+    return f"{name}, batches of {batch_size}"
+
+
 def joined(earlier: Activations, later: Activations, num_classes: int) -> Activations:
     """Each class's earlier seeds, then its later ones."""
     tables = {
@@ -104,16 +109,12 @@ def main() -> None:
     classes = args.classes or (CLASSES if num_classes > max(CLASSES) else range(min(20, num_classes)))
     asked = {"num_updates": args.updates, "width": args.width}
     changes = {name: value for name, value in asked.items() if value is not None}
-    about = {"discriminator": args.discriminator, "preset": args.preset, **changes, "classes": list(classes)}
-    report: dict[str, Any] = {"machine": machine(), **about, "seeds": args.seeds, "rows": {}, "activations": {}}
-    num_made = 0
-    if args.more_than:
-        earlier = json.loads(args.more_than.read_text())
-        if any(earlier[name] != value for name, value in (about | {"machine": report["machine"]}).items()):
-            parser.error(f"{args.more_than} is of other options or another machine")
-        report["rows"], num_made = earlier["rows"], earlier["seeds"]
+    about: dict[str, Any] = {
+        "machine": machine(), "discriminator": args.discriminator, "weights_sha256": weights.sha256,
+        "preset": args.preset, **asked, "classes": list(classes),
+    }  # fmt: skip
+    report: dict[str, Any] = {**about, "seeds": args.seeds, "rows": {}, "activations": {}}
     units = [WeightedUnit(layers.class_layer, unit) for unit in classes]
-    targets = [Target((unit,), "untrained", seed) for unit in units for seed in range(num_made, args.seeds)]
     first, *other_sizes = args.batch_sizes
     configs = {str(p): RenderConfig.from_preset(args.preset, p, **changes) for p in PRECISIONS}
     if not args.without_control:
@@ -121,17 +122,30 @@ def main() -> None:
         changed = RenderConfig.from_preset(args.preset, "float32", **changes, noise_sigma=sigma)
         configs["float32, sigma changed"] = changed
     wanted = [(name, first) for name in configs] + [(name, size) for name in PRECISIONS for size in other_sizes]
+    earlier: dict[str, Any] = {"seeds": 0}
+    if args.more_than:
+        earlier = json.loads(args.more_than.read_text())
+        if other := [name for name, value in about.items() if earlier.get(name) != value]:
+            parser.error(f"{args.more_than} is of other {', '.join(other)}")
+        num_earlier = {key: len(of_key["png"]) for key, of_key in earlier["activations"].items()}
+        expected = len(units) * earlier["seeds"]
+        if lacking := [key for key in map(called, wanted) if num_earlier.get(key) != expected]:
+            parser.error(f"{args.more_than} lacks {lacking[0]}, {earlier['seeds']} seeds")
+        if args.seeds <= earlier["seeds"]:
+            parser.error(f"{args.more_than} has {earlier['seeds']} seeds: give --seeds above that")
+        report |= {"rows": earlier["rows"], "activations": earlier["activations"]}
+    targets = [Target((unit,), "untrained", seed) for unit in units for seed in range(earlier["seeds"], args.seeds)]
     made: dict[tuple[str, int], Activations] = {}
     for name, size in wanted:
         with Progress() as progress:
             made[name, size] = rendered(targets, configs[name], weights, size, progress)
-        called = f"{name}, batches of {size}"
+        key = called((name, size))
         if args.more_than:
-            made[name, size] = joined(earlier["activations"][called], made[name, size], len(units))
-        report["activations"][called] = made[name, size]
+            made[name, size] = joined(report["activations"][key], made[name, size], len(units))
+        report["activations"][key] = made[name, size]
         against = ("float32" if size == first else name, first)
         if (name, size) != against:
-            what = f"{called} against {against[0]}, batches of {first}, {args.seeds} seeds"
+            what = f"{key} against {called(against)}, {args.seeds} seeds"
             report["rows"][what] = compared(made[against], made[name, size], args.seeds)
             print(what)
             for kind, value in report["rows"][what].items():
