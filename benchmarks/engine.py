@@ -1,11 +1,11 @@
 """Seconds per update and picture, ours and others': `python -m benchmarks.engine --out benchmarks/engine.json`.
 
 In one process, in turn, round by round: dgn in float32 and bfloat16 at several batch sizes, both modes, for classes and
-for filters; the plain loop of the paper, one picture at a time (tests/paper_port.py); lucent as shipped, whose hooks on
-the network grow with every call, and with its hooks cleared. One view an update, preset `paper`, random weights, which
-cost what trained ones cost. lucent trains no generator. Beside them what the same process gets out of the device: a
-matrix product and convolutions of VGG-16's shapes. Lucent: `pip install torch-lucent==0.1.8 kornia tqdm decorator
-ipython`; without it those rows are left out.
+for filters; the plain loop of the paper, one picture at a time (tests/helpers/paper_port.py); lucent as shipped, whose
+hooks on the network grow with every call, and with its hooks cleared. One view an update, preset `paper`, random
+weights, which cost what trained ones cost. lucent trains no generator. Beside them what the same process gets out of
+the device: a matrix product and convolutions of VGG-16's shapes. Lucent: `pip install torch-lucent==0.1.8 kornia tqdm
+decorator ipython`; without it those rows are left out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import importlib.util
 import json
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,51 +27,39 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import machine
-from dgn import memory, render
-from dgn.decoder import random_decoder
-from dgn.discriminator import Discriminator, FrozenWeights, build_network
-from dgn.generator import Architecture, initial_weights
-from dgn.info import cost
-from dgn.recipes import RenderConfig
-from dgn.render import DTYPES
+from benchmarks.timing import DEVICE, HAS_GPU, seconds, synchronised
+from dgn.cost.counted import count_cost
+from dgn.engine import engine_for
+from dgn.method import batch as batches
+from dgn.method.architecture import Architecture
+from dgn.method.decoder import random_decoder
+from dgn.method.generator import initial_weights
+from dgn.method.loop import update
+from dgn.method.precision import DTYPES, exact_float32
+from dgn.method.recipes import RenderConfig
+from dgn.networks.frozen import FrozenNetwork
+from dgn.networks.registry import build_network
+from dgn.networks.weights import NetworkWeights
 from dgn.targets import Mode, Target, WeightedUnit
-from tests.paper_port import PaperGenerator, paper_losses
+from tests.helpers.paper_port import PaperGenerator, paper_losses
 
-HAS_GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
 BATCHES = (1, 4, 8, 16, 32, 64) if HAS_GPU else (1, 4, 8, 16)
 FILTERS = ("conv3_1", "features_10", 11)  # our name, lucent's, and how many of VGG's `features` reach it
 
 
-def synchronised() -> float:
-    if HAS_GPU:
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def seconds(function: Callable[[], object], repeats: int, warm_ups: int = 1) -> float:
-    """Of one call, the mean of several."""
-    for _ in range(warm_ups):
-        function()
-    start = synchronised()
-    for _ in range(repeats):
-        function()
-    return (synchronised() - start) / repeats
-
-
 @lru_cache
-def frozen(network: str) -> FrozenWeights:
+def frozen(network: str) -> NetworkWeights:
     torch.manual_seed(0)
     with DEVICE:  # a hundred million random numbers take a CPU seconds
         state = build_network(network).state_dict()
-    return FrozenWeights(network, {name: tensor.cpu() for name, tensor in state.items()}, "", "random")
+    return NetworkWeights(network, {name: tensor.cpu() for name, tensor in state.items()}, "", "random")
 
 
 def peaks(repeats: int = 5) -> dict[str, float]:
     """FLOP/s of a square matrix product, and the best of VGG-16's 3x3 convolutions forward, channels-last."""
     best: dict[str, float] = {}
     n = 8192 if HAS_GPU else 4096
-    with memory.kept(), render.exact_float32(), torch.no_grad():
+    with engine_for(DEVICE).keep_memory(), exact_float32(), torch.no_grad():
         for precision in ("float32", "bfloat16"):
             dtype = DTYPES[precision]
             a, b = (torch.randn(n, n, device=DEVICE).to(dtype) for _ in range(2))
@@ -96,63 +83,64 @@ def targets_of(kind: str, mode: Mode, n: int) -> list[Target]:
 
 @contextmanager
 def same_start() -> Iterator[None]:
-    """All targets begin alike, because drawing their weights takes a CPU longer than what is measured here."""
+    """All targets start with the same weights: drawing them takes a CPU longer than what is measured here."""
     kept: dict[Architecture, dict[str, Tensor]] = {}
-    draw = render.initial_weights
+    draw = batches.initial_weights
 
     def start(architecture: Architecture, stream: torch.Generator) -> dict[str, Tensor]:
         if architecture not in kept:
             kept[architecture] = initial_weights(architecture, stream)
         return kept[architecture]
 
-    render.initial_weights = start
+    batches.initial_weights = start
     try:
         yield
     finally:
-        render.initial_weights = draw
+        batches.initial_weights = draw
 
 
 class Ours:
     """dgn's update of N targets, as `render_batch` runs it."""
 
     def __init__(
-        self, discriminator: Discriminator, kind: str, mode: Mode, precision: Any, batch: int, preset: str = "paper"
+        self, classifier: FrozenNetwork, kind: str, mode: Mode, precision: Any, batch: int, preset: str = "paper"
     ):
         self.config = RenderConfig.from_preset(preset, precision)
-        self.discriminator, self.kind, self.mode, self.batch = discriminator, kind, mode, batch
+        self.classifier, self.kind, self.mode, self.batch = classifier, kind, mode, batch
         self.decoder = random_decoder(self.config.pretrained.width) if mode == "pretrained" else None
 
     @contextmanager
-    def begun(self) -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
+    def started(self) -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
         """The update, and the same launch by launch, whose operations can be counted."""
-        with same_start(), memory.kept(), render.exact_float32():
+        engine = self.classifier.engine
+        with same_start(), engine.keep_memory(), exact_float32():
             targets = targets_of(self.kind, self.mode, self.batch)
-            batch = render._Batch.start(targets, self.config, self.discriminator, self.decoder)
-            optimiser = render.make_optimiser(batch.recipe, batch.own)
-            update = render._updates(batch, optimiser)
-            yield lambda: update(*batch.draw()), lambda: batch.update(optimiser, *batch.draw())
+            batch = batches.start_batch(targets, self.config, self.classifier, self.decoder)
+            once = partial(update, batch, batch.optimiser())
+            repeated = engine.repeated(once)
+            yield lambda: repeated(*batch.random()), lambda: once(*batch.random())
 
     def measure(self, repeats: int) -> float:
-        with self.begun() as (update, _):
-            return seconds(update, repeats, warm_ups=3 if HAS_GPU else 1) / self.batch
+        with self.started() as (repeated, _):
+            return seconds(repeated, repeats, warm_ups=3 if HAS_GPU else 1) / self.batch
 
     def operations(self) -> int:
-        """Of one target's update in plain convolutions, which is how a convolution's peak is counted too."""
-        return cost(self.config, self.mode, "vgg16", targets_of(self.kind, self.mode, 1)[0].layer).ops_per_update
+        """One target's update in plain convolutions, which is how a convolution's peak is counted too."""
+        return count_cost(self.config, self.mode, "vgg16", targets_of(self.kind, self.mode, 1)[0].layer).ops_per_update
 
     def executed(self) -> int:
         """The same, counted while it runs: fewer where convolutions are Winograd's. No counter sees a GPU's own."""
         if HAS_GPU:
             return self.operations()
-        with self.begun() as (_, update), FlopCounterMode(display=False) as counter:
-            update()
+        with self.started() as (_, once), FlopCounterMode(display=False) as counter:
+            once()
         return int(counter.get_total_flops()) // self.batch
 
 
 class Port:
     """The paper's loop with stock modules, one picture at a time, float32."""
 
-    def __init__(self, weights: FrozenWeights, kind: str, mode: Mode):
+    def __init__(self, weights: NetworkWeights, kind: str, mode: Mode):
         self.network: nn.Module = build_network("vgg16")
         self.network.load_state_dict(weights.state)
         self.network = self.network.eval().requires_grad_(False).to(DEVICE)
@@ -180,7 +168,7 @@ class Port:
 class Lucent:
     """lucent's `render_vis` with its defaults: no generator, a 128 px Fourier picture, moved, seen at 224 px."""
 
-    def __init__(self, weights: FrozenWeights, kind: str, clears_hooks: bool):
+    def __init__(self, weights: NetworkWeights, kind: str, clears_hooks: bool):
         self.network = build_network("vgg16")
         self.network.load_state_dict(weights.state)
         self.network = self.network.eval().to(DEVICE)
@@ -214,7 +202,7 @@ def main() -> None:
     report: dict[str, Any] = {"machine": machine(), "network": "vgg16, random weights", "peaks": peaks()}
     print(" · ".join(f"{name} {value}" for name, value in report["machine"].items()))
     print(" · ".join(f"{name} {value / 1e9:,.0f} GFLOP/s" for name, value in report["peaks"].items()), flush=True)
-    discriminators = {p: Discriminator(weights, DEVICE, DTYPES[p]) for p in ("float32", "bfloat16")}
+    classifiers = {p: FrozenNetwork(weights, engine_for(DEVICE), DTYPES[p]) for p in ("float32", "bfloat16")}
     contestants: dict[tuple[str, str, str, int], Any] = {}
     for kind in args.kinds:
         for mode in ("untrained", "pretrained"):
@@ -222,7 +210,7 @@ def main() -> None:
             for precision in ("float32", "bfloat16"):
                 for batch in args.batches:
                     if precision == "bfloat16" or batch in (1, 8):
-                        of = Ours(discriminators[precision], kind, mode, precision, batch)
+                        of = Ours(classifiers[precision], kind, mode, precision, batch)
                         contestants[kind, mode, f"dgn, {precision}", batch] = of
         if importlib.util.find_spec("lucent"):
             for name, clears in (("lucent as shipped", False), ("lucent, hooks cleared", True)):

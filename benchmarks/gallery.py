@@ -19,11 +19,13 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.storage import S3Store, open_store
-from jobs.gallery import build_command
+from dgn.jobs.galleries.build import build_page
+from dgn.runs.run import Run
+from dgn.runs.stores import open_store
+from dgn.runs.stores.s3 import S3Store
 from tests.conftest import running_s3
-from tests.fake_runs import write_fake_run
-from tests.gallery_tour import a_browser, all_rows, gallery_server, plain_server, range_server, tour, upload
+from tests.helpers.fake_runs import write_fake_run
+from tests.helpers.gallery_tour import a_browser, all_rows, gallery_server, plain_server, range_server, tour, upload
 
 PLACES = {
     "file": "`file://`", "plain": "web server, no ranges", "ranges": "web server, ranges", "serve": "`gallery serve`",
@@ -47,7 +49,7 @@ def main(
         for number in seeds or [1, 17]:
             run = Path(folder) / f"run-{number}"
             write_fake_run(str(run), seeds=number)
-            build_command(str(run), None)
+            build_page(Run.at(str(run)), None)
             rows = all_rows(run)
             for where in PLACES:
                 with _place(where, run) as url:

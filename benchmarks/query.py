@@ -20,12 +20,16 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.index import CURRENT_FILE, update_index
-from cluster.query import Rows, condition
-from cluster.run import Run
-from cluster.storage import S3Store, Store, open_store
+from dgn.runs.conditions import condition
+from dgn.runs.index import update_index
+from dgn.runs.layout import INDEX_FILE
+from dgn.runs.query import Rows
+from dgn.runs.run import Run
+from dgn.runs.stores import open_store
+from dgn.runs.stores.base import Store
+from dgn.runs.stores.s3 import S3Store
 from tests.conftest import running_s3
-from tests.fake_runs import write_fake_run
+from tests.helpers.fake_runs import write_fake_run
 
 TOP = 50
 SHOWN = ["target_id", "layer", "unit", "label", "mode", "status", "activation", "rank", "probability", "file_name"]
@@ -52,7 +56,7 @@ def main(
             "index_s": time.perf_counter() - start,
         }
         figures |= _ask(store)
-        store.delete(CURRENT_FILE)
+        store.delete(INDEX_FILE)
         start = time.perf_counter()
         Rows(Run(store)).select([condition("layer", "=", "fc8"), condition("mode", "=", "pretrained")], SHOWN, top=TOP)
         figures["without_index_s"] = time.perf_counter() - start
@@ -63,7 +67,7 @@ def main(
 
 
 def _ask(store: Store) -> dict[str, Any]:
-    """The 50 best of every layer and mode: with nothing open yet, then again with the files' footers at hand."""
+    """The 50 best of every layer and mode: with nothing open yet, then again with the files' footers read."""
     index = Rows(Run(store)).index
     assert index
     groups = sorted({(group.layer, group.mode) for part in index.parts for group in part.groups})

@@ -13,10 +13,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks.engine import DEVICE, HAS_GPU, Ours, frozen, peaks
+from benchmarks.engine import Ours, frozen, peaks
 from benchmarks.machine import machine
-from dgn.discriminator import Discriminator
-from dgn.render import DTYPES
+from benchmarks.timing import DEVICE, HAS_GPU
+from dgn.engine import engine_for
+from dgn.method.precision import DTYPES
+from dgn.networks.frozen import FrozenNetwork
 
 
 def main() -> None:
@@ -27,9 +29,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     weights = frozen("vgg16")
-    discriminators = {p: Discriminator(weights, DEVICE, DTYPES[p]) for p in ("float32", "bfloat16")}
+    classifiers = {p: FrozenNetwork(weights, engine_for(DEVICE), DTYPES[p]) for p in ("float32", "bfloat16")}
     contestants = {
-        (preset, mode, precision): Ours(discriminators[precision], "class", mode, precision, args.batch, preset)
+        (preset, mode, precision): Ours(classifiers[precision], "class", mode, precision, args.batch, preset)
         for preset in ("paper", "standard")
         for mode in ("untrained", "pretrained")
         for precision in ("float32", "bfloat16")

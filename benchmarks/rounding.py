@@ -2,7 +2,7 @@
 
 Classes, several seeds each, in float32, in bfloat16, and in float32 with sigma changed by a millionth. AdaMax turns
 a last bit into another picture of the same thing, so one picture's activation differs by chance; in a class's mean over
-its seeds chance is less, and how much is left the last of the three tells. For the activation of the 8-bit PNG
+its seeds chance is less, and the last of the three shows how much is left. For the activation of the 8-bit PNG
 (re-scored in float32) and for the mean of the curve's last quarter (moved views, as optimised) it prints, over the
 classes: the median size of the differences of these means, the median of the differences, and the difference of the
 median activations.
@@ -24,13 +24,18 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
-from benchmarks.engine import DEVICE, HAS_GPU
 from benchmarks.machine import machine
 from benchmarks.time_to_picture import CLASSES
-from dgn import picture
-from dgn.discriminator import Discriminator, FrozenWeights, layout, load_weights
-from dgn.recipes import Precision, RenderConfig
-from dgn.render import DTYPES, render_targets
+from benchmarks.timing import DEVICE, HAS_GPU
+from dgn.engine import engine_for
+from dgn.method.loop import render_targets
+from dgn.method.precision import DTYPES
+from dgn.method.recipes import Precision, RenderConfig
+from dgn.networks.frozen import FrozenNetwork
+from dgn.networks.tracing import layers_of
+from dgn.networks.weights import NetworkWeights, load_weights
+from dgn.pictures.codec import as_tensor, quantised
+from dgn.pictures.scoring import score
 from dgn.targets import Target, WeightedUnit
 
 KINDS = ("png", "optimised")
@@ -39,19 +44,21 @@ Activations = dict[str, list[float]]  # by kind, of the targets in order
 
 
 def rendered(
-    targets: Sequence[Target], config: RenderConfig, weights: FrozenWeights, batch_size: int, progress: Progress
+    targets: Sequence[Target], config: RenderConfig, weights: NetworkWeights, batch_size: int, progress: Progress
 ) -> Activations:
     """Every target's activation, both ways."""
-    discriminator = Discriminator(weights, DEVICE, DTYPES[config.precision])
-    exact = Discriminator(weights, DEVICE)
+    engine = engine_for(DEVICE)
+    classifier = FrozenNetwork(weights, engine, DTYPES[config.precision])
+    exact = FrozenNetwork(weights, engine)
     task = progress.add_task(f"{config.precision}, batches of {batch_size}", total=len(targets))
     made: Activations = {kind: [] for kind in KINDS}
-    for results in render_targets(targets, config, discriminator, batch_size=batch_size):
-        pngs = [picture.encode_png(result.picture_3HW) for result in results]
-        made["png"] += [s.activation for s in picture.rescore(pngs, [r.target for r in results], exact)]
-        for result in results:
-            made["optimised"].append(statistics.mean(result.activation_curve[-len(result.activation_curve) // 4 :]))
-        progress.advance(task, len(results))
+    with engine.keep_memory():
+        for results in render_targets(targets, config, classifier, batch_size=batch_size):
+            pictures = as_tensor([quantised(result.picture_3HW) for result in results])
+            made["png"] += [s.activation for s in score(pictures, [r.target for r in results], exact)]
+            for result in results:
+                made["optimised"].append(statistics.mean(result.activation_curve[-len(result.activation_curve) // 4 :]))
+            progress.advance(task, len(results))
     return made
 
 
@@ -104,7 +111,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     weights = load_weights(args.discriminator, args.weights)
-    layers = layout(args.discriminator)
+    layers = layers_of(args.discriminator)
     num_classes = layers.units[layers.class_layer]
     classes = args.classes or (CLASSES if num_classes > max(CLASSES) else range(min(20, num_classes)))
     asked = {"num_updates": args.updates, "width": args.width}
@@ -130,7 +137,7 @@ def main() -> None:
         num_earlier = {key: len(of_key["png"]) for key, of_key in earlier["activations"].items()}
         expected = len(units) * earlier["seeds"]
         if lacking := [key for key in map(called, wanted) if num_earlier.get(key) != expected]:
-            parser.error(f"{args.more_than} lacks {lacking[0]}, {earlier['seeds']} seeds")
+            parser.error(f"{args.more_than} does not have {lacking[0]}, {earlier['seeds']} seeds")
         if args.seeds <= earlier["seeds"]:
             parser.error(f"{args.more_than} has {earlier['seeds']} seeds: give --seeds above that")
         report |= {"rows": earlier["rows"], "activations": earlier["activations"]}

@@ -24,26 +24,27 @@ import psutil
 import ray
 import typer
 
-from cluster import fleet
-from cluster.context import Place, RunContext, ShardReport
-from cluster.driver import Driver
-from cluster.fleet import Workers
-from cluster.plan import RunConfig, fingerprint, make_plan
-from cluster.run import Run
-from cluster.storage import open_store
-from dgn.discriminator import layout
+from dgn.cluster import connection
+from dgn.cluster.context import Place, RunContext, ShardReport
+from dgn.cluster.driver import Driver
+from dgn.cluster.rules import Workers
+from dgn.networks.tracing import layers_of
+from dgn.runs.config import RunConfig
+from dgn.runs.plan import fingerprint, make_plan
+from dgn.runs.run import Run
+from dgn.runs.stores import open_store
 
 NUM_PROCESSES = 4
 NUM_THREADS = 16  # of each, for commits
 
 
 class Sleepers:
-    """Many workers in one process: each sleeps for a shard's time, and commits its rows while it sleeps the next."""
+    """Many workers in one process: each sleeps as long as a shard takes, and commits its rows during the next sleep."""
 
     def __init__(self, context: RunContext, seconds: float):
         self.context, self.seconds, self.run = context, seconds, Run(open_store(context.url))
         self.free_since: dict[int, float] = {}
-        self.slept: dict[str, tuple[int, float]] = {}  # by attempt: the shard and when it began
+        self.slept: dict[str, tuple[int, float]] = {}  # by attempt: the shard and when it started
         self.threads = ThreadPoolExecutor(NUM_THREADS)
         self.idle_s = self.busy_s = self.commit_s = 0.0
 
@@ -69,14 +70,13 @@ class Sleepers:
             }
             for target in shard.targets
         ]  # fmt: skip
-        won = await asyncio.get_running_loop().run_in_executor(self.threads, self._commit, index, attempt, rows)
-        return ShardReport(index, len(rows), {"ok": len(rows)}, time.monotonic() - start, won)
+        await asyncio.get_running_loop().run_in_executor(self.threads, self._commit, index, attempt, rows)
+        return ShardReport(index, len(rows), {"ok": len(rows)}, time.monotonic() - start)
 
-    def _commit(self, index: int, attempt: str, rows: list[dict[str, Any]]) -> bool:
+    def _commit(self, index: int, attempt: str, rows: list[dict[str, Any]]) -> None:
         before = time.monotonic()
-        won = self.run.commit(index, attempt, rows, {"run_id": self.context.run_id})
+        self.run.commit(index, attempt, rows, {"run_id": self.context.run_id})
         self.commit_s += time.monotonic() - before
-        return won
 
     async def pulse(self) -> float:
         return time.monotonic()
@@ -97,13 +97,13 @@ class Seat:
         return self.process.render.remote(self.number, index, attempt)
 
 
-class CrowdedDriver(Driver):
-    """The driver itself; only where a worker would be a process of its own, it is a seat in a shared one."""
+class Crowd:
+    """In place of the driver's class of workers: each is a seat in a shared process instead of one of its own."""
 
-    def crowd(self, processes: list[Any]) -> None:
+    def __init__(self, processes: list[Any]):
         self.seats = (Seat(processes[number % len(processes)], number) for number in itertools.count())
 
-    def _spawn(self) -> Any:
+    def remote(self, *_: Any) -> Seat:
         return next(self.seats)
 
 
@@ -115,22 +115,22 @@ def main(
     out: Annotated[Path | None, typer.Option(help="Also write JSON.")] = None,
 ) -> None:
     config = RunConfig(targets=("classes",), modes=("untrained",), seeds=targets // 1000, weights="none")
-    plan = make_plan(config, layout("vgg16"))
+    plan = make_plan(config, layers_of("vgg16"))
     render = config.render_config("float32")
     identity = fingerprint(plan, render, "vgg16", "", None)
     run = Run(open_store(url))
     run.store.check(must_write=True)
     info = run.start(identity, config, plan.num_targets, plan.num_shards)
-    fleet.connect()
+    connection.connect()
     context = RunContext(run.store.url, info.run_id, plan, render, identity, 1)
     sleepers = ray.remote(num_cpus=0, max_concurrency=2 * workers)(Sleepers)
     processes = [sleepers.remote(context, seconds) for _ in range(NUM_PROCESSES)]
     ray.get([process.ready.remote() for process in processes])
     me = psutil.Process()
     begin_bytes = me.memory_info().rss
-    driver = CrowdedDriver(run, info, context, None, None, Workers(workers, 0, 0, workers))  # type: ignore[arg-type]
-    driver.crowd(processes)
-    num_before, start, start_cpu = driver.committed.count, time.monotonic(), time.process_time()
+    driver = Driver(run, info, context, None, None, Workers(workers, 0, 0, workers))  # type: ignore[arg-type]
+    driver.remote_class = Crowd(processes)
+    num_before, start, start_cpu = driver.schedule.committed.count, time.monotonic(), time.process_time()
     progress = driver.loop()
     wall_s, cpu_s = time.monotonic() - start, time.process_time() - start_cpu
     num_done = progress.shards_done - num_before

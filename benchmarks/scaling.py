@@ -19,33 +19,44 @@ import ray
 import typer
 
 from benchmarks.machine import machine
-from cluster.context import Place, RunContext, ShardReport
-from cluster.driver import Driver
-from cluster.fleet import Workers
-from cluster.plan import RunConfig, fingerprint, make_plan
-from cluster.run import Run
-from cluster.storage import S3Store, open_store
-from dgn.discriminator import layout, load_weights
+from dgn.cluster.context import RunContext
+from dgn.cluster.driver import Driver
+from dgn.cluster.events import Attempt
+from dgn.cluster.rules import Workers
+from dgn.cluster.schedule import Schedule
+from dgn.networks.tracing import layers_of
+from dgn.networks.weights import load_weights
+from dgn.runs.config import RunConfig
+from dgn.runs.plan import fingerprint, make_plan
+from dgn.runs.run import Run
+from dgn.runs.stores import open_store
+from dgn.runs.stores.s3 import S3Store
 from tests.conftest import running_s3
-from tests.machines import surroundings
+from tests.helpers.machines import surroundings
 
 NUM_SHARDS = 8
 SHARD_SIZE = 4
 NUM_WORKERS = (1, 2, 4)
 
 
-class TogetherDriver(Driver):
-    """Begins when all workers are ready: how long they take to start is no question of scaling."""
+class TogetherSchedule(Schedule):
+    """Starts when all workers are ready: how long that takes has nothing to do with scaling."""
 
-    begun_at = ended_at = 0.0
+    started_at = 0.0
 
     def _next_shard(self) -> int | None:
-        if not self.begun_at and self.progress.workers_ready == self.workers.at_most:
-            self.begun_at = time.monotonic()
-        return super()._next_shard() if self.begun_at else None
+        if not self.started_at and self.num_ready == self.workers.at_most:
+            self.started_at = time.monotonic()
+        return super()._next_shard() if self.started_at else None
 
-    def _note_committed(self, report: ShardReport, place: Place) -> None:
-        super()._note_committed(report, place)
+
+class TogetherDriver(Driver):
+    """Notes when the last shard was committed."""
+
+    ended_at = 0.0
+
+    def _note_done(self, attempt: Attempt) -> None:
+        super()._note_done(attempt)
         self.ended_at = time.monotonic()
 
 
@@ -56,16 +67,18 @@ def measure(url: str, num_workers: int, updates: int) -> dict[str, Any]:
         preset="draft", width=0.25, updates=updates, shard_size=SHARD_SIZE,
     )  # fmt: skip
     weights = load_weights("vgg16-mini")
-    plan, render = make_plan(config, layout("vgg16-mini")), config.render_config("float32")
+    plan, render = make_plan(config, layers_of("vgg16-mini")), config.render_config("float32")
     identity = fingerprint(plan, render, "vgg16-mini", weights.sha256, None)
     run = Run(open_store(url))
     run.store.check(must_write=True)
     info = run.start(identity, config, plan.num_targets, plan.num_shards)
     context = RunContext(url, info.run_id, plan, render, identity, SHARD_SIZE)
-    driver = TogetherDriver(run, info, context, weights, None, Workers(num_workers, 0, 1.0, num_workers))
+    workers = Workers(num_workers, 0, 1.0, num_workers)
+    driver = TogetherDriver(run, info, context, weights, None, workers)
+    schedule = driver.schedule = TogetherSchedule(plan, driver.schedule.committed, workers)
     progress = driver.loop()
     assert progress.shards_done == NUM_SHARDS
-    seconds = driver.ended_at - driver.begun_at
+    seconds = driver.ended_at - schedule.started_at
     return {
         "store": "S3" if url.startswith("s3://") else "folder",
         "workers": num_workers,

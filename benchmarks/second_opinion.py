@@ -1,9 +1,9 @@
-"""The look of a run's pictures beside what a judge says of them: `python -m benchmarks.second_opinion RUN --by
+"""The look of a run's pictures beside a judge's opinion of them: `python -m benchmarks.second_opinion RUN --by
 squeezenet1_0`, for runs of classes.
 
-`dgn judge RUN` gives the shares that D and the judge put first. This adds, for each mode, the colours' mean saturation,
-the share of high frequencies, what the 8-bit PNG keeps of the activation and the seconds; prints a row per picture and
-writes JSON with --out.
+`dgn judge RUN` gives the shares that the classifier and the judge put first. This adds, for each mode, the colours'
+mean saturation, the share of high frequencies, how much of the activation the 8-bit PNG keeps, and the seconds. It
+prints a row per picture and writes JSON with --out.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cluster.query import Rows
-from cluster.run import Run
-from cluster.storage import open_store
-from dgn import picture
-from dgn.discriminator import Discriminator, layout, load_weights
-from dgn.opinion import judged
+from dgn.networks.frozen import FrozenNetwork
+from dgn.networks.tracing import layers_of
+from dgn.networks.weights import load_weights
+from dgn.pictures.scoring import read_pictures
+from dgn.pictures.second_opinion import judged
+from dgn.runs.query import Rows
+from dgn.runs.run import Run
+from dgn.runs.stores import open_store
 from dgn.targets import Target, WeightedUnit
 
 KEPT = ("unit", "label", "mode", "rank", "probability", "activation", "seconds")
@@ -34,16 +36,16 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="its weights file")
     parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args()
-    judge = Discriminator(load_weights(args.by, args.weights))
+    judge = FrozenNetwork(load_weights(args.by, args.weights))
     run = Run(open_store(args.run))
     own = run.info().run_config.discriminator
-    columns = [*KEPT, "units", "seed", "unrounded_activation", "file_name"]
+    columns = [*KEPT, "units", "seed", "unrounded_activation", "file_name", "sha256"]
     opinions = []
     for row in (row for table in Rows(run).tables(columns) for row in table.to_pylist()):
         target = Target(tuple(WeightedUnit(**unit) for unit in row["units"]), row["mode"], row["seed"])
-        pixels_N3HW = picture.stacked([run.picture(row["file_name"])])
-        [scores] = judged(pixels_N3HW, [target], layout(own), judge)
-        assert scores, f"{target.target_id} is no class"
+        pixels_N3HW = read_pictures([run.picture(row["file_name"], row["sha256"])])
+        [scores] = judged(pixels_N3HW, [target], layers_of(own), judge)
+        assert scores, f"{target.target_id} is not a class"
         opinion = {name: row[name] for name in KEPT}
         opinion |= {"judge_rank": scores.rank, "judge_probability": scores.probability}
         opinion |= {"kept_by_png": row["activation"] / row["unrounded_activation"]}

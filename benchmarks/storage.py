@@ -19,12 +19,14 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.machine import machine
-from cluster.actor import NUM_SAVERS
-from cluster.run import NUM_READERS, Run, image_key
-from cluster.storage import S3Store, open_store
+from dgn.cluster.worker import NUM_SAVERS
+from dgn.runs.layout import image_key
+from dgn.runs.run import NUM_READERS, Run
+from dgn.runs.stores import open_store
+from dgn.runs.stores.s3 import S3Store
 from tests.conftest import running_s3
-from tests.fake_runs import draw_pictures, write_fake_run
-from tests.machines import surroundings
+from tests.helpers.fake_runs import draw_pictures, write_fake_run
+from tests.helpers.machines import surroundings
 
 SHARD_SIZE = 32
 
@@ -38,10 +40,10 @@ def measure(url: str, shards: list[list[dict[str, Any]]], pngs: list[bytes]) -> 
 
     def commit() -> None:
         for index, rows in enumerate(shards):
-            assert run.commit(index, "0" * 8, rows, {})
+            run.commit(index, "0" * 8, rows, {})
 
     def read(n: int) -> None:
-        assert run.picture(keys[n]) == pngs[n % len(pngs)]
+        assert run.unchecked_picture(keys[n]) == pngs[n % len(pngs)]
 
     def read_rows() -> None:
         assert sum(table.num_rows for table in run.tables(range(len(shards)))) == len(keys)

@@ -3,8 +3,8 @@
 For classes of a real classifier: dgn's presets and lucent at its defaults, seconds of one finished picture, and after
 how many seconds its 8-bit PNG has rank 1 by the classifier, and is first or in the top five of a second network.
 Pictures on the way are looked at every tenth of the updates; the looking is not counted. dgn renders a batch, so its
-seconds are the batch's divided by its targets. Random weights (no --weights) tell the seconds alone, and may be given a
-share of the updates, whose seconds are then scaled up.
+seconds are the batch's divided by its targets. With random weights (no --weights) there are
+only seconds; --share then makes a share of the updates, whose seconds are scaled up.
 """
 
 from __future__ import annotations
@@ -16,20 +16,29 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.engine import DEVICE, HAS_GPU, frozen, synchronised
+from benchmarks.engine import frozen
 from benchmarks.machine import machine
-from dgn import memory, picture, render
-from dgn.decoder import random_decoder, read_decoder
-from dgn.discriminator import Discriminator, build_network, layout, load_weights
-from dgn.opinion import judged
-from dgn.recipes import PRESETS, RenderConfig
-from dgn.render import DTYPES
+from benchmarks.timing import DEVICE, HAS_GPU, synchronised
+from dgn.engine import engine_for
+from dgn.method.batch import start_batch
+from dgn.method.decoder import random_decoder, read_decoder
+from dgn.method.loop import update
+from dgn.method.precision import DTYPES, exact_float32
+from dgn.method.recipes import PRESETS, RenderConfig
+from dgn.networks.frozen import FrozenNetwork
+from dgn.networks.registry import build_network
+from dgn.networks.tracing import layers_of
+from dgn.networks.weights import load_weights
+from dgn.pictures.codec import as_tensor, quantised
+from dgn.pictures.scoring import score
+from dgn.pictures.second_opinion import judged
 from dgn.targets import MODES, Mode, Target, WeightedUnit
 
 # Spread over animals, things and places.
@@ -40,16 +49,16 @@ Looked = tuple[float, list[Tensor]]  # seconds of a picture so far, the pictures
 
 
 def ours(
-    config: RenderConfig, discriminator: Discriminator, mode: Mode, targets: list[Target], decoder: Any, looks: int
+    config: RenderConfig, classifier: FrozenNetwork, mode: Mode, targets: list[Target], decoder: Any, looks: int
 ) -> list[Looked]:
     """`render_batch`'s loop, with snapshots on the way."""
     looked: list[Looked] = []
     num_updates, spent, start = config.recipe(mode).num_updates, 0.0, synchronised()
-    with memory.kept(), render.exact_float32():
-        batch = render._Batch.start(targets, config, discriminator, decoder)
-        update = render._updates(batch, render.make_optimiser(batch.recipe, batch.own))
+    with classifier.engine.keep_memory(), exact_float32():
+        batch = start_batch(targets, config, classifier, decoder)
+        step = classifier.engine.repeated(partial(update, batch, batch.optimiser()))
         for n in range(1, num_updates + 1):
-            update(*batch.draw())
+            step(*batch.random())
             if n % (num_updates // looks) == 0 or n == num_updates:
                 pictures = list(batch.snapshot().cpu())
                 spent += synchronised() - start
@@ -78,15 +87,14 @@ def lucents(network: torch.nn.Module, layer: str, unit: int, steps: int, looks: 
 
 
 def verdicts(
-    looked: list[Looked], targets: list[Target], exact: Discriminator, judge: Discriminator
+    looked: list[Looked], targets: list[Target], exact: FrozenNetwork, judge: FrozenNetwork
 ) -> list[list[dict[str, Any]]]:
-    """For each look, for each target: seconds, rank by the classifier, rank by the judge, of the decoded PNG."""
+    """For each look, for each target: seconds, rank by the classifier, rank by the judge, of the 8-bit picture."""
     rows = []
     for elapsed, pictures in looked:
-        pngs = [picture.encode_png(one) for one in pictures]
-        pixels = picture.stacked(pngs)
-        own = picture.rescore(pngs, targets, exact)
-        others = judged(pixels, targets, exact.layout, judge)
+        pixels = as_tensor([quantised(one) for one in pictures])
+        own = score(pixels, targets, exact)
+        others = judged(pixels, targets, exact.layers, judge)
         rows.append([
             {"seconds": elapsed, "rank": a.rank, "activation": a.activation, "judge": b.rank}
             for a, b in zip(own, others, strict=True) if b is not None
@@ -138,10 +146,10 @@ def main() -> None:
     if is_real and "pretrained" in modes and not args.decoder:
         parser.error("--modes pretrained with real weights: give --decoder FILE")
     weights = load_weights(args.discriminator, args.weights) if is_real else frozen(args.discriminator)
-    discriminator = Discriminator(weights, DEVICE, DTYPES[args.precision])
-    exact = Discriminator(weights, DEVICE)
-    judge = Discriminator(load_weights(args.judge, args.judge_weights), DEVICE) if is_real else None
-    class_layer = layout(args.discriminator).class_layer
+    engine = engine_for(DEVICE)
+    classifier, exact = FrozenNetwork(weights, engine, DTYPES[args.precision]), FrozenNetwork(weights, engine)
+    judge = FrozenNetwork(load_weights(args.judge, args.judge_weights), engine) if is_real else None
+    class_layer = layers_of(args.discriminator).class_layer
     report: dict[str, Any] = {
         "machine": machine(), "discriminator": args.discriminator, "weights": "real" if is_real else "random",
         "judge": args.judge if is_real else None, "decoder": args.decoder.name if args.decoder else "random",
@@ -177,16 +185,10 @@ def main() -> None:
             targets = [Target((WeightedUnit(class_layer, unit),), mode, 0) for unit in args.classes]
             batches = [targets[i : i + args.batch_size] for i in range(0, len(targets), args.batch_size)]
             if HAS_GPU:  # kernels are compiled before the clock starts
-                ours(
-                    RenderConfig.from_preset(preset, args.precision, num_updates=2),
-                    discriminator,
-                    mode,
-                    batches[0],
-                    decoder,
-                    1,
-                )
+                two = RenderConfig.from_preset(preset, args.precision, num_updates=2)
+                ours(two, classifier, mode, batches[0], decoder, 1)
             note(f"dgn {preset}, {mode}", [
-                (batch, ours(config, discriminator, mode, batch, decoder, LOOKS if is_real else 1)) for batch in batches
+                (batch, ours(config, classifier, mode, batch, decoder, LOOKS if is_real else 1)) for batch in batches
             ])  # fmt: skip
     if importlib.util.find_spec("lucent"):
         network = build_network(args.discriminator)

@@ -1,4 +1,4 @@
-"""python -m cluster.spot_watch: runs on a spot machine and drains its Ray node when EC2 gives notice.
+"""python -m dgn.cluster.spot_watch: runs on a spot machine and drains its Ray node when EC2 gives notice.
 
 EC2 announces two minutes ahead, in the machine's own metadata, that it takes a spot machine back. Ray 2.60 does not ask
 for it. A drained node is given no new work, and whoever asks Ray for draining nodes knows it before the node dies.
@@ -19,20 +19,19 @@ import requests
 import typer
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from dgn.errors import in_one_line
+from dgn.text import in_one_line
 
 log = logging.getLogger(__name__)
-
 POLL_S = 5.0  # as the user guide advises
-MAX_WAIT_S = 60.0  # between questions to a service that does not answer: half of the two minutes are left
+MAX_WAIT_S = 60.0  # between questions to a service that does not answer; leaves one of the two minutes
 TIMEOUT_S = 2.0
-TOKEN_TTL_S = 60  # a token per question, so that none is ever stale
+TOKEN_TTL_S = 60  # a new token for every question, so that none expires
 
 
 def spot_notice(session: requests.Session) -> dict[str, Any] | None:
     """The notice, {"action": "terminate", "time": "2026-01-01T00:00:00Z"}, or None as long as there is none.
 
-    Raises: requests.RequestException where the metadata service (IMDSv2) does not answer or not as documented.
+    Raises: requests.RequestException where the metadata service (IMDSv2) does not answer, or not as documented.
     """
     base = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254").rstrip("/") + "/latest"
     ttl = {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_TTL_S)}
@@ -48,11 +47,11 @@ def spot_notice(session: requests.Session) -> dict[str, Any] | None:
 
 def _say_once(state: RetryCallState) -> None:
     if state.attempt_number == 1 and state.outcome:
-        log.warning("no answer from the instance metadata service, trying on: %s", state.outcome.exception())
+        log.warning("no answer from the instance metadata service, still trying: %s", state.outcome.exception())
 
 
 def wait_for_notice() -> dict[str, Any]:
-    """Asks until there is a notice, for ever if need be."""
+    """Asks until there is a notice, for as long as that takes."""
     session = requests.Session()
     session.trust_env = False  # the address is link-local: no proxy reaches it
     patiently = Retrying(
@@ -70,7 +69,7 @@ def own_node(gcs_address: str) -> str:
     from ray._private.services import find_node_ids
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
-    # The ids of this machine's raylet processes, not its address: a machine may have several of those.
+    # By the ids of this machine's raylet processes, not by address: a machine may have several addresses.
     here = set(find_node_ids()) & {node.hex() for node in GcsClient(address=gcs_address).get_all_node_info()}
     if len(here) != 1:
         sys.exit(f"this machine has {len(here)} nodes of the cluster at {gcs_address}, expected one: give --node-id")
@@ -78,7 +77,7 @@ def own_node(gcs_address: str) -> str:
 
 
 def drain(gcs_address: str, node_id: str, notice: dict[str, Any]) -> None:
-    """Drains the node until the notice's time. What `ray drain-node` calls, without its start-up seconds."""
+    """Drains the node until the time of the notice: the call behind `ray drain-node`, without its start-up time."""
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION  # type: ignore[attr-defined]
     from ray.exceptions import RayError

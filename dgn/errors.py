@@ -1,29 +1,41 @@
-"""The exception tree. Whatever a person can mend is a DgnError; commands print it as one line and exit with code 2,
-with 1 where the run is damaged."""
+"""Errors that a person can act on. Each message says what came, what was expected, and what to do.
 
-import json
+    DgnError                 bad input; exit code 2
+    ├── TargetError          a target that the network does not have
+    ├── WeightsMissing       no weights: none given, none shipped, none that could be downloaded
+    ├── WeightsMismatch      not a weights file, or one of another architecture
+    ├── PlanMismatch         the folder holds a run with other settings
+    ├── StoreError           the run's folder or bucket cannot be used
+    │   ├── RunDamaged       a file of the run is missing or has changed; exit code 1
+    │   └── Truncated        a file is shorter than it was when it was written
+    └── Incomplete           the command left work undone, or found the run incomplete; exit code 1
 
-NOT_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)  # and not ValueError, which a DgnError is too
+Commands print the message as one line and exit with the error's code.
+"""
+
+from __future__ import annotations
 
 
-class DgnError(ValueError):
-    """What a person can mend: the message says what came, what was expected and what to do."""
+class DgnError(Exception):
+    """The base of all errors that dgn raises for a person to act on."""
+
+    exit_code = 2
 
 
 class TargetError(DgnError):
-    """A target specification names something that the network does not have, or names two things."""
+    """A target specification names something that the network does not have, or is ambiguous."""
 
 
 class WeightsMissing(DgnError):
-    """No weights to be had: no file given, none shipped, none downloadable."""
+    """There are no weights: no file was given, dgn ships none, and the download failed."""
 
 
 class WeightsMismatch(DgnError):
-    """The file is no weights file, or one of another architecture."""
+    """The file does not hold weights, or holds those of another architecture."""
 
 
 class PlanMismatch(DgnError):
-    """The run folder holds a run of another configuration."""
+    """The folder holds a run that was started with other settings."""
 
 
 class StoreError(DgnError):
@@ -31,24 +43,24 @@ class StoreError(DgnError):
 
 
 class RunDamaged(StoreError):
-    """A file of a run is missing or not as it was written; commands exit with code 1."""
+    """A file of the run is missing or is not what was written.
+
+    Args:
+        advice: what to do, for commands that end with this error. Those that continue print `problem` alone.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, advice: str = ""):
+        super().__init__(f"{problem}; {advice}" if advice else problem)
+        self.problem = problem
 
 
-class Shortened(StoreError):
+class Truncated(StoreError):
     """A file is shorter than it was when it was written."""
 
 
-class ShardFailed(RuntimeError):
-    """Work that could not be finished, shards in quarantine for instance; the same line, or --resume, goes on."""
+class Incomplete(DgnError):
+    """The command left work undone, or found the run incomplete; the message says what to do."""
 
-
-def printable(text: object) -> str:
-    """The text with control characters as escapes: what others wrote must not steer a terminal or add lines."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
-
-
-def in_one_line(error: BaseException) -> str:
-    """The cause in one line, without the envelope that Ray puts around it."""
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"[:300]
+    exit_code = 1

@@ -1,5 +1,5 @@
-"""`python -m jobs`, the same as `dgn`."""
+"""`python -m dgn.jobs`, the same as `dgn`."""
 
-from jobs.cli import main
+from dgn.jobs.cli import main
 
 main()

@@ -1,44 +1,49 @@
-"""`dgn doctor`: can this machine do it?"""
+"""`dgn doctor`: checks whether this machine is ready."""
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated, Any
 
-from cluster.storage import open_store
-from dgn import discriminator as discriminators
-from dgn import tuning
-from dgn.errors import ShardFailed, WeightsMissing
+import typer
+
+from dgn.cost.tuned import load_tuned, tuned_path
+from dgn.errors import Incomplete, WeightsMissing
+from dgn.jobs.common.flags import with_settings
+from dgn.runs.config import RunConfig
+from dgn.runs.stores import open_store
+from dgn.runs.validation import validated
 
 
-def doctor_command(url: str | None, network: str, weights: str | None) -> None:
-    """Prints one line per check. Raises: DgnError for the first that a person must mend."""
-    import torch
+@with_settings(RunConfig, "discriminator", "weights")
+def command(
+    settings: dict[str, Any],
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Also check that this folder or bucket can be written.")
+    ] = None,
+) -> None:
+    """Prints one line per check. Raises: DgnError for the first problem."""
+    from dgn.engine import describe_devices, engine_for
+    from dgn.networks.weights import load_weights
 
+    config = validated(RunConfig, settings)
     print(", ".join(f"{package} {version(package)}" for package in ("torch", "torchvision", "ray")))
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            free, total = torch.cuda.mem_get_info(index)
-            print(
-                f"ok  device cuda:{index} {torch.cuda.get_device_name(index)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB"
-            )
-    else:
-        has_bfloat16 = tuning.has_bfloat16(tuning.device_at_hand())
-        print(f"ok  device cpu, {os.cpu_count()} cores, bfloat16 {'in' if has_bfloat16 else 'not in'} hardware; no GPU")
-    model = tuning.device_model(tuning.device_at_hand())
-    own = tuning.load(tuning.stored_at()).get(model)
-    print(f"ok  tuning of {model}: {own or 'none, so defaults; dgn tune measures what is faster'}")
+    for device in describe_devices():
+        print(f"ok  device {device}")
+    model = engine_for().model
+    tuned = load_tuned(tuned_path()).get(model)
+    print(f"ok  tuning of {model}: {tuned or 'none; dgn tune measures what is fastest here'}")
+    is_missing = False
     try:
-        frozen = discriminators.load_weights(network, Path(weights) if weights else None)
-        print(f"ok  weights {frozen.source} for {network}, sha256 {frozen.sha256[:12]}")
-        missing = False
+        weights = load_weights(config.discriminator, Path(config.weights) if config.weights else None)
+        print(f"ok  weights {weights.source} for {config.discriminator}, sha256 {weights.sha256[:12]}")
     except WeightsMissing as error:
         print(f"--  weights: {error}")
-        missing = True
-    if url is not None:
-        store = open_store(url)
+        is_missing = True
+    if run is not None:
+        store = open_store(run)
         store.check(must_write=True)
-        print(f"ok  store {store.url} can be written and keeps create-once")
-    if missing:
-        raise ShardFailed(f"{network} cannot be used here without --weights FILE")
+        print(f"ok  store {store.url} can be written and supports create-once")
+    if is_missing:
+        raise Incomplete(f"{config.discriminator} has no weights here: give --weights FILE")

@@ -1,68 +1,94 @@
-"""`dgn info`: what a configuration costs and what its network has."""
+"""`dgn info`: what a configuration costs, and the layers of its network."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from dgn import discriminator as discriminators
-from dgn import info
+import typer
+
 from dgn.errors import DgnError
-from dgn.recipes import RenderConfig
-from dgn.render import DTYPES
+from dgn.jobs.common.flags import with_settings
+from dgn.jobs.common.printing import print_json
+from dgn.method.recipes import RenderConfig
+from dgn.networks.layers import Layers
+from dgn.runs.config import RunConfig
+from dgn.runs.validation import validated
 from dgn.targets import MODES
-from jobs.cli import print_json
+from dgn.text import plural
 
 
-def info_command(
-    network: str,
-    preset: str,
-    width: float | None,
-    precision: str,
-    layer: str | None,
-    layers: bool,
-    networks: bool,
-    as_json: bool,
+@with_settings(RunConfig, "discriminator", "preset", "width")
+def command(
+    settings: dict[str, Any],
+    precision: Annotated[str, typer.Option(help="Precision of the arithmetic: float32 or bfloat16.")] = "float32",
+    layer: Annotated[str | None, typer.Option(help="Layer of the targets. Default: the layer of classes.")] = None,
+    only_layers: Annotated[bool, typer.Option("--layers", help="Only list the network's layers.")] = False,
+    networks: Annotated[bool, typer.Option("--networks", help="Only list the known networks.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
+    from dgn.networks.registry import known_networks
+    from dgn.networks.tracing import layers_of
+
     if networks:
-        print("\n".join(discriminators.known_networks()))
+        print("\n".join(known_networks()))
         return
-    layout = discriminators.layout(network)
-    if layers:
-        print("\n".join(f"{name} {count}" for name, count in layout.units.items()))
+    chosen = validated(RunConfig, settings)
+    network = chosen.discriminator
+    layers = layers_of(network)
+    if only_layers:
+        print("\n".join(f"{name} {count}" for name, count in layers.units.items()))
         return
     if precision not in ("float32", "bfloat16"):
         raise DgnError(f"unknown precision '{precision}': expected float32 or bfloat16")
-    if layer is not None and layer not in layout.units:
+    if layer is not None and layer not in layers.units:
         raise DgnError(f"unknown layer '{layer}': dgn info --discriminator {network} --layers lists them")
-    config = RenderConfig.from_preset(preset, precision, **({} if width is None else {"width": width}))  # type: ignore[arg-type]
-    num_classes = len(layout.labels)
-    num_filters = sum(layout.units[name] for name in layout.filter_layers)
-    content: dict[str, Any] = {
-        "discriminator": network,
-        "preset": preset,
-        "precision": precision,
-        "bytes_per_number": DTYPES[precision].itemsize,
-        "layer": layer or layout.class_layer,
-        "modes": {},
+    width = {} if chosen.width is None else {"width": chosen.width}
+    config = RenderConfig.from_preset(chosen.preset, precision, **width)  # type: ignore[arg-type]
+    content = _content(layers, config, layer)
+    if as_json:
+        print_json(content)
+    else:
+        _print(content)
+
+
+def _content(layers: Layers, config: RenderConfig, layer: str | None) -> dict[str, Any]:
+    from dgn.cost.counted import count_cost
+    from dgn.method.precision import DTYPES
+
+    num_classes = len(layers.labels)
+    num_filters = sum(layers.units[name] for name in layers.filter_layers)
+    costs = {mode: count_cost(config, mode, layers.network, layer) for mode in MODES}
+    return {
+        "discriminator": layers.network,
+        "preset": config.preset,
+        "precision": config.precision,
+        "bytes_per_number": DTYPES[config.precision].itemsize,
+        "layer": layer or layers.class_layer,
+        "modes": {
+            mode: asdict(cost) | {"ops_per_update": cost.ops_per_update, "bytes_per_target": cost.bytes_per_target}
+            for mode, cost in costs.items()
+        },
         "classes": num_classes,
         "filters": num_filters,
         "targets_all": 2 * num_classes + num_filters,
         "targets_all_in_both_modes": 2 * (num_classes + num_filters),
-        "layers": layout.units,
+        "layers": layers.units,
     }
-    for mode in MODES:
-        cost = info.cost(config, mode, network, layer)
-        totals = {"ops_per_update": cost.ops_per_update, "bytes_per_target": cost.bytes_per_target}
-        content["modes"][mode] = asdict(cost) | totals
-    if as_json:
-        print_json(content)
-        return
-    print(f"{network}, preset {preset}, {precision}, against layer {content['layer']}")
-    for mode, cost_of in content["modes"].items():
+
+
+def _print(content: dict[str, Any]) -> None:
+    print(
+        f"{content['discriminator']}, preset {content['preset']}, {content['precision']}, "
+        f"for targets in layer {content['layer']}"
+    )
+    for mode, cost in content["modes"].items():
         print(
-            f"  {mode:<10} width {cost_of['width']:g}, {cost_of['num_trainable']:>9,} trainable variables a target, "
-            f"{cost_of['ops_per_update'] / 1e9:.1f} GFLOP an update ({cost_of['num_views']} views), "
-            f"{cost_of['num_updates']} updates, {cost_of['bytes_per_target'] / 1e6:.0f} MB"
+            f"  {mode:<10} width {cost['width']:g}, {cost['num_trainable']:>9,} trainable variables per target, "
+            f"{cost['ops_per_update'] / 1e9:.1f} GFLOP per update ({plural(cost['num_views'], 'view')}), "
+            f"{cost['num_updates']} updates, {cost['bytes_per_target'] / 1e6:.0f} MB"
         )
-    print(f"  targets: {num_classes} classes x 2 modes + {num_filters} conv filters = {content['targets_all']:,}")
+    print(
+        f"  targets: {content['classes']} classes x 2 modes + {content['filters']} conv filters = "
+        f"{content['targets_all']:,}"
+    )

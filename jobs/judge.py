@@ -1,73 +1,91 @@
-"""`dgn judge`: a second opinion on a run's pictures, of an independent network and of D itself after small harms."""
+"""`dgn judge`: a second opinion on a run's pictures.
+
+An independent network judges them, and the run's own network scores them again after distortions.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
+import typer
 
-from cluster.index import update_index
-from cluster.judgements import DISTORTED, Judge, judged_shards, write_judgements
-from cluster.judging import SHARES, judge_shards, summaries
-from cluster.query import Rows
-from cluster.run import Damaged, Run
-from dgn import discriminator as discriminators
-from dgn import distort
-from dgn.discriminator import Discriminator
-from dgn.errors import DgnError, ShardFailed, printable
-from dgn.opinion import check_independent
-from jobs.cli import print_json
-from jobs.progress import bar
-from jobs.render import LOG_EVERY_S, log_to_stderr
-from jobs.status import open_run
-from jobs.table import print_table
-from jobs.verify import own_plan, own_weights
+from dgn.errors import DgnError, Incomplete, RunDamaged
+from dgn.jobs.common.flags import RunArgument
+from dgn.jobs.common.printing import percent, print_json, print_table
+from dgn.jobs.common.progress import LOG_EVERY_S, bar, log_to_stderr
+from dgn.runs.index import update_index
+from dgn.runs.judgements import DISTORTION_NAMES, Judge, judged_shards, write_judgements
+from dgn.runs.query import Rows
+from dgn.runs.run import Run
+from dgn.runs.summaries import SHARES, judge_names, summaries
+from dgn.text import plural, printable
 
 log = logging.getLogger("dgn")
 
 
-def judge_command(
-    url: str, by: str | None, weights: str | None, own_path: str | None, is_summary: bool, as_json: bool
+def command(
+    run: RunArgument,
+    by: Annotated[str | None, typer.Option(metavar="NETWORK", help="The independent network that judges.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="File of its weights, .safetensors or .pth. Default: torchvision downloads them."
+        ),
+    ] = None,
+    discriminator_weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File of the weights that RUN was made with, if it moved.")
+    ] = None,
+    summary: Annotated[bool, typer.Option("--summary", help="Only print the existing judgements' summary.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Judges what is not judged yet, then tells the shares.
+    """Judges what was not judged before, then prints the summary.
 
-    Raises: ShardFailed where pictures are damaged; all others are judged.
+    Raises: Incomplete if pictures are damaged, after judging all others.
     """
-    if by is None and not is_summary:
-        raise DgnError("--by NETWORK is missing: the independent network that is to judge, or --summary alone")
-    if is_summary and (weights, own_path) != (None, None):
-        raise DgnError("--summary tells what was judged before and loads no network: leave the weights out")
-    run = open_run(url)
+    if by is None and not summary:
+        raise DgnError("--by NETWORK is missing: name the independent network that judges, or give --summary alone")
+    if summary and (weights, discriminator_weights) != (None, None):
+        raise DgnError("--summary loads no network: leave out the weights")
+    opened = Run.at(run)
     problems: list[str] = []
-    if by is not None and not is_summary:
-        num_judged, problems = _judge_run(run, by, Path(weights) if weights else None, own_path)
+    if by is not None and not summary:
+        num_judged, problems = _judge_run(opened, by, Path(weights) if weights else None, discriminator_weights)
         if not as_json:
-            print(printable(f"{num_judged:,} pictures in {run.store.url} judged by {by}"))
-    found = [one for one in summaries(run, Rows(run)) if by in (None, one["by"])]
-    if not found and is_summary:
-        raise DgnError(f"{url} has no judgements{f' by {by}' if by else ''} yet: dgn judge RUN --by NETWORK makes some")
+            print(printable(f"{plural(num_judged, 'picture')} in {opened.store.url} judged by {by}"))
+    found = [one for one in summaries(opened, Rows(opened)) if by in (None, one["by"])]
+    if not found and summary:
+        raise DgnError(
+            f"{run} has no judgements{f' by {by}' if by else ''} yet: make them with dgn judge RUN --by NETWORK"
+        )
     if as_json:
         print_json(found)
     else:
         _print_summaries(found)
     if problems:
-        raise ShardFailed(
-            f"{len(problems)} shards could not be judged: {problems[0]}; dgn verify {url} lists what is damaged"
+        raise Incomplete(
+            f"{plural(len(problems), 'shard')} could not be judged: {problems[0]}; dgn verify {run} lists the damage"
         )
 
 
 def _judge_run(run: Run, by: str, path: Path | None, own_path: str | None) -> tuple[int, list[str]]:
-    """Judges all that is not judged yet, the index included: how many pictures, and what kept others from it."""
+    """Judges what was not judged before. Returns the number of pictures, and the problems with others."""
+    from dgn.engine import engine_for
+    from dgn.networks.frozen import FrozenNetwork
+    from dgn.networks.weights import load_weights
+    from dgn.pictures import distortions
+    from dgn.pictures.second_opinion import check_independent
+    from dgn.runs.judging import judge_shards
+    from dgn.runs.origin import own_plan, own_weights
+
     info = run.info()
     plan = own_plan(run, info)
-    frozen = discriminators.load_weights(by, path)
+    frozen = load_weights(by, path)
     own_frozen = own_weights(info, own_path, "--discriminator-weights")
     check_independent(frozen, own_frozen)
     if not run.committed(info.num_shards).count:
@@ -76,24 +94,22 @@ def _judge_run(run: Run, by: str, path: Path | None, own_path: str | None) -> tu
     index = update_index(run)
     identity = Judge(by, frozen.sha256)
     judged = (one for part in index.parts for one in part.judged if one.judge == identity)
-    done = {shard for one in judged for shard in one.shard_numbers()}  # without those rendered again since
+    done = {shard for one in judged for shard in one.shard_numbers()}  # except shards rendered again since
     todo = [shard for part in index.parts for shard in part.shard_numbers() if shard not in done]
     out_of_date = judged_shards(run).get(identity.folder, set()) - done
     about = {
         "run_id": info.run_id, "discriminator": own_frozen.network, "discriminator_weights_sha256": own_frozen.sha256,
-        "jpeg_quality": distort.JPEG_QUALITY, "blur_sigma_px": distort.BLUR_SIGMA_PX,
-        "crop_share": distort.CROP_SHARE, "turn_deg": distort.TURN_DEG,
-    }  # fmt: skip
+    } | distortions.PARAMETERS  # fmt: skip
     num_pictures, problems = 0, []
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    own, judge = Discriminator(own_frozen, device), Discriminator(frozen, device)
+    engine = engine_for()
+    own, judge = FrozenNetwork(own_frozen, engine), FrozenNetwork(frozen, engine)
     with _progress_shown(len(todo)) as observe:
         for n, (shard, rows) in enumerate(judge_shards(run, todo, plan, own, judge)):
-            if isinstance(rows, Damaged):
-                problems.append(str(rows))
+            if isinstance(rows, RunDamaged):
+                problems.append(rows.problem)
             else:
                 write_judgements(run, identity, shard, rows, about, is_again=shard in out_of_date)
-                num_pictures += sum(f"{DISTORTED[0]}_rank" in row for row in rows)
+                num_pictures += sum(f"{DISTORTION_NAMES[0]}_rank" in row for row in rows)
             observe(n + 1, num_pictures)
     update_index(run)
     return num_pictures, problems
@@ -101,18 +117,18 @@ def _judge_run(run: Run, by: str, path: Path | None, own_path: str | None) -> tu
 
 @contextmanager
 def _progress_shown(num_shards: int) -> Iterator[Callable[[int, int], None]]:
-    """An observer of shards and pictures judged: a bar on a terminal, log lines elsewhere."""
+    """Yields an observer of judged shards and pictures: a bar on a terminal, log lines elsewhere."""
     start = last = time.monotonic()
     if not sys.stderr.isatty():
 
-        def tell(shards_done: int, num_pictures: int) -> None:
+        def report(shards_done: int, num_pictures: int) -> None:
             nonlocal last
             if time.monotonic() - last > LOG_EVERY_S:
                 last = time.monotonic()
                 rate = 60 * num_pictures / (last - start)
-                log.info("%d of %d shards judged, %.0f pictures a minute", shards_done, num_shards, rate)
+                log.info("%d of %d shards judged, %.0f pictures/min", shards_done, num_shards, rate)
 
-        yield tell
+        yield report
         return
     with bar("shards judged", num_shards) as (progress, task):
 
@@ -124,24 +140,12 @@ def _progress_shown(num_shards: int) -> Iterator[Callable[[int, int], None]]:
 
 
 def _print_summaries(found: list[dict[str, Any]]) -> None:
-    texts, numbers = ("judge", "layer", "mode"), ("pictures", "judge: first", "top 5", "itself: saved", *DISTORTED)
+    texts, numbers = (
+        ("judge", "layer", "mode"),
+        ("pictures", "judge: first", "top 5", "itself: saved", *DISTORTION_NAMES),
+    )
     rows = [
         [judge, one["layer"], one["mode"], f"{one['num_pictures']:,}", *(percent(one[name]) for name in SHARES)]
-        for judge, one in zip(judges_told(found), found, strict=True)
+        for judge, one in zip(judge_names(found), found, strict=True)
     ]
     print_table([*texts, *numbers], [False] * len(texts) + [True] * len(numbers), rows)
-
-
-def judges_told(found: Sequence[dict[str, Any]]) -> list[str]:
-    """The judge of each summary: its network, and eight hex digits of its weights where there are several of a name."""
-    judges = [Judge(one["by"], one["by_weights_sha256"]) for one in found]
-    num_of_name = Counter(judge.network for judge in set(judges))
-    return [judge.folder if num_of_name[judge.network] > 1 else judge.network for judge in judges]
-
-
-def percent(share: float | None) -> str:
-    """A share in [0, 1] for people, who take 0% for none and 100% for all."""
-    if share is None:
-        return ""
-    text = f"{share:.0%}"
-    return {"0%": "<1%", "100%": ">99%"}.get(text, text) if 0 < share < 1 else text

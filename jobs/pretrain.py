@@ -1,4 +1,4 @@
-"""`dgn pretrain`: photographs become a decoder, the G of the pretrained mode."""
+"""`dgn pretrain`: trains a decoder, the generator of the pretrained mode, on photographs."""
 
 from __future__ import annotations
 
@@ -7,49 +7,67 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cluster.storage import open_store
+import typer
+
+from dgn.cluster.training_settings import TrainingSettings
 from dgn.errors import DgnError
-from jobs.progress import bar
-from jobs.render import log_to_stderr, resolve_precision, validated
+from dgn.jobs.common.flags import with_settings
+from dgn.jobs.common.progress import bar, log_to_stderr
+from dgn.runs.stores import open_store
+from dgn.runs.validation import validated
 
 if TYPE_CHECKING:
-    from cluster.pretrain import Outcome, Settings, Update
+    from dgn.cluster.training import Outcome
+    from dgn.cluster.training_worker import Update
 
 log = logging.getLogger("dgn")
 
 
-def pretrain_command(images: str, out: str, column: str, workers: int | None, is_resumed: bool, **given: Any) -> None:
-    """Writes OUT, and beside it the loss curve and a few reconstructions as PNG. Checkpoints live in OUT's `.training`
-    folder until OUT is written."""
+@with_settings(TrainingSettings)
+def command(
+    images: Annotated[
+        str, typer.Argument(help="Folder or s3:// prefix of JPEG, PNG and WebP files, or of Parquet files.")
+    ],
+    out: Annotated[str, typer.Argument(metavar="OUT.safetensors", help="File or s3:// object to write.")],
+    settings: dict[str, Any],
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of workers. Default: one per GPU, or one without GPUs.")
+    ] = None,
+    column: Annotated[str, typer.Option(help="Column of Parquet files that holds the pictures.")] = "image",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last whole epoch.")] = False,
+) -> None:
+    """Writes OUT, and next to it a loss curve and a few reconstructions as PNG.
+
+    Checkpoints are in a folder `.training` next to OUT until OUT is written.
+    """
+    chosen = validated(TrainingSettings, settings)
     parent, name = _split(out)
     store = open_store(parent)
     store.check(must_write=True)
     if store.exists(name):
         raise DgnError(f"{out} exists: give another name, or delete it")
-    from cluster import fleet, pretrain
-    from dgn.decoder import serialise
+    from dgn.cluster import connection, fleet
+    from dgn.cluster.precision import resolve_precision
+    from dgn.cluster.training import train
+    from dgn.method.decoder import serialise
 
-    chosen = {key: value for key, value in given.items() if value is not None}
-    precision = chosen.pop("precision", "auto")
-    settings = validated(pretrain.Settings, chosen if precision == "auto" else chosen | {"precision": precision})
     log_to_stderr()
-    fleet.connect()
-    at_hand = fleet.choose_workers((workers, workers) if workers else None, None)
-    num_gpus = fleet.choose_workers(None, None).at_most if at_hand.gpus_each else 0
-    if num_gpus and at_hand.at_most > num_gpus:
-        raise DgnError(f"--workers {at_hand.at_most}: the cluster has {num_gpus} GPUs, one for each worker")
-    if precision == "auto":
-        settings = settings.model_copy(update={"precision": resolve_precision("auto", num_gpus > 0)})
+    connection.connect()
+    devices = fleet.choose_workers((workers, workers) if workers else None, None)
+    num_gpus = fleet.choose_workers(None, None).at_most if devices.gpus_each else 0
+    if num_gpus and devices.at_most > num_gpus:
+        raise DgnError(f"--workers {devices.at_most}: the cluster has {num_gpus} GPUs, one for each worker")
+    chosen = chosen.model_copy(update={"precision": resolve_precision(chosen.precision, num_gpus > 0)})
     stem = name.removesuffix(".safetensors")
     folder = open_store(f"{parent.rstrip('/')}/{stem}.training")
-    with _progress_shown(settings) as observe:
-        outcome = pretrain.train(images, column, folder, settings, at_hand, is_resumed, observe)
+    with _training_progress(chosen) as observe:
+        outcome = train(images, column, folder, chosen, devices, resume, observe)
     about = {
-        "width": settings.width,
-        "settings": settings.model_dump(),
-        "num_photos": outcome.survey.num_photos,
+        "width": chosen.width,
+        "settings": chosen.model_dump(),
+        "num_photos": outcome.survey.num_photographs,
         "num_held_out": len(outcome.survey.held_out),
         "photos_sha256": outcome.survey.sha256,
         "validation_error": outcome.history[-1]["validation"],
@@ -60,8 +78,8 @@ def pretrain_command(images: str, out: str, column: str, workers: int | None, is
     store.write(name, serialise(outcome.decoder, about))
     store.delete_folder(f"{stem}.training")
     print(
-        f"{out}: {outcome.survey.num_photos} photographs ({len(outcome.survey.held_out)} held out, "
-        f"{len(outcome.survey.broken)} skipped), {settings.epochs} epochs, "
+        f"{out}: {outcome.survey.num_photographs} photographs ({len(outcome.survey.held_out)} held out, "
+        f"{len(outcome.survey.broken)} skipped), {chosen.epochs} epochs, "
         f"validation error {about['validation_error']:.4f} (began at {outcome.history[0]['validation']:.4f}); "
         f"see {stem}.samples.png and {stem}.loss.png beside it"
     )
@@ -70,7 +88,7 @@ def pretrain_command(images: str, out: str, column: str, workers: int | None, is
 def _split(out: str) -> tuple[str, str]:
     parent, _, name = out.rpartition("/")
     if not name.endswith(".safetensors") or name == ".safetensors":
-        raise DgnError(f"OUT is '{out}': expected a file or s3:// object that ends in .safetensors")
+        raise DgnError(f"OUT is '{out}': expected a file or s3:// object ending in .safetensors")
     return parent or ("/" if out.startswith("/") else "."), name
 
 
@@ -91,12 +109,12 @@ def _loss_curve(outcome: Outcome) -> bytes:
 def _samples(outcome: Outcome) -> bytes:
     from matplotlib.figure import Figure
 
-    num_photos = outcome.samples_3NHW3.shape[1]
-    figure = Figure(figsize=(6, 2 * num_photos + 0.3), layout="constrained")
-    grid = figure.subplots(num_photos, 3, squeeze=False)
+    num_photographs = outcome.samples_3NHW3.shape[1]
+    figure = Figure(figsize=(6, 2 * num_photographs + 0.3), layout="constrained")
+    grid = figure.subplots(num_photographs, 3, squeeze=False)
     for column, title in enumerate(("original", "noisy", "reconstruction")):
         grid[0, column].set_title(title)
-        for row in range(num_photos):
+        for row in range(num_photographs):
             grid[row, column].imshow(outcome.samples_3NHW3[column, row].numpy())
             grid[row, column].axis("off")
     return _png(figure)
@@ -109,8 +127,8 @@ def _png(figure: Any) -> bytes:
 
 
 @contextmanager
-def _progress_shown(settings: Settings) -> Iterator[Callable[[Update], None]]:
-    """An observer for the training: a bar on a terminal, a line per epoch everywhere."""
+def _training_progress(settings: TrainingSettings) -> Iterator[Callable[[Update], None]]:
+    """Yields an observer of the training: a bar on a terminal, and a line per epoch."""
 
     def line(update: Update) -> str:
         losses = f"train {update.train_loss:.4f}, validation {update.validation_loss:.4f}"
@@ -127,7 +145,8 @@ def _progress_shown(settings: Settings) -> Iterator[Callable[[Update], None]]:
                 progress.update(task, completed=update.epoch + 1)
             else:
                 progress.update(
-                    task, state=f"epoch {update.epoch + 1}, {update.photos_done:,} photographs, {update.train_loss:.4f}"
+                    task,
+                    state=f"epoch {update.epoch + 1}, {update.photographs_done:,} photographs, {update.train_loss:.4f}",
                 )
 
         yield observe

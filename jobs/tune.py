@@ -1,4 +1,4 @@
-"""`dgn tune`: which variants are the fastest on the device at hand?"""
+"""`dgn tune`: measures what is fastest on this machine's device."""
 
 from __future__ import annotations
 
@@ -6,50 +6,65 @@ import os
 import sys
 import time
 from dataclasses import asdict
+from typing import Annotated, Any
 
-from dgn import discriminator as discriminators
-from dgn import tuning
-from dgn.recipes import RenderConfig
-from jobs.cli import print_json
-from jobs.table import print_table
+import typer
 
-BUSY_SHARE = 0.5  # of the cores that others use
+from dgn.cost.tuned import Variant, check_writable, load_tuned, store_tuned, tuned_path
+from dgn.jobs.common.flags import with_settings
+from dgn.jobs.common.printing import print_json, print_table
+from dgn.method.recipes import RenderConfig
+from dgn.runs.config import RunConfig
+from dgn.runs.validation import validated
+from dgn.targets import mode_rank
+from dgn.text import plural
+
+BUSY_SHARE = 0.5  # of the cores, in use by other processes
 
 
-def tune_command(network: str, preset: str, as_json: bool) -> None:
-    """Checks everything that can be wrong before it measures."""
+@with_settings(RunConfig, "discriminator", "preset")
+def command(
+    settings: dict[str, Any], as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+) -> None:
+    """Checks all settings before it measures."""
     from rich.console import Console
 
+    from dgn.cost import tuning
+    from dgn.engine import engine_for
+    from dgn.networks.tracing import layers_of
+
     start = time.monotonic()
-    config = RenderConfig.from_preset(preset)
-    discriminators.layout(network)
-    path = tuning.stored_at()
-    tuning.load(path)
-    tuning.check_writable(path)
+    chosen = validated(RunConfig, settings)
+    network, config = chosen.discriminator, RenderConfig.from_preset(chosen.preset)
+    layers_of(network)
+    path = tuned_path()
+    load_tuned(path)
+    check_writable(path)
     load, num_cores = os.getloadavg()[0], os.cpu_count() or 1
-    if tuning.device_at_hand().type == "cpu" and load > BUSY_SHARE * num_cores:
-        print(f"a load of {load:.1f} on {num_cores} cores: what runs beside it distorts the times", file=sys.stderr)
+    if not engine_for().is_gpu and load > BUSY_SHARE * num_cores:
+        print(f"load {load:.1f} on {plural(num_cores, 'core')}: other work will distort the times", file=sys.stderr)
     with Console(stderr=True).status(f"building {network}") as status:
 
-        def show(variant: tuning.Variant) -> None:
+        def show(variant: Variant) -> None:
             form = f"{variant.precision} {variant.form}".strip()
             status.update(f"measuring {variant.mode}, {form}, {variant.batch_size} at once")
 
         tuned = tuning.measure(network, config, show)
-    tuning.store(tuned, path)
+    store_tuned(tuned, path)
     if as_json:
         print_json({"stored_at": str(path), **asdict(tuned)})
         return
     names = ("mode", "precision", "convolutions", "batch", "ms per update and target", "")
+    in_order = sorted(tuned.timings, key=lambda t: (mode_rank(t.mode), t.precision, t.form, t.batch_size))
     rows = [
         (
             timing.mode, timing.precision, timing.form, str(timing.batch_size), f"{timing.seconds * 1e3:.4g}",
             "fastest" if tuned.is_winner(timing) else "",
         )
-        for timing in sorted(tuned.timings, key=lambda t: (t.mode == "pretrained", t.precision, t.form, t.batch_size))
+        for timing in in_order
     ]  # fmt: skip
     print_table(names, (False, False, False, True, True, False), rows)
     if not tuned.is_complete:
-        print(f"the rest does not fit into {tuning.BUDGET_S:.0f} s and was not measured")
-    print(f"{tuned.device}, {network}, preset {preset}: {tuned}")
-    print(f"stored in {path} after {time.monotonic() - start:.0f} s; dgn render uses it where its flags leave it open")
+        print(f"other variants did not fit into {tuning.BUDGET_S:.0f} s and were not measured")
+    print(f"{tuned.device}, {network}, preset {config.preset}: {tuned}")
+    print(f"stored in {path} after {time.monotonic() - start:.0f} s; dgn render uses it unless a flag says otherwise")

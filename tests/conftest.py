@@ -10,19 +10,24 @@ import uuid
 from pathlib import Path
 
 import pytest
-import torch
 
-from dgn.decoder import random_decoder
-from dgn.discriminator import Discriminator, load_weights
-from dgn.recipes import RenderConfig
-from tests.reliability import Fault, note
+# PyTorch and Ray are imported where they are needed, because tests of pure modules start in a moment without them.
+from tests.helpers.reliability import Fault, note
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels' modules are imported: tests/test_kernels.py
 os.environ.setdefault("RAY_worker_niceness", "0")  # else other tests on the same cores starve Ray's workers
 signal.signal(signal.SIGINT, signal.default_int_handler)  # else jobs of a pytest in the background are deaf to Ctrl-C
 
-WIDTH = 0.125  # of G in tests: the same code, a sixty-fourth of the arithmetic
+# For `pytest -n 2 --dist loadfile --no-loadscope-reorder`: long tests first, or one process ends long after the other.
+LONG_FIRST = ("tests/cluster", "tests/test_", "tests/security", "tests/jobs", "tests/networks", "tests/api")
+WIDTH = 0.125  # of the generator in tests: the same code, a sixty-fourth of the arithmetic
+NARROW = 0.03125  # where numbers are compared in float64, which takes a CPU longest
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        return next((n for n, start in enumerate(LONG_FIRST) if item.nodeid.startswith(start)), len(LONG_FIRST))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,32 +40,46 @@ def untuned(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def mini_weights():
+    from dgn.networks.weights import load_weights
+
     return load_weights("vgg16-mini")
 
 
 @pytest.fixture(scope="session")
 def mini(mini_weights):
-    return Discriminator(mini_weights)
+    from dgn.networks.frozen import FrozenNetwork
+
+    return FrozenNetwork(mini_weights)
 
 
 @pytest.fixture(scope="session")
 def mini_float64(mini_weights):
-    return Discriminator(mini_weights, dtype=torch.float64)
+    import torch
+
+    from dgn.networks.frozen import FrozenNetwork
+
+    return FrozenNetwork(mini_weights, dtype=torch.float64)
 
 
 @pytest.fixture(scope="session")
 def decoder():
+    from dgn.method.decoder import random_decoder
+
     return random_decoder(WIDTH)
 
 
 @pytest.fixture
 def paper_config():
+    from dgn.method.recipes import RenderConfig
+
     return RenderConfig.from_preset("paper", "float64", width=WIDTH)
 
 
 @pytest.fixture
 def quick_config():
     """The standard preset, shortened."""
+    from dgn.method.recipes import RenderConfig
+
     return RenderConfig.from_preset("standard", "float32", width=WIDTH, num_updates=6, num_views=2)
 
 
@@ -122,9 +141,7 @@ def bucket(s3_server, monkeypatch, request):
         monkeypatch.setenv(name, value)
     name = "b-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:40].strip("-")
     name += f"-{uuid.uuid4().hex[:8]}"  # tests of several files share a server, and some have the same name
-    import s3fs
-
-    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(name)
+    urllib.request.urlopen(urllib.request.Request(f"{s3_server['AWS_ENDPOINT_URL']}/{name}", method="PUT")).close()
     return name
 
 
@@ -144,7 +161,7 @@ def local_ray(s3_server):
 @pytest.fixture
 def dgn(monkeypatch, capsys):
     """Runs a command line in this process: (exit code, standard output, standard error)."""
-    from jobs import cli
+    from dgn.jobs import cli
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["dgn", *map(str, arguments)])
@@ -169,10 +186,10 @@ def real_weights():
 
 @pytest.fixture
 def reliability(request):
-    """Notes a row for docs/reliability.md; nothing may be lost or there twice."""
+    """Notes a row for docs/reliability.md. No picture may be lost, and none saved twice."""
 
-    def row(fault, injected, happened, noticed_s, mended_s, lost, twice):
-        note(Fault(fault, injected, happened, noticed_s, mended_s, lost, twice, request.node.nodeid))
+    def row(fault, injected, happened, noticed_s, fixed_s, lost, twice):
+        note(Fault(fault, injected, happened, noticed_s, fixed_s, lost, twice, request.node.nodeid))
         assert (lost, twice) == (0, 0)
 
     return row

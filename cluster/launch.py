@@ -1,0 +1,74 @@
+"""From settings to a running job: everything that can be wrong is checked before anything is written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from dgn.cluster import connection, fleet
+from dgn.cluster.context import RunContext
+from dgn.cluster.driver import Driver
+from dgn.cluster.precision import resolve_precision
+from dgn.cluster.progress import Progress
+from dgn.cost.tuned import load_tuned, tuned_path
+from dgn.errors import DgnError
+from dgn.networks.tracing import layers_of
+from dgn.networks.weights import load_weights
+from dgn.runs.config import RunConfig
+from dgn.runs.decoders import SHIPPED_DECODER, load_decoder
+from dgn.runs.index import forget_missing
+from dgn.runs.layout import RUN_FILE
+from dgn.runs.plan import fingerprint, make_plan
+from dgn.runs.run import Run
+from dgn.runs.stores import LocalStore, open_store
+from dgn.text import plural
+
+log = logging.getLogger("dgn")
+
+
+def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> Progress:
+    """Renders every target that the run at `url` does not hold yet, and returns how far the run is then.
+
+    Raises: DgnError for bad input, before anything is written. Incomplete if the job could not finish.
+    """
+    plan = make_plan(config, layers_of(config.discriminator))
+    config.render_config("float32")  # raises for settings that contradict each other
+    store = open_store(url)
+    needs_decoder = any(block.mode == "pretrained" for block in plan.blocks)
+    if needs_decoder and config.decoder is None:
+        raise DgnError(
+            "the pretrained mode needs a decoder: give --decoder FILE (dgn pretrain IMAGES FILE makes one; "
+            f"'{SHIPPED_DECODER}' ships with dgn), or --modes untrained"
+        )
+    config = _with_absolute_paths(config)
+    weights = load_weights(config.discriminator, Path(config.weights) if config.weights else None)
+    decoder = load_decoder(config.decoder, config.width) if needs_decoder and config.decoder else None
+    tuned = load_tuned(tuned_path())
+    store.check(must_write=True)
+    log.info("%s in %s, Ray starts", plural(plan.num_targets, "picture"), plural(plan.num_shards, "shard"))
+    connection.connect(config.log_format)
+    workers = fleet.choose_workers(config.workers_range, config.gpus_per_worker)
+    if isinstance(store, LocalStore):
+        fleet.check_shared(store)
+    run = Run(store)
+    precision: str = config.precision
+    if precision == "auto" and store.exists(RUN_FILE):  # the machines may differ from those that the run began on
+        precision = run.info().run_config.precision
+    resolved = resolve_precision(precision, workers.gpus_each > 0, tuned)
+    config = config.model_copy(update={"precision": resolved})
+    render = config.render_config(resolved, decoder.width if decoder else None)
+    decoder_sha256 = decoder.sha256 if decoder else None
+    identity = fingerprint(plan, render, config.discriminator, weights.sha256, decoder_sha256)
+    info = run.start(identity, config, plan.num_targets, plan.num_shards)
+    batch_size = None if config.batch_size == "auto" else config.batch_size
+    context = RunContext(store.url, info.run_id, plan, render, identity, batch_size, tuned)
+    forget_missing(run)
+    return Driver(run, info, context, weights, decoder.weights if decoder else None, workers, observe).loop()
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """`dgn resume` may be typed in another folder."""
+    paths = {"weights": config.weights, "decoder": config.decoder}
+    local = {name: path for name, path in paths.items() if path and "://" not in path and path != SHIPPED_DECODER}
+    return config.model_copy(update={name: str(Path(path).absolute()) for name, path in local.items()})

@@ -1,0 +1,180 @@
+"""RenderWorker: one device with one frozen copy of the classifier. It renders shards and commits them.
+
+Data flows one way: the loop returns a batch's pictures; they are rounded to 8 bits and scored between two batches, on
+the device's thread; then they are encoded and written by other threads while the device renders on.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from torch import Tensor
+
+from dgn.cluster.context import Place, RunContext, ShardReport
+from dgn.cluster.metrics import Metrics
+from dgn.cost.batches import choose_batch_size
+from dgn.engine import engine_for
+from dgn.method.loop import render_targets
+from dgn.method.precision import DTYPES
+from dgn.networks.frozen import FrozenNetwork
+from dgn.networks.weights import NetworkWeights
+from dgn.pictures.codec import encode_png, encode_thumbnail
+from dgn.pictures.scoring import ScoredPicture, score_results
+from dgn.runs.rows import Provenance, Row, make_row
+from dgn.runs.run import Run
+from dgn.runs.stores import open_store, retry_observers
+from dgn.targets import Mode
+
+log = logging.getLogger("dgn")
+
+NUM_SAVERS = 4  # batches of a shard that are saved at a time
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """A shard whose pictures are made and are being saved."""
+
+    index: int
+    started_at: float
+    saving: list[Future[list[Row]]]
+    busy_s: float  # as in ShardReport
+    span_s: float
+
+
+class RenderWorker:
+    """Lives on one device. The driver wraps it with `ray.remote`; tests call it directly.
+
+    `render` returns when a shard's pictures are made, and the device is free for the next shard; `finish` returns when
+    the shard is committed.
+    """
+
+    def __init__(self, context: RunContext, weights: NetworkWeights, decoder: dict[str, Tensor] | None):
+        self.context, self.decoder = context, decoder
+        self.engine = engine_for()
+        self.tuned = context.tuned.get(self.engine.model)
+        if self.tuned:
+            self.engine = engine_for(self.engine.device, self.tuned.is_winograd is not False)
+            log.info("tuned: %s", self._describe_tuning())
+        # All arithmetic runs in this one thread. While a CUDA graph is recorded no other thread may call CUDA; and on a
+        # CPU each thread that calculates gets helpers of its own, which sleep once they outnumber the cores.
+        self.device_thread = ThreadPoolExecutor(1, "device")
+        self.classifier = self._load(weights, DTYPES[context.render.precision])
+        is_exact = context.render.precision == "float32"
+        self.scorer = self.classifier if is_exact else self._load(weights, torch.float32)
+        self.savers = ThreadPoolExecutor(NUM_SAVERS, "saver")
+        self.first_at: float | None = None  # when the first shard started
+        self.busy_s = 0.0  # of the device
+        self.rendered: dict[str, _Rendered] = {}  # by attempt
+        self.steps = 0
+        self.metrics = Metrics(context.run_id)
+        retry_observers.extend([self.metrics.note_storage_retry, self._note_step])
+        self.run = Run(open_store(context.url))
+        self.largest_batch: dict[tuple[Mode, str], int] = {}  # after one was halved for memory
+
+    def _load(self, weights: NetworkWeights, dtype: torch.dtype) -> FrozenNetwork:
+        return self.device_thread.submit(FrozenNetwork, weights, self.engine, dtype).result()
+
+    def ready(self) -> Place:
+        """Answers once the classifier is loaded. Raises: StoreError if this machine does not see the run."""
+        self.run.expect(self.context.run_id)
+        return Place.here(self.engine.name)
+
+    @ray.method(concurrency_group="pulse")
+    def pulse(self) -> int:
+        """Steps so far: updates, pictures saved, retries of the store. Answers while a shard is rendered; a count that
+        stands still means that the shard hangs."""
+        return self.steps
+
+    def _note_step(self, *_: object) -> None:
+        self.steps += 1
+
+    def render(self, index: int, attempt: str) -> None:
+        """Renders a shard and returns when the device is free; the last pictures are still being saved then.
+
+        Raises: StoreError from saving an earlier batch of the shard.
+        """
+        self.rendered[attempt] = self.device_thread.submit(self._render, index, attempt).result()
+
+    @ray.method(concurrency_group="finish")
+    def finish(self, attempt: str) -> ShardReport:
+        """Commits a rendered shard once its pictures are saved. Raises: StoreError."""
+        shard = self.rendered.pop(attempt)
+        rows = [row for batch in shard.saving for row in batch.result()]
+        self.run.commit(shard.index, attempt, rows, {"run_id": self.context.run_id, **self.context.fingerprint})
+        statuses = dict(Counter(row["status"] for row in rows))
+        seconds = time.monotonic() - shard.started_at
+        return ShardReport(shard.index, len(rows), statuses, seconds, shard.busy_s, shard.span_s)
+
+    def _render(self, index: int, attempt: str) -> _Rendered:
+        started_at = time.monotonic()
+        self.first_at = self.first_at or started_at
+        shard = self.context.plan.shard(index)
+        kind = (shard.block.mode, shard.block.layer)
+        log.info("shard %06d starts: %d targets", index, len(shard), extra=self._about(index, attempt))
+        saving: list[Future[list[Row]]] = []
+        waited_s = 0.0
+        with self.engine.keep_memory():
+            batches = render_targets(
+                shard.targets,
+                self.context.render,
+                self.classifier,
+                self.decoder,
+                self._batch_size(*kind),
+                on_halved=lambda size: self.largest_batch.update({kind: size}),
+                on_update=self._note_step,
+            )
+            for results in batches:
+                saving.append(self.savers.submit(self._save, score_results(results, self.scorer), index, attempt))
+                for result in results:
+                    self.metrics.picture_seconds.observe(result.seconds, {"mode": kind[0], "layer": kind[1]})
+                # Pictures wait in memory, and a store may be away for minutes: no more than NUM_SAVERS batches do.
+                waiting_since = time.monotonic()
+                wait_for(saving[:-NUM_SAVERS])
+                waited_s += time.monotonic() - waiting_since
+                for saved in filter(Future.done, saving):
+                    saved.result()
+        self.metrics.device_memory.set(self.engine.peak_bytes(), {"device": self.engine.name})
+        ended_at = time.monotonic()
+        self.busy_s += ended_at - started_at - waited_s
+        return _Rendered(index, started_at, saving, self.busy_s, ended_at - self.first_at)
+
+    def _save(self, scored: list[ScoredPicture], shard: int, attempt: str) -> list[Row]:
+        """Writes a batch's PNGs and returns its rows."""
+        rows = []
+        origin = Provenance(self.context.run_id, shard, attempt, self.engine.name)
+        for one in scored:
+            png = thumbnail = None
+            if one.picture_HW3 is not None:
+                png, thumbnail = encode_png(one.picture_HW3), encode_thumbnail(one.picture_HW3)
+            row = make_row(one, self.classifier.layers, origin, png, thumbnail)
+            if png is not None:
+                self.run.store.write(row["file_name"], png)
+            self._note_step()
+            about = {**self._about(shard, attempt), "target": row["target_id"]}
+            log.info("%s: %s", row["target_id"], row["status"], extra=about)
+            rows.append(row)
+        return rows
+
+    def _batch_size(self, mode: Mode, layer: str) -> int:
+        known = self.largest_batch.get((mode, layer)) or self.context.batch_size
+        return known or choose_batch_size(self.context.render, mode, self.classifier, layer, self.tuned)
+
+    def _about(self, shard: int, attempt: str) -> dict[str, Any]:
+        return {"run": self.context.run_id, "shard": shard, "attempt": attempt, "host": platform.node()}
+
+    def _describe_tuning(self) -> str:
+        assert self.tuned
+        run: str = self.context.render.precision
+        if self.context.batch_size:
+            run += f", batches of {self.context.batch_size}"
+        measured = f"measured with {self.tuned.discriminator}, preset {self.tuned.preset}"
+        return f"{self.tuned.device} is fastest with {self.tuned} ({measured}); the run asks for {run}"

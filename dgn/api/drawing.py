@@ -1,0 +1,205 @@
+"""`dgn.render` and `dgn.layers`: pictures in this process, without Ray and without files, and what can be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from dgn.api.pictures import Picture, Pictures
+from dgn.cost.batches import choose_batch_size
+from dgn.engine import engine_for
+from dgn.errors import DgnError
+from dgn.method.decoder import FrozenDecoder
+from dgn.method.engine import Engine
+from dgn.method.loop import Observer, render_targets
+from dgn.method.precision import DTYPES
+from dgn.method.recipes import RenderConfig
+from dgn.networks.frozen import FrozenNetwork
+from dgn.networks.layers import Layers
+from dgn.networks.specs import parse_targets
+from dgn.networks.tracing import layers_of
+from dgn.networks.weights import load_weights
+from dgn.pictures.codec import encode_png
+from dgn.pictures.scoring import score_results
+from dgn.runs.config import RunConfig
+from dgn.runs.decoders import load_decoder
+from dgn.runs.rows import Provenance, make_row
+from dgn.runs.validation import validated
+from dgn.targets import TargetBlock
+
+RUN_COLUMNS = ("run_id", "shard", "attempt", "file_name")  # without a value outside a run
+
+
+def layers(network: str) -> Layers:
+    """The layers of a network, their units, and the labels of its classes.
+
+    VGG's layers have their usual names (conv1_1 ... conv5_3, fc6, fc7, fc8). All others have their module's dotted
+    name. A module that runs more than once has no single response and is left out.
+
+    Raises: DgnError for an unknown network, or one whose last layer does not fit its labels.
+    """
+    found = layers_of(network)
+    return replace(found, units=dict(found.units), aliases=dict(found.aliases))  # the cached one stays as it is
+
+
+def render(
+    network: str,
+    targets: str | Sequence[str],
+    *,
+    modes: str | Sequence[str] | None = None,
+    preset: str = "standard",
+    weights: str | Path | None = None,
+    decoder: str | Path | None = None,
+    seed: int = 0,
+    seeds: int = 1,
+    updates: int | None = None,
+    views: int | None = None,
+    stop_early: float | None = None,
+    tone_mapping: str = "none",
+    width: float | None = None,
+    precision: str = "auto",
+    batch_size: int | Literal["auto"] = "auto",
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> Pictures:
+    """Draws what units of a network have learned, in this process, and returns the pictures.
+
+    The process keeps its random state, thread counts, memory settings and PyTorch defaults. For thousands of targets,
+    several devices, or pictures in files, use the command `dgn render`: with the same settings, precision and device it
+    gives the same pictures, up to rounding.
+
+    Args:
+        network: the name of a classifier, see `dgn.known_networks()`.
+        targets: what to draw, one text or several: `classes:9,30`, `classes:mosque`, `filters:conv5_1:0-31`,
+            `mix:classes:9+30`, `group:conv5_1:3*0.5+17`, `all`.
+        modes: `untrained`, `pretrained`, or both; by default untrained, but both for the classes in `all`.
+        preset: `paper`, `standard` or `draft`.
+        weights: a file of the network's weights, .safetensors or .pth; by default the one that comes with dgn, or
+            torchvision's download.
+        decoder: for the pretrained mode, a file from `dgn pretrain`, or "drawings".
+        seed: the first seed.
+        seeds: pictures per target, with successive seeds.
+        updates: updates per picture; by default the preset's.
+        views: randomly moved views of the picture per update, or 0; by default the preset's.
+        stop_early: stops a picture when 20 updates raise its activation by less than this share.
+        tone_mapping: `none`, or `notebook`: each picture stretched to its own range, for preset paper.
+        width: factor on the generator's numbers of channels; by default the preset's.
+        precision: `float32`, `bfloat16`, or `auto`: bfloat16 if the device's hardware has it.
+        batch_size: targets that the device optimises at a time; "auto" takes a few on a CPU, and on a GPU as many as
+            fit into its memory.
+        device: such as "cpu" or "cuda:1"; by default the first GPU, or the CPU if there is none.
+        progress: whether to show a progress bar.
+
+    Returns: one picture per target, 8-bit RGB, 224 x 224 px, in order of mode and depth. Failed targets are included,
+        with their status.
+
+    Raises: DgnError for wrong settings, TargetError for targets that the network does not have, WeightsMissing and
+        WeightsMismatch for the network's weights and the decoder.
+    """
+    if not isinstance(network, str):
+        raise DgnError(f"network is a {type(network).__name__}: expected a name, see dgn.known_networks()")
+    given = {
+        "targets": targets, "modes": modes, "preset": preset, "discriminator": network, "seed": seed, "seeds": seeds,
+        "weights": weights and str(weights), "decoder": decoder and str(decoder), "updates": updates, "views": views,
+        "stop_early": stop_early, "tone_mapping": tone_mapping, "width": width, "precision": precision,
+        "batch_size": batch_size,
+    }  # fmt: skip
+    config = validated(RunConfig, given)
+    engine = engine_for(device)
+    with _own_defaults(engine):
+        return _render(config, engine, progress)
+
+
+def _render(config: RunConfig, engine: Engine, progress: bool) -> Pictures:
+    network = config.discriminator
+    blocks = parse_targets(config.targets, layers_of(network), config.modes, config.seed, config.seeds)
+    frozen_decoder = None
+    if any(block.mode == "pretrained" for block in blocks):
+        if config.decoder is None:
+            raise DgnError("the pretrained mode needs a decoder: give decoder=FILE or 'drawings', or modes='untrained'")
+        frozen_decoder = load_decoder(config.decoder, config.width)
+    elif config.decoder is not None:
+        raise DgnError("a decoder is given, but no target is in the pretrained mode: give modes='pretrained' too")
+    precision = config.precision
+    if precision == "auto":
+        precision = "bfloat16" if engine.has_bfloat16 else "float32"
+    render_config = config.render_config(precision, frozen_decoder.width if frozen_decoder else None)
+    network_weights = load_weights(network, Path(config.weights) if config.weights else None)
+    classifier = FrozenNetwork(network_weights, engine, DTYPES[precision])
+    scorer = classifier if precision == "float32" else FrozenNetwork(network_weights, engine)
+    num_updates = sum(len(block) * render_config.recipe(block.mode).num_updates for block in blocks)
+    with _updates_shown(num_updates, progress) as on_update:
+        return Pictures(
+            picture
+            for block in blocks
+            for picture in _draw(block, render_config, classifier, scorer, frozen_decoder, config.batch_size, on_update)
+        )
+
+
+def _draw(
+    block: TargetBlock,
+    config: RenderConfig,
+    classifier: FrozenNetwork,
+    scorer: FrozenNetwork,
+    decoder: FrozenDecoder | None,
+    batch_size: int | Literal["auto"],
+    on_update: Observer,
+) -> Iterator[Picture]:
+    """The pictures of one layer and mode."""
+    size = choose_batch_size(config, block.mode, classifier, block.layer) if batch_size == "auto" else batch_size
+    weights = decoder.weights if decoder else None
+    origin = Provenance(run_id="", shard=0, attempt="", device=classifier.engine.name)
+    for results in render_targets(list(block), config, classifier, weights, size, on_update=on_update):
+        for scored in score_results(results, scorer):
+            png = None if scored.picture_HW3 is None else encode_png(scored.picture_HW3)
+            row = make_row(scored, classifier.layers, origin, png) | dict.fromkeys(RUN_COLUMNS)
+            yield Picture(row, None if png is None else partial(bytes, png))
+
+
+@contextmanager
+def _own_defaults(engine: Engine) -> Iterator[None]:
+    """PyTorch as a new process has it, whatever the caller has changed, and the engine's device as the current one."""
+    dtype = torch.get_default_dtype()
+    with (
+        torch.inference_mode(False), torch.enable_grad(), torch.autocast(engine.device.type, enabled=False),
+        torch.device("cpu"), engine.selected(),
+    ):  # fmt: skip
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            engine.release_memory()
+
+
+@contextmanager
+def _updates_shown(num_updates: int, is_shown: bool) -> Iterator[Observer]:
+    """Yields an observer of updates: a progress bar in a notebook or on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if console.is_jupyter and is_shown:  # where rich would need ipywidgets
+        from IPython.display import ProgressBar
+
+        shown = ProgressBar(num_updates)
+        shown.display()
+
+        def advance_in_notebook(_: int, losses_N: torch.Tensor) -> None:
+            shown.progress += len(losses_N)
+
+        yield advance_in_notebook
+        return
+    with Progress(console=console, transient=True, disable=not (is_shown and console.is_terminal)) as bar:
+        task = bar.add_task("updates", total=num_updates)
+
+        def advance(_: int, losses_N: torch.Tensor) -> None:
+            bar.advance(task, len(losses_N))
+
+        yield advance

@@ -1,0 +1,29 @@
+"""How many targets a device optimises at a time, unless the user chose."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from dgn.cost.counted import count_cost
+from dgn.cost.tuned import Tuned
+from dgn.method.recipes import RenderConfig
+from dgn.networks.frozen import FrozenNetwork
+from dgn.targets import Mode
+
+
+def choose_batch_size(
+    config: RenderConfig, mode: Mode, classifier: FrozenNetwork, layer: str, tuned: Tuned | None = None
+) -> int:
+    """The tuned size, limited on a GPU to what fits into memory by the counted bytes. Not tuned: all that fit on a GPU;
+    on a CPU a few, since more bring nothing (measured)."""
+    engine = classifier.engine
+    size = tuned.batch_size.get(mode) if tuned else None
+    if engine.usual_batch_size is not None:
+        return size or engine.usual_batch_size
+    fitting = max(1, int(engine.free_bytes() // _bytes_per_target(config, mode, classifier.layers.network, layer)))
+    return min(size, fitting) if size else fitting
+
+
+@lru_cache(maxsize=64)
+def _bytes_per_target(config: RenderConfig, mode: Mode, network: str, layer: str) -> int:
+    return count_cost(config, mode, network, layer).bytes_per_target

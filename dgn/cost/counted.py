@@ -1,0 +1,111 @@
+"""What a configuration costs, counted without running it: variables, operations, bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dgn.method.architecture import PICTURE_PX
+from dgn.method.batch import architecture_of
+from dgn.method.engine import Engine
+from dgn.method.generator import generate
+from dgn.method.precision import DTYPES
+from dgn.method.recipes import RenderConfig
+from dgn.networks.frozen import FrozenNetwork
+from dgn.networks.registry import bare_network
+from dgn.networks.tracing import layers_of
+from dgn.networks.weights import NetworkWeights
+from dgn.targets import Mode
+
+COPIES = {"adamax": 4, "sgd": 3}  # weights, gradient, and the optimiser's moments; float32 each
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one target in one mode.
+
+    Operations are those of matrix products and convolutions, forward and backward; a multiply-add counts as two. They
+    are for one view per update unless `num_views` is higher.
+    """
+
+    width: float
+    num_trainable: int
+    num_updates: int
+    num_views: int
+    generator_ops_per_update: int
+    classifier_ops_per_view: int
+    state_bytes: int
+    generator_map_bytes: int
+    classifier_map_bytes_per_view: int
+
+    @property
+    def ops_per_update(self) -> int:
+        return self.generator_ops_per_update + self.num_views * self.classifier_ops_per_view
+
+    @property
+    def bytes_per_target(self) -> int:
+        """What a target adds to a device's memory while it is optimised: its state and the maps kept for gradients."""
+        return self.state_bytes + self.generator_map_bytes + self.num_views * self.classifier_map_bytes_per_view
+
+
+def count_cost(config: RenderConfig, mode: Mode, network: str, layer: str | None = None) -> Cost:
+    """The cost of one target in a layer of a network; in the layer of its classes if none is given."""
+    recipe, architecture = config.recipe(mode), architecture_of(config, mode)
+    classifier_ops, classifier_map_bytes = _classifier_cost(network, layer, DTYPES[config.precision])
+    return Cost(
+        width=recipe.width,
+        num_trainable=architecture.num_trainable,
+        num_updates=recipe.num_updates,
+        num_views=max(1, recipe.num_views),
+        generator_ops_per_update=_generator_ops(config, mode),
+        classifier_ops_per_view=classifier_ops,
+        state_bytes=4 * COPIES[recipe.optimiser] * architecture.num_trainable,  # 84 MB untrained at width 1
+        generator_map_bytes=_generator_map_bytes(config, mode),
+        classifier_map_bytes_per_view=classifier_map_bytes,
+    )
+
+
+def _generator_map_bytes(config: RenderConfig, mode: Mode) -> int:
+    """The generator's maps that one target's backward pass needs: each convolution's output three times (convolution,
+    ReLU, normalisation)."""
+    maps = architecture_of(config, mode).convs_with_px()
+    return DTYPES[config.precision].itemsize * sum(3 * conv.out_channels * conv.out_px(px) ** 2 for conv, px in maps)
+
+
+def _generator_ops(config: RenderConfig, mode: Mode) -> int:
+    architecture = architecture_of(config, mode)
+    with torch.device("meta"):
+        weights = {
+            name: torch.empty(shape, requires_grad=name in architecture.trainable)
+            for name, shape in architecture.shapes().items()
+        }
+        features = weights["alpha"] * torch.ones(architecture.num_features)
+        with FlopCounterMode(display=False) as counter:
+            generate(architecture, weights, features).sum().backward()
+    return int(counter.get_total_flops())
+
+
+def _classifier_cost(network: str, layer: str | None, dtype: torch.dtype) -> tuple[int, int]:
+    """For one view: operations forward and backward, and bytes of the maps that the backward pass needs."""
+    layer = layer or layers_of(network).class_layer
+    with torch.device("meta"):
+        state = bare_network(network).to("meta").state_dict()
+        classifier = FrozenNetwork(NetworkWeights(network, state, "", "meta"), Engine("meta"), dtype)
+        weights = [*classifier.model.state_dict().values(), *classifier.cut_behind((layer,)).state_dict().values()]
+        own = {tensor.untyped_storage()._cdata for tensor in weights}
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in own:
+                kept[storage._cdata] = storage.nbytes()
+            return tensor
+
+        picture = torch.empty(1, 3, PICTURE_PX, PICTURE_PX, requires_grad=True)
+        with FlopCounterMode(display=False) as counter:
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                response = classifier.responses(picture, [layer])[layer]
+            response.sum().backward()
+    return int(counter.get_total_flops()), sum(kept.values())

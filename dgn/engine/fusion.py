@@ -1,0 +1,71 @@
+"""Rewrites a traced frozen network: folds batch norms into convolutions, and joins steps that follow each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+# (convolution, a ReLU that is its only reader, a pool that is the ReLU's only reader) -> one module for the first two,
+# or for all three if it has `is_pooled`; None to leave them.
+Make = Callable[[nn.Conv2d, nn.Module | None, nn.Module | None], nn.Module | None]
+
+
+def fold_norms(network: fx.GraphModule) -> fx.GraphModule:
+    """Folds each batch norm that is the only reader of a convolution into the weights of a new convolution."""
+    for node in list(network.graph.nodes):
+        conv, reader = _module(network, node), _only_reader(node)
+        norm = _module(network, reader)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and reader is not None:
+            exact = fuse_conv_bn_eval(deepcopy(conv).double(), deepcopy(norm).double())
+            _replace(network, [node, reader], exact.to(conv.weight.dtype))
+    network.recompile()
+    return network
+
+
+def fuse(network: fx.GraphModule, make: Make) -> fx.GraphModule:
+    """Replaces each convolution by what `make` returns, with the ReLU and 2x2 pool that follow if it covers them."""
+    for node in list(network.graph.nodes):
+        conv = _module(network, node)
+        if not isinstance(conv, nn.Conv2d):
+            continue
+        relu = _only_reader(node)
+        if not isinstance(_module(network, relu), nn.ReLU | nn.ReLU6):
+            relu = None
+        pool = _only_reader(relu) if relu else None
+        if not _is_halving(_module(network, pool)):
+            pool = None
+        made = make(conv, _module(network, relu), _module(network, pool))
+        if made is not None:
+            done = [relu, pool] if getattr(made, "is_pooled", False) else [relu]
+            _replace(network, [node, *(reader for reader in done if reader)], made)
+    network.recompile()
+    return network
+
+
+def _module(network: fx.GraphModule, node: fx.Node | None) -> nn.Module | None:
+    return network.get_submodule(str(node.target)) if node is not None and node.op == "call_module" else None
+
+
+def _only_reader(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _replace(network: fx.GraphModule, nodes: list[fx.Node], made: nn.Module) -> None:
+    """Puts one module in place of a chain of them."""
+    name = f"{nodes[0].name}_{type(made).__name__.lower()}"
+    network.add_submodule(name, made)
+    with network.graph.inserting_after(nodes[-1]):
+        replacement = network.graph.call_module(name, (nodes[0].args[0],))
+    nodes[-1].replace_all_uses_with(replacement)
+    for gone in reversed(nodes):
+        network.graph.erase_node(gone)
+
+
+def _is_halving(pool: nn.Module | None) -> bool:
+    if not isinstance(pool, nn.MaxPool2d) or pool.ceil_mode or pool.return_indices:
+        return False
+    settings = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+    return settings == (2, 2, 0, 1)

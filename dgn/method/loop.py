@@ -1,0 +1,170 @@
+"""The optimisation loop: targets in, pictures out.
+
+`update` is the method in one function: draw, move, respond, penalise, step. `render_batch` repeats it for N targets and
+draws each picture at the end; `render_targets` does that for any number of targets.
+
+Shapes: N targets, V views per target and update, K features, T updates, H = W = 224.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dgn.method import objectives
+from dgn.method.architecture import PICTURE_PX, Weights
+from dgn.method.batch import Batch, Classifier, start_batch
+from dgn.method.memory import in_batches
+from dgn.method.moves import move
+from dgn.method.precision import exact_float32
+from dgn.method.recipes import RISE_UPDATES, RenderConfig
+from dgn.targets import Target
+
+CURVE_POINTS = 64
+
+Observer = Callable[[int, Tensor], None]
+
+
+@dataclass(frozen=True)
+class RenderResult:
+    """One target's outcome, before it is saved and scored."""
+
+    target: Target
+    picture_3HW: Tensor  # RGB in [0, 1], float32, on the CPU
+    optimised_activation: float  # at the last update, averaged over its moved views
+    activation_curve: tuple[float, ...]  # at most 64 points, evenly spread over the updates
+    num_updates: int
+    seconds: float  # this target's share of its batch's time
+
+    @property
+    def is_finite(self) -> bool:
+        return bool(np.isfinite(self.picture_3HW.numpy()).all())  # NumPy: see `pictures.codec.quantised`
+
+
+def update(
+    batch: Batch, optimiser: torch.optim.Optimizer, noise_NK: Tensor, maps_NV23: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """One step of all targets. Returns the activations and the losses before it, (N,) both."""
+    like, recipe = batch.own["alpha"], batch.recipe
+    views = batch.pictures(noise_NK.to(like))
+    if maps_NV23 is not None:
+        views = move(views, maps_NV23.to(like))
+    responses = batch.classifier.responses(views, list(batch.wanted))
+    values = {
+        layer: objectives.mean_over_views(objectives.unit_values(response), max(1, recipe.num_views))
+        for layer, response in responses.items()
+    }
+    objective_N = objectives.objectives(values, batch.wanted, wakes_silent_units=recipe.wakes_silent_units)
+    others_N = objectives.others_sum(values, batch.wanted)
+    if batch.architecture.mode == "untrained":
+        regulariser_N = objectives.gamma_regulariser(batch.own[batch.architecture.picture_gamma])
+    else:
+        regulariser_N = objectives.alpha_regulariser(batch.own["alpha"], recipe.penalty_alpha)
+    loss_N = objectives.loss(objective_N, others_N, recipe.penalty_others, regulariser_N)
+    optimiser.zero_grad()
+    loss_N.sum().backward()
+    optimiser.step()
+    optimiser.zero_grad()  # frees the gradients' memory for the next update
+    return objectives.activations(values, batch.wanted).detach(), loss_N.detach()
+
+
+@exact_float32()
+def render_batch(
+    targets: Sequence[Target],
+    config: RenderConfig,
+    classifier: Classifier,
+    decoder: Weights | None = None,
+    on_update: Observer | None = None,
+) -> list[RenderResult]:
+    """Optimises N independent targets of one mode together and draws each once at the end.
+
+    Args:
+        decoder: the frozen weights of the pretrained generator; needed in that mode only.
+        on_update: called after every update with its number and the losses before it, (N,) of the targets that are
+            still being optimised.
+
+    Raises: DgnError for the pretrained mode without a decoder.
+    """
+    start = time.perf_counter()
+    batch = start_batch(targets, config, classifier, decoder)
+    recipe, num_targets, engine = batch.recipe, len(targets), classifier.engine
+    optimiser = batch.optimiser()
+    step = engine.repeated(partial(update, batch, optimiser))
+    alive = torch.arange(num_targets, device=engine.device)  # targets that are still being optimised
+    activations_TN = torch.zeros(recipe.num_updates, num_targets, device=engine.device)
+    num_updates = [recipe.num_updates] * num_targets
+    pictures = torch.empty(num_targets, 3, PICTURE_PX, PICTURE_PX)
+    snapshots: list[Tensor] = []
+    for i in range(recipe.num_updates):
+        activation_N, loss_N = step(*batch.random())
+        activations_TN[i, alive] = activation_N.to(activations_TN)
+        if on_update:
+            on_update(i, loss_N)
+        remaining = recipe.num_updates - 1 - i
+        snapshots_left, is_between = divmod(remaining, recipe.updates_per_snapshot)
+        if 1 < recipe.num_snapshots > snapshots_left and not is_between:
+            snapshots.append(batch.snapshot())
+        if recipe.min_rise and remaining and (i + 1) % RISE_UPDATES == 0:
+            has_stopped = ~_is_rising(activations_TN[: i + 1, alive], recipe.min_rise)
+            if has_stopped.any():
+                done = alive[has_stopped].tolist()
+                pictures[done] = batch.snapshot()[has_stopped].cpu()
+                for n in done:
+                    num_updates[n] = i + 1
+                alive = alive[~has_stopped]
+                if not len(alive):
+                    break
+                batch, optimiser = batch.without(has_stopped, optimiser)
+                step = engine.repeated(partial(update, batch, optimiser))
+    if len(alive):
+        last = torch.stack(snapshots).median(0).values if snapshots else batch.snapshot()
+        pictures[alive.tolist()] = last.cpu()
+    activations_NT = activations_TN.T.cpu()
+    seconds = (time.perf_counter() - start) / num_targets
+    results = []
+    for n, target in enumerate(targets):
+        curve = activations_NT[n, _evenly(num_updates[n], CURVE_POINTS)].tolist()
+        results.append(RenderResult(target, pictures[n], curve[-1], tuple(curve), num_updates[n], seconds))
+    return results
+
+
+def render_targets(
+    targets: Sequence[Target],
+    config: RenderConfig,
+    classifier: Classifier,
+    decoder: Weights | None = None,
+    batch_size: int = 8,
+    on_halved: Callable[[int], None] = lambda batch_size: None,
+    on_update: Observer | None = None,
+) -> Iterator[list[RenderResult]]:
+    """Renders any number of targets of one mode, batch by batch. A batch that runs out of memory is halved.
+
+    Args:
+        on_halved: called with the batch size that is left, so that the caller can start with it next time.
+        on_update: as for `render_batch`.
+    """
+
+    def render(batch: Sequence[Target]) -> list[RenderResult]:
+        return render_batch(batch, config, classifier, decoder, on_update)
+
+    return in_batches(targets, batch_size, render, classifier.engine, on_halved)
+
+
+def _is_rising(activations_TN: Tensor, min_rise: float) -> Tensor:
+    """Whether each target's mean activation over the last updates exceeds that over as many before by that share."""
+    if len(activations_TN) < 2 * RISE_UPDATES:
+        return torch.ones_like(activations_TN[0], dtype=torch.bool)
+    before_N, now_N = activations_TN[-2 * RISE_UPDATES :].unflatten(0, (2, RISE_UPDATES)).mean(1)
+    return (now_N - before_N > min_rise * before_N.abs()) | (before_N <= 0)  # a silent unit may still wake
+
+
+def _evenly(count: int, at_most: int) -> list[int]:
+    """At most so many of range(count), evenly spread, the last one included."""
+    points = min(count, at_most)
+    return [round((i + 1) * count / points) - 1 for i in range(points)]

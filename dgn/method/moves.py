@@ -1,0 +1,35 @@
+"""Moved views of a picture, between the generator and the classifier: random scale, turn and shift."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgn.method.recipes import Moves
+
+
+def draw_uniforms(num_views: int, stream: torch.Generator) -> Tensor:
+    """The random numbers behind V views of one picture, (V, 4) in [0, 1), float32 on the CPU."""
+    return torch.rand(num_views, 4, generator=stream)
+
+
+def affine_maps(moves: Moves, uniforms_V4: Tensor) -> Tensor:
+    """Affine maps (V, 2, 3) from a view's coordinates in [-1, 1] to the picture's. Leading axes are kept."""
+    u = uniforms_V4
+    scale = moves.scale_min + (moves.scale_max - moves.scale_min) * u[..., 0]
+    angle = math.radians(moves.turn_deg) * (2 * u[..., 1] - 1)
+    shift_x, shift_y = (2 * moves.shift * (2 * u[..., 2:] - 1)).unbind(-1)  # a side spans 2 in these coordinates
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    return torch.stack([cos, -sin, shift_x, sin, cos, shift_y], -1).unflatten(-1, (2, 3))
+
+
+def move(images_N3HW: Tensor, maps_NV23: Tensor) -> Tensor:
+    """V views of each of N pictures, (N * V, 3, H, W), all views of a target together. Bilinear; reflected at the
+    border."""
+    n, v = maps_NV23.shape[:2]
+    views = images_N3HW.repeat_interleave(v, 0)
+    grid = F.affine_grid(maps_NV23.reshape(n * v, 2, 3), list(views.shape), align_corners=False)
+    return F.grid_sample(views, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

@@ -1,0 +1,117 @@
+"""Recipes: how pictures are optimised, the paper's way and ours.
+
+Plain data without torch, so that commands which render nothing start quickly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from dgn.errors import DgnError
+from dgn.targets import Mode
+
+Precision = Literal["float32", "bfloat16", "float64"]
+
+# Standard deviations within a picture along the axes of `colours.py`: for luminance the median over photographs, for
+# the two colour axes three quarters of it (0.60, 0.51). See docs/method.md.
+PICTURE_CONTRAST = (0.87, 0.45, 0.38)
+# An activation is averaged over this many updates before it counts as rising, because views and noise move it.
+RISE_UPDATES = 20
+
+
+@dataclass(frozen=True)
+class Moves:
+    """How far a view may differ from the picture: scale factors, degrees, and shares of the picture's side."""
+
+    scale_min: float = 0.8
+    scale_max: float = 1.2
+    turn_deg: float = 12.0
+    shift: float = 0.15
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one mode's pictures are optimised. The defaults are the paper's untrained mode (Table 1, Eq. 2 and 3).
+
+    Raises: DgnError for settings that contradict each other.
+    """
+
+    width: float = 1.0  # factor on the generator's channels
+    has_last_relu: bool = True  # of the untrained generator
+    num_updates: int = 500
+    optimiser: Literal["adamax", "sgd"] = "adamax"
+    learning_rate: float = 0.002
+    noise_sigma: float = 2.0
+    penalty_others: float = 0.01  # lambda of Eq. 2; the notebooks' 10 / 1000 classes
+    num_views: int = 0  # moved views per update; 0: the classifier sees the picture itself
+    moves: Moves = field(default_factory=Moves)
+    is_displayable: bool = False  # colours kept within [0, 1] while optimising; otherwise unbounded
+    # Feature vector of the pretrained mode: relu(alpha * noise), or steps of alpha from the decoder's mean code.
+    code: Literal["ones", "data"] = "ones"
+    penalty_alpha: float = 0.1  # Eq. 4
+    contrast: tuple[float, float, float] | None = None  # deviations along the colour axes; None: the decoder's own
+    wakes_silent_units: bool = False
+    min_rise: float = 0.0  # a target ends once its mean activation rises by a smaller share in RISE_UPDATES; 0: never
+    num_snapshots: int = 1  # if more than 1, the picture is the per-pixel median of the last snapshots
+    updates_per_snapshot: int = 40
+    tone_mapping: Literal["none", "notebook"] = "none"  # notebook: each picture stretched to its own range
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_rise < 1:
+            raise DgnError(f"smallest rise {self.min_rise}: expected a share from 0 (never stop early) to below 1")
+        if self.min_rise and self.num_snapshots > 1:
+            raise DgnError(
+                "preset paper cannot stop early, because its picture is the median of ten snapshots: "
+                "use standard or draft"
+            )
+        if self.min_rise and self.num_updates <= 2 * RISE_UPDATES:
+            raise DgnError(
+                f"{self.num_updates} updates are too few to stop early: expected more than {2 * RISE_UPDATES}"
+            )
+
+
+PAPER = {
+    "untrained": Recipe(),
+    "pretrained": Recipe(num_updates=1200, optimiser="sgd", learning_rate=0.01, noise_sigma=0.05, num_snapshots=10),
+}
+_DISPLAYABLE = Recipe(noise_sigma=0.3, penalty_others=0.001, num_views=4, is_displayable=True, wakes_silent_units=True)
+STANDARD = {  # chosen by measurement, docs/method.md
+    "untrained": replace(_DISPLAYABLE, width=0.5, has_last_relu=False, num_updates=240),
+    "pretrained": replace(
+        _DISPLAYABLE,
+        num_updates=180,
+        learning_rate=0.06,
+        noise_sigma=0.05,
+        code="data",
+        penalty_alpha=0.0,
+        contrast=PICTURE_CONTRAST,
+    ),
+}
+DRAFT = {mode: replace(recipe, num_updates=80, num_views=2) for mode, recipe in STANDARD.items()}
+PRESETS = {"paper": PAPER, "standard": STANDARD, "draft": DRAFT}
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """Everything that decides a picture apart from its target, the classifier's weights and the decoder's weights."""
+
+    preset: str = "standard"
+    untrained: Recipe = field(default_factory=lambda: STANDARD["untrained"])
+    pretrained: Recipe = field(default_factory=lambda: STANDARD["pretrained"])
+    precision: Precision = "float32"
+
+    @classmethod
+    def from_preset(cls, preset: str, precision: Precision = "float32", **changes: Any) -> RenderConfig:
+        """A preset, with changes to the recipes of both modes.
+
+        Raises: DgnError for an unknown preset.
+        """
+        if preset not in PRESETS:
+            raise DgnError(f"unknown preset '{preset}': expected one of {', '.join(PRESETS)}")
+        recipes = PRESETS[preset]
+        untrained, pretrained = (replace(recipes[mode], **changes) for mode in ("untrained", "pretrained"))
+        return cls(preset, untrained, pretrained, precision)
+
+    def recipe(self, mode: Mode) -> Recipe:
+        return self.untrained if mode == "untrained" else self.pretrained

@@ -1,0 +1,46 @@
+"""What ships with dgn: two small classifiers and a decoder, all trained on drawings.
+
+The classifiers have VGG-16's layers at an eighth of its width. They stand in for it if nothing can be downloaded and
+know 24 kinds of drawn shapes and textures, nothing else. `vgg16-mini-b` is for second opinions: another seed, other
+drawings. The decoder has a quarter of the generator's width and has learned plain drawings in two colours; `make
+decoder` trains it again. `tools/train_embedded.py` trained the classifiers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+from torchvision.models.vgg import VGG, make_layers
+
+from dgn.networks.embedded.drawings import LABELS
+
+NETWORKS = ("vgg16-mini", "vgg16-mini-b")
+DECODER = "drawings"
+WIDTHS = (8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M")  # VGG-16's, divided by 8
+NUM_HIDDEN = 512  # 4096 / 8
+POOLED_PX = 3  # VGG-16 pools to 7 x 7; 3 x 3 keeps the file below 2 MB
+INPUT_POOL = 2  # pictures are averaged to 112 x 112 px first: a quarter of the work, and drawings lose nothing
+__all__ = ["DECODER", "LABELS", "NETWORKS", "build", "weights_path"]
+
+
+def build(batch_norm: bool = False) -> nn.Module:
+    """The network with random weights: (N, 3, 224, 224), normalised as torchvision does -> (N, classes) logits.
+
+    Args:
+        batch_norm: for training only; the weights that ship have it folded into the convolutions.
+    """
+    features = make_layers(list(WIDTHS), batch_norm=batch_norm)
+    model = VGG(nn.Sequential(nn.AvgPool2d(INPUT_POOL), *features), num_classes=len(LABELS), init_weights=batch_norm)
+    model.avgpool = nn.AdaptiveAvgPool2d(POOLED_PX)
+    model.classifier = nn.Sequential(
+        nn.Linear(64 * POOLED_PX**2, NUM_HIDDEN), nn.ReLU(), nn.Dropout(),
+        nn.Linear(NUM_HIDDEN, NUM_HIDDEN), nn.ReLU(), nn.Dropout(),
+        nn.Linear(NUM_HIDDEN, len(LABELS)),
+    )  # fmt: skip
+    return model
+
+
+def weights_path(name: str) -> Path:
+    """The weights file of one of NETWORKS, or of DECODER."""
+    return Path(__file__).parent / f"{name}.safetensors"

@@ -1,0 +1,125 @@
+"""The settings of a run, written down once: the flags of `dgn render`, their help and the YAML file come from here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from dgn.method.recipes import PRESETS, RenderConfig
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _comma_separated(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _fewest_and_most(workers: str) -> tuple[int, int]:
+    fewest, _, most = workers.rpartition("-")
+    return int(fewest or most), int(most)
+
+
+def _check_workers(workers: Any) -> str:
+    text = str(workers)
+    if not re.fullmatch(r"(\d+-)?[1-9]\d*", text, re.ASCII):
+        raise ValueError("expected N or MIN-MAX, such as 4 or 0-8")
+    fewest, most = _fewest_and_most(text)
+    if fewest > most:
+        raise ValueError("expected MIN-MAX with MIN at most MAX")
+    return text
+
+
+WorkerCount = Annotated[str, BeforeValidator(_check_workers)]
+
+
+class RunConfig(BaseModel):
+    """The settings of a run. `None` stands for the default that the description gives. Paths are as typed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    targets: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
+        default=("all",),
+        description="What to draw, one or more of: all, classes, classes:0-99, classes:mosque, filters, "
+        "filters:conv5_1:0-31, mix:classes:9+30, group:conv5_1:3*0.5+17.",
+    )
+    modes: Annotated[tuple[str, ...], BeforeValidator(_comma_separated)] | None = Field(
+        default=None,
+        description="Which generators: untrained, pretrained or untrained,pretrained. Default: untrained, but both for "
+        "the classes in all.",
+    )
+    preset: str = Field(default="standard", description=f"How to draw: {', '.join(PRESETS)}.")
+    discriminator: str = Field(
+        default="vgg16",
+        description="The classifier: vgg16, another of torchvision's, vgg16-mini or vgg16-mini-b.",
+    )
+    weights: str | None = Field(
+        default=None,
+        description="File of the classifier's weights, .safetensors or .pth. Default: torchvision downloads them.",
+    )
+    decoder: str | None = Field(
+        default=None, description='Decoder for the pretrained mode: a file from dgn pretrain, or "drawings".'
+    )
+    seed: int = Field(default=0, ge=0, description="The first seed.")
+    seeds: int = Field(default=1, ge=1, description="Pictures per target, with successive seeds.")
+    updates: int | None = Field(default=None, ge=1, description="Updates per picture. Default: the preset's.")
+    views: int | None = Field(
+        default=None, ge=0, description="Randomly moved views of the picture per update, or 0. Default: the preset's."
+    )
+    stop_early: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Stop a picture when 20 updates raise its activation by less than this share, from update 40 on. "
+        "Default: never.",
+    )
+    tone_mapping: Literal["none", "notebook"] = Field(
+        default="none",
+        description="none, or notebook: stretch each picture to its own range, as the paper's notebook does; for "
+        "preset paper.",
+    )
+    width: float | None = Field(
+        default=None, gt=0, le=4, description="Factor on the generator's numbers of channels. Default: the preset's."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Precision of the arithmetic: float32, bfloat16, or auto: bfloat16 if the hardware has it.",
+    )
+    shard_size: int = Field(default=32, ge=1, le=4096, description="Targets per shard.")
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto", description="Targets that a device optimises at a time."
+    )
+    workers: WorkerCount | None = Field(
+        default=None,
+        description="Number of workers, N or MIN-MAX. Default: one per GPU or, without GPUs, one per machine, also for "
+        "those that join later.",
+    )
+    gpus_per_worker: float | None = Field(
+        default=None, ge=0, description="GPUs per worker. Default: 1 if there are any."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Format of this job's and its workers' log: text or json."
+    )
+
+    @property
+    def workers_range(self) -> tuple[int, int] | None:
+        """The smallest and the largest number of workers; None if it follows the machines."""
+        return None if self.workers is None else _fewest_and_most(self.workers)
+
+    def render_config(
+        self, precision: Literal["float32", "bfloat16"], decoder_width: float | None = None
+    ) -> RenderConfig:
+        """The preset with this run's changes. The pretrained generator is as wide as its decoder.
+
+        Raises: DgnError for settings that contradict each other.
+        """
+        own = {"num_updates": self.updates, "num_views": self.views, "width": self.width, "min_rise": self.stop_early}
+        given = {name: value for name, value in own.items() if value is not None}
+        config = RenderConfig.from_preset(self.preset, precision, tone_mapping=self.tone_mapping, **given)
+        if decoder_width is None:
+            return config
+        return replace(config, pretrained=replace(config.pretrained, width=decoder_width))

@@ -1,0 +1,65 @@
+"""run.json: a run's identity, written once by the first driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from dgn.errors import StoreError
+from dgn.runs.config import RunConfig
+from dgn.runs.layout import RUN_FILE
+from dgn.runs.shards import MAX_SHARDS
+from dgn.runs.validation import first_problem
+
+# Settings that earlier versions wrote into the fingerprint and that never changed a picture.
+RETIRED = {"render.untrained.noise", "render.pretrained.noise"}
+
+
+def _having(*names: str) -> AfterValidator:
+    """Makes a dictionary without one of the keys invalid."""
+
+    def check(content: dict[str, Any]) -> dict[str, Any]:
+        if missing := [name for name in names if name not in content]:
+            raise ValueError(f"lacks {missing[0]}")
+        return content
+
+    return AfterValidator(check)
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """The content of run.json."""
+
+    run_id: str
+    created_at: str
+    fingerprint: Annotated[dict[str, Any], _having("discriminator", "weights_sha256", "targets_sha256")]
+    config: Annotated[dict[str, Any], _having("preset")]
+    num_targets: int
+    num_shards: Annotated[int, Field(ge=0, le=MAX_SHARDS)]
+
+    @property
+    def run_config(self) -> RunConfig:
+        """The settings that the run was started with. Raises: StoreError."""
+        try:
+            return RunConfig.model_validate(self.config)
+        except ValidationError as error:
+            raise StoreError(
+                f"{RUN_FILE} of run {self.run_id} does not fit this dgn: {first_problem(error)}"
+            ) from error
+
+
+def differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
+    """(setting, their value, our value) for every leaf in which two fingerprints differ, except retired settings."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in theirs.keys() | ours.keys():
+            yield from differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
+    elif theirs != ours and name not in RETIRED:
+        yield name, _short(theirs), _short(ours)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text[:12] + "..." if len(text) > 24 else text

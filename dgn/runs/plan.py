@@ -1,0 +1,91 @@
+"""A run's plan: settings -> targets -> shards, the same on every machine and at every start.
+
+Nothing here grows with the number of targets: blocks describe them, and a shard's targets are created when it is
+rendered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import dgn
+from dgn.method.recipes import RenderConfig
+from dgn.networks.layers import Layers
+from dgn.networks.specs import parse_targets
+from dgn.runs import schema
+from dgn.runs.config import RunConfig
+from dgn.targets import Target, TargetBlock
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The unit of scheduling, retry and storage: targets of one layer and mode."""
+
+    index: int
+    block: TargetBlock
+    start: int
+    stop: int
+
+    @property
+    def targets(self) -> list[Target]:
+        return [self.block.target(i) for i in range(self.start, self.stop)]
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+class Plan:
+    """Blocks cut into shards. Shards are numbered consecutively, and each is computed from its number."""
+
+    def __init__(self, blocks: Sequence[TargetBlock], shard_size: int):
+        self.blocks = tuple(blocks)
+        self.shard_size = shard_size
+        self._first_shard = [0]
+        for block in self.blocks:
+            self._first_shard.append(self._first_shard[-1] + -(-len(block) // shard_size))
+
+    @property
+    def num_shards(self) -> int:
+        return self._first_shard[-1]
+
+    @property
+    def num_targets(self) -> int:
+        return sum(len(block) for block in self.blocks)
+
+    def shard(self, index: int) -> Shard:
+        if not 0 <= index < self.num_shards:
+            raise IndexError(f"shard {index} of {self.num_shards}")
+        which = bisect_right(self._first_shard, index) - 1
+        start = (index - self._first_shard[which]) * self.shard_size
+        block = self.blocks[which]
+        return Shard(index, block, start, min(start + self.shard_size, len(block)))
+
+    def targets_sha256(self) -> str:
+        """Hash of the target list: of its blocks, which determine every target and its shard."""
+        lines = [json.dumps(asdict(block), sort_keys=True) for block in self.blocks]
+        return hashlib.sha256("\n".join([*lines, str(self.shard_size)]).encode()).hexdigest()
+
+
+def make_plan(config: RunConfig, layers: Layers) -> Plan:
+    """Raises: TargetError for targets that the network does not have."""
+    return Plan(parse_targets(config.targets, layers, config.modes, config.seed, config.seeds), config.shard_size)
+
+
+def fingerprint(
+    plan: Plan, render: RenderConfig, discriminator: str, weights_sha256: str, decoder_sha256: str | None
+) -> dict[str, Any]:
+    """Everything that decides a run's pictures. Two runs with the same fingerprint make the same pictures."""
+    return {
+        "schema_version": schema.VERSION,
+        "dgn_version": dgn.__version__,
+        "discriminator": discriminator,
+        "weights_sha256": weights_sha256,
+        "decoder_sha256": decoder_sha256,
+        "render": json.loads(json.dumps(asdict(render))),
+        "targets_sha256": plan.targets_sha256(),
+    }

@@ -1,0 +1,207 @@
+"""A run in a store, and its commit protocol.
+
+A shard is whole where `metadata/<shard>.parquet` exists. That file is created once, in one step, after the shard's
+pictures. Whoever dies before that has rendered in vain; whoever comes second loses and deletes its pictures. So nothing
+is lost and nothing is there twice, whatever dies. `layout.py` lists all files.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
+
+from dgn.errors import DgnError, PlanMismatch, RunDamaged, StoreError
+from dgn.runs import schema
+from dgn.runs.config import RunConfig
+from dgn.runs.info import RunInfo, differences
+from dgn.runs.layout import RUN_FILE, failure_key, metadata_key, new_run_id, sha256
+from dgn.runs.shards import Committed
+from dgn.runs.stores import KeyExists, Store, open_store
+from dgn.runs.validation import first_problem
+from dgn.text import NOT_JSON
+
+VERIFY = "dgn verify lists everything that is wrong"  # advice that ends a message
+NUM_READERS = 10  # files that are read at a time: as many connections as the S3 client keeps
+
+
+class Run:
+    """A run in a store."""
+
+    def __init__(self, store: Store):
+        self.store = store
+
+    @classmethod
+    def at(cls, url: str) -> Run:
+        """The run at a folder or `s3://bucket/prefix`. Raises: StoreError if the folder or bucket does not exist."""
+        store = open_store(url)
+        store.check(must_write=False)
+        return cls(store)
+
+    def info(self) -> RunInfo:
+        """Raises: StoreError if there is no run, or one of another schema version."""
+        try:
+            content = json.loads(self.store.read(RUN_FILE))
+        except FileNotFoundError as error:
+            raise StoreError(f"no run at {self.store.url}: there is no {RUN_FILE}; dgn render starts a run") from error
+        except NOT_JSON as error:
+            raise StoreError(f"{self.store.url}/{RUN_FILE} is not JSON: this is not a run of dgn") from error
+        identity = content.get("fingerprint") if isinstance(content, dict) else None
+        version = identity.get("schema_version") if isinstance(identity, dict) else None
+        if version != schema.VERSION:
+            raise StoreError(
+                f"{self.store.url} has schema version {version}, this dgn reads {schema.VERSION}: "
+                "use the dgn that wrote it"
+            )
+        try:
+            return TypeAdapter(RunInfo).validate_python(content)
+        except ValidationError as error:
+            raise StoreError(f"{self.store.url}/{RUN_FILE} is not what was written: {first_problem(error)}") from error
+
+    def start(self, fingerprint: dict[str, Any], config: RunConfig, num_targets: int, num_shards: int) -> RunInfo:
+        """Creates run.json, or continues the run that is there.
+
+        Raises: PlanMismatch if that run has another fingerprint.
+        """
+        now = datetime.now(UTC)
+        info = RunInfo(
+            run_id=new_run_id(now),
+            created_at=now.isoformat(timespec="seconds"),
+            fingerprint=fingerprint,
+            config=config.model_dump(mode="json"),
+            num_targets=num_targets,
+            num_shards=num_shards,
+        )
+        try:
+            self.store.create(RUN_FILE, json.dumps(info.__dict__, indent=2, sort_keys=True).encode())
+        except KeyExists:
+            return self._continued(fingerprint)
+        return info
+
+    def _continued(self, fingerprint: dict[str, Any]) -> RunInfo:
+        """The run that is there. Raises: PlanMismatch, naming a setting that differs."""
+        info = self.info()
+        differing = sorted(differences(info.fingerprint, fingerprint))
+        if differing:
+            name, theirs, ours = differing[0]
+            more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+            what = f"{name} is {theirs} there, {ours} here"
+            if name == "targets_sha256":
+                what = "its targets, seeds or shard size differ"
+            raise PlanMismatch(
+                f"{self.store.url} holds a run with other settings: {what}{more}; "
+                "give another folder, or the settings that the run was started with (dgn resume reads them from it)"
+            )
+        return info
+
+    def expect(self, run_id: str) -> None:
+        """Raises: StoreError if this store does not hold the driver's run: it is a folder of this machine alone."""
+        try:
+            found = json.loads(self.store.read(RUN_FILE))["run_id"]
+        except FileNotFoundError:
+            found = "no run"
+        if found != run_id:
+            raise StoreError(
+                f"{self.store.url} on {platform.node()} holds {found} instead of the run {run_id}: all machines must "
+                "share it; give s3://bucket/prefix, or a folder of a network file system that all machines mount"
+            )
+
+    def committed(self, num_shards: int) -> Committed:
+        """The shards that are whole, by one uncached listing."""
+        committed = Committed(num_shards)
+        for key in self.store.list("metadata"):
+            name = PurePosixPath(key)
+            shard = int(name.stem) if name.stem.isdecimal() else num_shards
+            if shard < num_shards and key == metadata_key(shard):
+                committed.add(shard)
+        return committed
+
+    def commit(self, shard: int, attempt: str, rows: list[dict[str, Any]], metadata: dict[str, Any]) -> None:
+        """Makes a shard whole; its pictures were written before. If another attempt was first, deletes this one's.
+
+        A writer whose answer was lost reads its own attempt back, and so knows that it was first.
+        """
+        key = metadata_key(shard)
+        try:
+            self.store.create(key, schema.serialise(rows, metadata))
+        except KeyExists:
+            first = schema.parse(self.store.read(key), ["attempt"])["attempt"][0].as_py()
+            if first != attempt:
+                for row in rows:
+                    if row["file_name"]:
+                        self.store.delete(row["file_name"])
+
+    def picture(self, file_name: str, digest: str | None) -> bytes:
+        """A row's PNG: the very bytes that were committed. `digest`: the row's sha256.
+
+        Raises: RunDamaged if it is missing or has changed, and where the row has no sha256.
+        """
+        data = self.unchecked_picture(file_name)
+        if sha256(data) != digest:
+            where = f"{self.store.url}/{file_name}"
+            raise RunDamaged(f"{where} is not its row's picture: its {len(data)} bytes have another sha256", VERIFY)
+        return data
+
+    def unchecked_picture(self, file_name: str) -> bytes:
+        """The bytes of a picture's file, whatever they are. Raises: RunDamaged if it is missing."""
+        try:
+            return self.store.read(file_name)
+        except FileNotFoundError as error:
+            raise RunDamaged(f"{self.store.url}/{file_name} is missing", VERIFY) from error
+
+    def note_failure(self, shard: int, attempt: str, error: str, details: dict[str, Any]) -> None:
+        """Writes down a failed attempt, for people."""
+        content = {"shard": shard, "attempt": attempt, "error": error, **details}
+        content["failed_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+        self.store.write(failure_key(shard, attempt), json.dumps(content, indent=2).encode())
+
+    def failures(self) -> Iterator[dict[str, Any]]:
+        """The failed attempts. Raises: RunDamaged for a file that is something else."""
+        for key in sorted(self.store.list("failures")):
+            try:
+                failure = json.loads(self.store.read(key))
+            except NOT_JSON as error:
+                raise RunDamaged(f"{self.store.url}/{key} is not JSON", "delete it") from error
+            has_all = isinstance(failure, dict) and failure.keys() >= {"shard", "attempt", "error", "failed_at"}
+            if not has_all or not isinstance(failure["shard"], int):
+                raise RunDamaged(f"{self.store.url}/{key} does not describe a failed attempt", "delete it")
+            yield failure
+
+    def tables(self, shards: Iterable[int], columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Rows of whole shards, one table each, in order; several are read at a time.
+
+        Raises: RunDamaged for a file that is not what was committed.
+        """
+        yield from read_many(partial(self._table, columns=columns), shards)
+
+    def _table(self, shard: int, columns: list[str] | None) -> pa.Table:
+        key = metadata_key(shard)
+        try:
+            data = self.store.read(key)
+        except FileNotFoundError as error:
+            advice = "dgn resume renders the shard again"
+            raise RunDamaged(f"{self.store.url}/{key} disappeared after it was listed", advice) from error
+        try:
+            table = schema.parse(data, columns, may_lack=schema.MAY_LACK)
+            schema.check_required(table)
+        except DgnError as error:
+            advice = "delete it, and dgn resume renders the shard again"
+            raise RunDamaged(f"{self.store.url}/{key} is not what was committed: {error}", advice) from error
+        return table
+
+
+def read_many(read: Callable[[int], pa.Table], shards: Iterable[int]) -> Iterator[pa.Table]:
+    """What `read` returns for each shard, in order; several are read at a time."""
+    left = iter(shards)
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        while some := list(itertools.islice(left, NUM_READERS)):
+            yield from readers.map(read, some)

@@ -1,0 +1,104 @@
+"""What a store is: bytes under keys, and create-once.
+
+Create-once is the only thing asked of a store beyond reading and writing: of several writers of one key, one wins and
+the others learn that they lost. The commit protocol in `run.py` depends on nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, Protocol
+
+from dgn.errors import StoreError
+
+HIDDEN = ".dgn-"  # starts the names of temporary and probing keys, which listings leave out
+
+
+class KeyExists(Exception):
+    """Create-once: another writer's bytes are already under this key."""
+
+
+class Store(Protocol):
+    """Keys are relative and use slashes."""
+
+    url: str  # what a person typed, made absolute
+
+    def create(self, key: str, data: bytes) -> None:
+        """Writes a whole key that does not exist yet, in one step. Raises: KeyExists."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Writes a key, new or not."""
+
+    def read(self, key: str) -> bytes:
+        """Raises: FileNotFoundError."""
+
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of a key. Raises: FileNotFoundError; Truncated if the key is shorter."""
+
+    def exists(self, key: str) -> bool:
+        """Whether a key exists now, uncached."""
+
+    def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
+        """Keys below a folder, uncached: either the hidden ones (temporary files of killed writers) or all others."""
+
+    def delete(self, key: str) -> None:
+        """Deletes a key; does nothing if it does not exist."""
+
+    def delete_folder(self, prefix: str) -> None:
+        """Deletes all keys below a folder that exists."""
+
+    def check(self, must_write: bool) -> None:
+        """Answers within seconds and leaves nothing behind. Raises: StoreError if the store cannot be used."""
+
+    def arrow(self) -> tuple[Any, str]:
+        """For Arrow, which reads by itself: an fsspec file system, and the store's root in it."""
+
+    def impatient(self) -> Store:
+        """The same store for the start of a command: waits for seconds, not minutes, for faults that may pass."""
+
+
+class RangeFile(io.RawIOBase):
+    """A key as a readable file. Each read is one request for a range."""
+
+    def __init__(self, store: Store, key: str, num_bytes: int):
+        self.store, self.key, self.num_bytes, self.at = store, key, num_bytes, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.num_bytes}[whence]
+        return self.at
+
+    def read(self, size: int = -1) -> bytes:
+        stop = self.num_bytes if size < 0 else min(self.at + size, self.num_bytes)
+        data = self.store.read_range(self.key, self.at, stop) if stop > self.at else b""
+        self.at += len(data)
+        return data
+
+
+def check_create_once(store: Store) -> None:
+    """Leaves nothing behind. Raises: StoreError if the store lets a second writer overwrite the first."""
+    key = f"{HIDDEN}probe-{uuid.uuid4().hex}"
+    try:
+        with suppress(KeyExists):  # our own write, if its answer was lost and it was tried again
+            store.create(key, b"first")
+        with suppress(KeyExists):
+            store.create(key, b"second")
+            raise StoreError(
+                f"{store.url} ignores create-once (If-None-Match): two workers could overwrite each other's results; "
+                "use a store that honours it (AWS S3, MinIO, Ceph) or a local folder"
+            )
+        if store.read(key) != b"first":
+            raise StoreError(f"{store.url} reported that a key exists and overwrote it nevertheless")
+    finally:
+        store.delete(key)

@@ -1,0 +1,168 @@
+"""A folder as a store: on a local disk, or on a network file system that all workers share."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from dgn.errors import RunDamaged, StoreError
+from dgn.runs.stores.base import HIDDEN, KeyExists, check_create_once
+from dgn.runs.stores.patience import PatientStore, patient
+
+PASSING_ERRNOS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}  # of network file systems
+ADVICE = {
+    errno.ENOSPC: "no space left on {url}: free some, then run the same command again",
+    errno.EDQUOT: "the disk quota of {url} is used up: free some space, then run the same command again",
+    errno.EROFS: "{url} is read-only: make it writable and run the same command again, or give another folder",
+    errno.EACCES: "no permission for {url}: {error}; it must be readable and writable",
+    errno.EPERM: "no permission for {url}: {error}; it must be readable and writable",
+}
+
+
+class LocalStore(PatientStore):
+    """A folder."""
+
+    foreign = (OSError,)
+
+    def __init__(self, folder: str):
+        self.root = Path(os.path.abspath(Path(folder).expanduser()))  # removes '..', keeps links
+        self.url = str(self.root)
+
+    def _path(self, key: str) -> Path:
+        is_name = "\0" not in key and ".." not in key.split("/")
+        if not is_name or not Path(os.path.realpath(self.root / key)).is_relative_to(os.path.realpath(self.root)):
+            raise RunDamaged(f"key '{key}' leads out of the run {self.url}")  # as a link inside the run may
+        return self.root / key
+
+    def passes(self, error: BaseException) -> bool:
+        return isinstance(error, OSError) and error.errno in PASSING_ERRNOS
+
+    def in_one_line(self, error: BaseException) -> StoreError:
+        advice = ADVICE.get(error.errno or 0) if isinstance(error, OSError) else None
+        return StoreError(advice.format(url=self.url, error=error)) if advice else super().in_one_line(error)
+
+    @patient("create")
+    def create(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        with self._temporary(path, data) as temporary:
+            try:
+                os.link(temporary, path)  # unlike a rename, fails if the name is taken
+            except FileExistsError as error:
+                raise KeyExists(key) from error
+        self._sync_folder(path.parent)
+
+    @patient("write")
+    def write(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        with self._temporary(path, data) as temporary:
+            os.replace(temporary, path)
+
+    @staticmethod
+    @contextmanager
+    def _temporary(path: Path, data: bytes) -> Iterator[Path]:
+        """A whole file beside `path`, under a hidden name that is gone afterwards, whatever happens."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{HIDDEN}{uuid.uuid4().hex}")
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            with suppress(OSError):  # must not hide how the disk failed before
+                temporary.unlink(missing_ok=True)
+
+    @staticmethod
+    def _sync_folder(folder: Path) -> None:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @patient("read")
+    def read(self, key: str) -> bytes:
+        return self._path(key).read_bytes()
+
+    @patient("read")
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        with self._path(key).open("rb") as file:
+            file.seek(start)
+            return self.check_length(key, file.read(stop - start), start, stop)
+
+    @patient("exists")
+    def exists(self, key: str) -> bool:
+        return self._path(key).exists()
+
+    def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
+        folders = [prefix.rstrip("/")]
+        while folders:
+            folder = folders.pop()
+            for name, is_folder in self._entries(folder):
+                key = f"{folder}/{name}" if folder else name
+                if is_folder:
+                    folders.append(key)
+                elif name.startswith(HIDDEN) == is_hidden:
+                    yield key
+
+    @patient("list")
+    def _entries(self, folder: str) -> Sequence[tuple[str, bool]]:
+        """Names in a folder, and whether each is a folder. Links to folders are left out, because they lead elsewhere.
+
+        A folder that does not exist is empty. Any other fault is raised, so that it cannot be mistaken for empty.
+        """
+        try:
+            with os.scandir(self._path(folder)) as entries:
+                named = [(entry, entry.is_dir()) for entry in entries]
+                return [(entry.name, is_folder) for entry, is_folder in named if not (is_folder and entry.is_symlink())]
+        except FileNotFoundError:
+            return []
+
+    def delete(self, key: str) -> None:
+        self._unlink(key)
+        path = self._path(key)
+        with suppress(OSError):  # a folder that is not empty stays
+            if path.parent != self.root:
+                path.parent.rmdir()
+
+    @patient("delete")
+    def _unlink(self, key: str) -> None:
+        self._path(key).unlink(missing_ok=True)
+
+    @patient("delete")
+    def delete_folder(self, prefix: str) -> None:
+        shutil.rmtree(self._path(prefix))
+
+    def arrow(self) -> tuple[Any, str]:
+        from fsspec.implementations.local import LocalFileSystem
+
+        return LocalFileSystem(), self.url
+
+    def check(self, must_write: bool) -> None:
+        self.impatient()._check(".", must_write)
+
+    @patient("check")
+    def _check(self, _: str, must_write: bool) -> None:
+        if self.root.exists() and not self.root.is_dir():
+            raise StoreError(f"{self.url} is a file: expected a folder for the run")
+        if not must_write:
+            if not self.root.is_dir():
+                raise StoreError(f"no run at {self.url}: expected the folder of an earlier dgn render")
+            return
+        existing = next(parent for parent in (self.root, *self.root.parents) if parent.exists())
+        nearest = LocalStore(str(existing)).impatient()  # on the same disk; leaves nothing if no run starts
+        if os.statvfs(existing).f_flag & os.ST_RDONLY:
+            raise nearest.in_one_line(OSError(errno.EROFS, ""))
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise StoreError(f"cannot write to {existing}: no permission; give a folder that you may write to")
+        try:
+            check_create_once(nearest)
+        except FileNotFoundError as error:  # raised by /proc
+            raise StoreError(f"cannot write to {existing}: {error.strerror}; give another folder") from error

@@ -1,0 +1,223 @@
+"""A run on S3: a prefix of a bucket, and what S3's errors mean."""
+
+from __future__ import annotations
+
+import errno
+import mimetypes
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlsplit
+
+from botocore import exceptions
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
+
+from dgn.errors import RunDamaged, StoreError
+from dgn.runs.stores.base import HIDDEN, KeyExists, check_create_once
+from dgn.runs.stores.patience import PatientStore, patient
+
+# A connection refused, reset, closed or silent; a body that ended early or does not match its checksum; truncated XML.
+# botocore passes on urllib3's HTTPError when TLS breaks within a body.
+PASSING_ERRORS = (
+    exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.IncompleteReadError,
+    exceptions.FlexibleChecksumError, ResponseParserError, HTTPError,
+)  # fmt: skip
+ERRORS = (BotoCoreError, ClientError, ResponseParserError, HTTPError)
+PASSING_STATUSES = {408, 429, 500, 502, 503, 504}  # of SlowDown and InternalError; HEAD has no codes
+# Passing errors with status 400 or 409: a body lost on its way to S3, and concurrent writers of one key. AWS asks for
+# another try after ConditionalRequestConflict: it does not mean that the key exists, which PreconditionFailed does.
+PASSING_CODES = {
+    "BadDigest", "ConditionalRequestConflict", "IncompleteBody", "OperationAborted", "RequestTimeout", "SlowDown",
+    "Throttling", "ThrottlingException", "TooManyRequests", "XAmzContentSHA256Mismatch",
+}  # fmt: skip
+
+
+def _new_client() -> Any:
+    """A client of S3 with credentials, region and endpoint from the usual AWS settings.
+
+    It tries every request once, with short timeouts, because `patient` does the retries.
+
+    Raises: BotoCoreError for bad settings, ValueError for an endpoint without http://.
+    """
+    import botocore.session  # a third of a second, which local runs do not need
+    from botocore.config import Config
+
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=5, read_timeout=30, tcp_keepalive=True
+    )
+    return botocore.session.Session().create_client("s3", config=config)
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether another try can succeed."""
+    if isinstance(error, ClientError):
+        return _status(error) in PASSING_STATUSES or _code(error) in PASSING_CODES
+    return isinstance(error, PASSING_ERRORS)
+
+
+def _says_key_exists(error: ClientError) -> bool:
+    return _code(error) == "PreconditionFailed" or _status(error) == 412
+
+
+def _says_no_bucket(error: BaseException) -> bool:
+    return isinstance(error, ClientError) and _code(error) == "NoSuchBucket"
+
+
+def _says_not_found(error: ClientError) -> bool:
+    """Whether the key is missing; or the bucket, for HEAD, whose answers have no body."""
+    return not _says_no_bucket(error) and _status(error) == 404
+
+
+def _code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "")
+
+
+def _status(error: ClientError) -> int:
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+
+
+def _kind(key: str) -> str:
+    """The media type, by which browsers decide to show a page or picture."""
+    return mimetypes.guess_type(key)[0] or "application/octet-stream"
+
+
+class S3Store(PatientStore):
+    """A prefix of an S3 bucket. Credentials, region and endpoint come from the usual AWS settings."""
+
+    foreign = ERRORS
+    hint = "; check endpoint and credentials (AWS_*)"
+
+    def __init__(self, url: str):
+        self.bucket, _, self.prefix = url.removeprefix("s3://").rstrip("/").partition("/")
+        self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+        if not self.bucket:
+            raise StoreError(f"no bucket in '{url}': expected s3://bucket/prefix")
+        try:
+            self.client = _new_client()
+        except BotoCoreError as error:
+            raise self.in_one_line(error) from error
+        except ValueError:
+            raise StoreError(
+                f"cannot use {self.url}: its endpoint is not an address; set AWS_ENDPOINT_URL to http(s)://host:port"
+            ) from None  # the cause would show the address, perhaps with a password
+        if "@" in urlsplit(self.client.meta.endpoint_url).netloc:  # errors would show it, and S3 signs requests instead
+            raise StoreError(
+                f"cannot use {self.url}: its endpoint contains a user or password; set AWS_ACCESS_KEY_ID "
+                "and AWS_SECRET_ACCESS_KEY instead"
+            )
+
+    @cached_property
+    def fs(self) -> Any:
+        """The same S3 as a file system for libraries. It retries by itself, because they bypass `patient`."""
+        import s3fs
+
+        retries = {"mode": "adaptive", "max_attempts": 8}
+        return s3fs.S3FileSystem(config_kwargs={"retries": retries}, use_listings_cache=False, skip_instance_cache=True)
+
+    def _place(self, key: str) -> dict[str, str]:
+        if ".." in key.split("/"):
+            raise RunDamaged(f"key '{key}' leads out of the run {self.url}")
+        return {"Bucket": self.bucket, "Key": f"{self.prefix}/{key}".lstrip("/")}
+
+    def passes(self, error: BaseException) -> bool:
+        return _passes(error)
+
+    def in_one_line(self, error: BaseException) -> StoreError:
+        return self._no_bucket() if _says_no_bucket(error) else super().in_one_line(error)
+
+    @patient("create")
+    def create(self, key: str, data: bytes) -> None:
+        try:
+            self.client.put_object(**self._place(key), Body=data, ContentType=_kind(key), IfNoneMatch="*")
+        except ClientError as error:
+            if _says_key_exists(error):
+                raise KeyExists(key) from error
+            raise
+
+    @patient("write")
+    def write(self, key: str, data: bytes) -> None:
+        self.client.put_object(**self._place(key), Body=data, ContentType=_kind(key))
+
+    @patient("read")
+    def read(self, key: str) -> bytes:
+        return self._get(key)
+
+    @patient("read")
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        try:
+            data = self._get(key, Range=f"bytes={start}-{stop - 1}")
+        except ClientError as error:
+            if _code(error) != "InvalidRange":
+                raise
+            data = b""
+        return self.check_length(key, data, start, stop)
+
+    def _get(self, key: str, **more: str) -> bytes:
+        try:
+            return self.client.get_object(**self._place(key), **more)["Body"].read()  # botocore checks its length
+        except ClientError as error:
+            if _says_not_found(error):
+                raise FileNotFoundError(errno.ENOENT, "no such key", f"{self.url}/{key}") from error
+            raise
+
+    @patient("exists")
+    def exists(self, key: str) -> bool:
+        try:
+            self.client.head_object(**self._place(key))
+        except ClientError as error:
+            if _says_not_found(error):
+                return False
+            raise
+        return True
+
+    def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
+        root = f"{self.prefix}/".lstrip("/")
+        token = None
+        while True:
+            page = self._page(prefix, token)
+            for key in (item["Key"].removeprefix(root) for item in page.get("Contents", ())):
+                if key.rpartition("/")[2].startswith(HIDDEN) == is_hidden:
+                    yield key
+            if not page.get("IsTruncated"):
+                return
+            token = page["NextContinuationToken"]
+
+    @patient("list")
+    def _page(self, prefix: str, token: str | None) -> dict[str, Any]:
+        """Up to a thousand keys, from all folders below."""
+        place = self._place(f"{prefix.rstrip('/')}/" if prefix else "")
+        following = {"ContinuationToken": token} if token else {}
+        return self.client.list_objects_v2(Bucket=place["Bucket"], Prefix=place["Key"], **following)
+
+    @patient("delete")
+    def delete(self, key: str) -> None:
+        self.client.delete_object(**self._place(key))
+
+    def delete_folder(self, prefix: str) -> None:
+        for is_hidden in (False, True):
+            # One by one: a bulk delete reports failures inside a successful answer.
+            for key in self.list(prefix, is_hidden):
+                self.delete(key)
+
+    def arrow(self) -> tuple[Any, str]:
+        return self.fs, f"{self.bucket}/{self.prefix}".rstrip("/")
+
+    def check(self, must_write: bool) -> None:
+        hurried = self.impatient()
+        hurried._find_bucket("")
+        if must_write:
+            check_create_once(hurried)
+
+    @patient("check")
+    def _find_bucket(self, _: str) -> None:
+        try:
+            self.client.head_bucket(Bucket=self.bucket)
+        except ClientError as error:
+            if _says_not_found(error):
+                raise self._no_bucket() from error
+            raise
+
+    def _no_bucket(self) -> StoreError:
+        return StoreError(f"no bucket '{self.bucket}' for {self.url}: create it, or correct the name")

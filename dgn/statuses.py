@@ -1,0 +1,27 @@
+"""The outcomes of targets. A module without imports, because every room uses it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """How a target ended. A failure is recorded in its row, and never takes its batch down."""
+
+    OK = "ok"
+    NOT_CONVERGED = "not_converged"
+    DEAD = "dead"
+    NONFINITE = "nonfinite"
+
+    @property
+    def meaning(self) -> str:
+        """When a picture has this status; `pictures.scoring.outcome` decides."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    Status.OK: "none of the others",
+    Status.NOT_CONVERGED: "a class that the network does not rank first, or an activation below its start",
+    Status.DEAD: "the unit is silent on the saved picture",
+    Status.NONFINITE: "the picture has NaN or infinite values and was not saved",
+}

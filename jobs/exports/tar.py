@@ -1,0 +1,56 @@
+"""A run as a few tar files with an index, by which one range read gets one picture.
+
+pack-00000.tar    pictures under their target_id
+index.parquet     all columns, and the place of each row's picture; written last
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dgn.errors import DgnError
+from dgn.jobs.exports.chosen import Chosen, Piece, described_schema, joined
+
+PLAIN_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)  # safe as a file name wherever it is unpacked
+
+
+def write_tar(chosen: Chosen, pieces: Iterator[Piece], write: Callable[[str, bytes], None]) -> None:
+    places = [pa.field("pack", pa.string()), pa.field("offset", pa.int64()), pa.field("length", pa.int64())]
+    schema = described_schema(places, chosen.rows.info)
+    index = io.BytesIO()
+    with pq.ParquetWriter(index, schema) as writer:
+        for number, of_pack in itertools.groupby(pieces, key=lambda piece: piece[0]):
+            name, pack, located = f"pack-{number:05d}.tar", io.BytesIO(), []
+            for _, rows, pngs in of_pack:
+                offsets = [
+                    png and _append(pack, target_id, png)
+                    for target_id, png in zip(rows["target_id"].to_pylist(), pngs, strict=True)
+                ]
+                columns = ([png and name for png in pngs], offsets, [png and len(png) for png in pngs])
+                arrays = [pa.array(values, place.type) for values, place in zip(columns, places, strict=True)]
+                located.append(joined(rows, arrays, schema))
+            pack.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar
+            pack.write(bytes(-pack.tell() % tarfile.RECORDSIZE))
+            write(name, pack.getvalue())
+            writer.write_table(pa.concat_tables(located))
+    write("index.parquet", index.getvalue())
+
+
+def _append(pack: io.BytesIO, target_id: str, png: bytes) -> int:
+    """Adds a file to a tar and returns the offset of its bytes. Raises: DgnError for a name that is not plain."""
+    if not PLAIN_NAME.fullmatch(target_id):
+        raise DgnError(f"target_id '{target_id}' of the run is not a file name: expected letters, digits and . _ + -")
+    header = tarfile.TarInfo(f"{target_id}.png")  # without date or owner, so that every export has the same bytes
+    header.size = len(png)
+    pack.write(header.tobuf(tarfile.PAX_FORMAT))
+    offset = pack.tell()
+    pack.write(png)
+    pack.write(bytes(-len(png) % tarfile.BLOCKSIZE))
+    return offset

@@ -1,0 +1,268 @@
+"""A walk through a gallery in a real browser, the same for every place that it may lie in."""
+
+import asyncio
+import contextlib
+import functools
+import http.server
+import shutil
+import threading
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from playwright.sync_api import sync_playwright
+
+from dgn.jobs.galleries.server import application
+
+BROWSERS = ("chromium", "google-chrome", "chromium-browser")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+MARKUP = "<img src=x onerror=alert(1)>"  # a label
+MOST_PICTURES = 120  # in the page
+LOADED = "image => image.complete && image.naturalWidth > 0"
+NOW_WHEN = "ready => (%s) ? performance.now() : null"
+ALL_LOADED = (
+    f"document.querySelectorAll('#grid img').length && [...document.querySelectorAll('#grid img')].every({LOADED})"
+)
+
+
+@contextlib.contextmanager
+def a_browser():
+    """Debian's chromium, or another that is on the path; skips where there is none."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"no browser on the path: none of {', '.join(BROWSERS)}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Visitor:
+    """A page, what it asked for, and what it complained of."""
+
+    def __init__(self, browser, url, **context):
+        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **context})
+        self.page, self.url = self.context.new_page(), url
+        self.requests, self.complaints = [], []
+        self.page.on("requestfinished", lambda request: self.requests.append(request))
+        self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.context.close()
+
+    def when(self, condition, timeout_s=30):
+        """Waits until it is true. Milliseconds since the page was asked for."""
+        return self.page.wait_for_function(NOW_WHEN % condition, timeout=timeout_s * 1000).json_value()
+
+    def took(self, do, condition):
+        """Milliseconds from an act until what it leads to."""
+        start = self.page.evaluate("performance.now()")
+        do()
+        return self.when(condition) - start
+
+    def go(self, hash_):
+        """Follows another address of the same page, as a link in it would."""
+        self.page.evaluate(
+            """hash => new Promise(done => {
+                addEventListener('hashchange', () => setTimeout(done), { once: true })
+                location.hash = hash
+            })""",
+            hash_,
+        )
+
+    def num_bytes(self):
+        """Of all answers so far; of file://, of all files."""
+        return sum(
+            Path(unquote(urlsplit(request.url).path)).stat().st_size
+            if request.url.startswith("file:")
+            else request.sizes()["responseBodySize"]
+            for request in self.requests
+            if not request.url.startswith(("blob:", "data:"))
+        )
+
+    def captioned(self):
+        """Id and captions of the items that are in the page, in order; at one moment, because the grid may change."""
+        captions = "[...link.querySelectorAll('.figures')].map(caption => caption.innerText)"
+        cells = self.page.eval_on_selector_all("#grid a", f"links => links.map(link => [link.hash, {captions}])")
+        return [(dict(pair.split("=") for pair in hash_[1:].split("&"))["id"], texts) for hash_, texts in cells]
+
+    def items(self):
+        return [target_id for target_id, _ in self.captioned()]
+
+
+def address(folder, hash_=""):
+    """Of a run's page, from file://."""
+    return (folder / "gallery" / "index.html").as_uri() + hash_
+
+
+def visit(browser, url, **context):
+    """A page that has all rows."""
+    visitor = Visitor(browser, url, **context)
+    visitor.page.goto(url)
+    visitor.when("document.documentElement.dataset.ready")
+    return visitor
+
+
+def all_rows(folder):
+    """The run's rows, read from its shards."""
+    names = ["target_id", "layer", "unit", "mode", "status", "activation", "probability", "rank", "label", "sha256"]
+    return pa.concat_tables(pq.read_table(path, columns=names) for path in sorted((folder / "metadata").iterdir()))
+
+
+def ids_by(rows, by, **conditions):
+    """Ids of rows that fulfil the conditions, highest first, missing last; by another way than the page's."""
+    table = rows.to_pandas()
+    for name, value in conditions.items():
+        table = table[table[name] == value]
+    order = np.lexsort((table["target_id"], -table["activation"].fillna(-np.inf), -table[by].fillna(-np.inf)))
+    return table["target_id"].to_numpy()[order].tolist()
+
+
+def tour(browser, url, rows):
+    """First screen, filter, sort, the end, a picture, back and forward. Milliseconds, bytes and requests."""
+    by_layer = ids_by(rows, "activation", layer="fc8", mode="untrained")
+    by_probability = ids_by(rows, "probability", layer="fc8", mode="untrained")
+    sha256 = dict(zip(rows["target_id"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
+    with Visitor(browser, url) as visitor:
+        page = visitor.page
+        figures = {}
+
+        def check_count():
+            assert 0 < page.locator("#grid img").count() <= MOST_PICTURES
+
+        page.goto(url)
+        figures["first_screen_ms"] = visitor.when(ALL_LOADED)
+        page.wait_for_timeout(200)
+        figures |= {"first_screen_bytes": visitor.num_bytes(), "first_screen_requests": len(visitor.requests)}
+        figures["all_rows_ms"] = visitor.when("document.documentElement.dataset.ready")
+        assert page.locator("#count").inner_text() == f"{len(rows):,} of {len(rows):,} pictures"
+        check_count()
+
+        page.select_option("[name=layer]", "fc8")
+        first = f"document.querySelector('#grid a')?.href.endsWith('id={by_layer[0]}') && {ALL_LOADED}"
+        figures["filter_ms"] = visitor.took(lambda: page.select_option("[name=mode]", "untrained"), first)
+        assert page.locator("#count").inner_text() == f"{len(by_layer):,} of {len(rows):,} pictures"
+        assert visitor.items() == by_layer[: len(visitor.items())]
+        check_count()
+
+        first = f"document.querySelector('#grid a')?.href.endsWith('id={by_probability[0]}') && {ALL_LOADED}"
+        figures["sort_ms"] = visitor.took(lambda: page.select_option("[name=sort]", "probability"), first)
+        assert visitor.items() == by_probability[: len(visitor.items())]
+
+        to_the_end = "const grid = document.getElementById('grid'); grid.scrollTop = grid.scrollHeight"
+        last = f"[...document.querySelectorAll('#grid a')].at(-1).href.endsWith('id={by_probability[-1]}')"
+        images = "document.querySelectorAll('#grid img')"
+        loaded = f"{last} && [...{images}].every({LOADED})"
+        figures["to_the_end_ms"] = visitor.took(lambda: page.evaluate(to_the_end), loaded)
+        assert visitor.items() == by_probability[-len(visitor.items()) :]
+        assert page.locator("#grid img").count() <= MOST_PICTURES
+
+        page.evaluate("document.getElementById('grid').scrollTop = 0")
+        visitor.when(first)
+        shown = "document.querySelector('dialog[open] figure img')?.naturalWidth === 224"
+        figures["detail_ms"] = visitor.took(lambda: page.locator("#grid a").first.click(), shown)
+        assert page.url.endswith(f"id={by_probability[0]}")
+        assert sha256[by_probability[0]] in page.locator("dialog").inner_text()
+        page.keyboard.press("ArrowRight")
+        visitor.when(f"location.hash.endsWith('id={by_probability[1]}') && {shown}")
+        visitor.when(f"document.querySelector('dialog').innerText.includes('{by_probability[1]}')")
+        assert (sha256[by_probability[1]] or "") in page.locator("dialog").inner_text()
+        page.go_back()
+        visitor.when("!document.querySelector('dialog[open]')")
+        assert page.url.endswith("#layer=fc8&mode=untrained&sort=probability")
+        page.go_forward()
+        visitor.when(f"location.hash.endsWith('id={by_probability[1]}') && {shown}")
+        page.keyboard.press("Escape")
+        visitor.when("!document.querySelector('dialog[open]') && !location.hash.includes('id=')")
+        page.go_back()  # the open picture
+        visitor.when(shown)
+        page.go_back()  # the grid
+        page.go_back()  # the order before
+        first = f"document.querySelector('#grid a')?.href.endsWith('id={by_layer[0]}')"
+        figures["back_ms"] = visitor.took(lambda: None, first)
+        assert page.locator("[name=sort]").input_value() == "layer"
+        figures["bytes"] = visitor.num_bytes()
+        assert not visitor.complaints
+    return figures
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def handle(self):  # a browser may hang up on what it no longer wants
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
+
+@contextlib.contextmanager
+def plain_server(folder):
+    """Python's own web server: it does not know byte ranges."""
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
+def in_a_thread(app):
+    """An aiohttp application on loopback, in a thread with a loop of its own."""
+    from aiohttp import web
+
+    loop = asyncio.new_event_loop()
+    runner = web.AppRunner(app)
+
+    async def start():
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner.addresses[0][1]
+
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        port = asyncio.run_coroutine_threadsafe(start(), loop).result()
+        yield f"http://127.0.0.1:{port}"
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def range_server(folder):
+    """A web server for static files that knows byte ranges."""
+    from aiohttp import web
+
+    app = web.Application()
+    app.router.add_static("/", folder)
+    return in_a_thread(app)
+
+
+def gallery_server(store):
+    """What `dgn gallery serve` runs."""
+    return in_a_thread(application(store))
+
+
+def upload(folder, store):
+    """A run as it would lie in a bucket that it was rendered to."""
+    for path in sorted(folder.rglob("*")):
+        key = str(path.relative_to(folder))
+        if path.is_file() and not key.startswith(("metadata/", "gallery/data/")):
+            store.write(key, path.read_bytes())

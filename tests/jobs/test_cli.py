@@ -1,0 +1,134 @@
+"""The command line as a whole: which commands there are, what they load, and how they end."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dgn import __version__
+from dgn.jobs.cli import COMMANDS
+from dgn.method.decoder import serialise
+from tests.conftest import WIDTH
+from tests.helpers.rows import assert_one_line
+
+ROOT = Path(__file__).parent.parent.parent
+HEAVY = ("torch", "ray", "pyarrow", "s3fs", "numpy", "pydantic", "botocore")
+
+
+def test_an_empty_run_is_refused(dgn):
+    assert dgn("status", "") == (
+        2,
+        "",
+        "dgn: the address of the run is empty: expected a folder or s3://bucket/prefix\n",
+    )
+
+
+def test_commands_on_a_folder_that_does_not_exist(dgn, tmp_path):
+    says = f"dgn: no run at {tmp_path / 'nowhere'}: expected the folder of an earlier dgn render\n"
+    for command in ("status", "failed", "query", "verify", "gc", "resume", "index", "report", "judge --summary"):
+        assert dgn(*command.split(), tmp_path / "nowhere") == (2, "", says)
+
+
+def test_mistyped_commands_and_options_are_one_line(dgn):
+    for line, says in (
+        (["statsu"], "No such command 'statsu'. Did you mean 'status'?; see --help"),
+        (["render", "x", "--updatez", "5"], "No such option: --updatez (Possible options: --updates); see --help"),
+        (["render", "x", "--updates", "abc"], "setting updates: expected an integer, got 'abc'"),
+        (["query", "x", "--top", "abc"], "Invalid value for '--top'"),
+        (["pretrain", "x"], "Missing argument 'OUT.safetensors'"),
+    ):
+        assert_one_line(dgn(*line), 2, f"dgn: {says}")
+    assert dgn()[0] == dgn("query", "--help")[0] == 0
+
+
+def test_the_version(dgn):
+    assert dgn("--version") == (0, f"{__version__}\n", "")
+
+
+def test_help_lists_every_command(dgn):
+    code, out, _ = dgn("--help")
+    assert code == 0
+    assert all(f" {name} " in out for name in COMMANDS)
+
+
+def loaded_by(*arguments):
+    """The modules in a process after a command."""
+    code = (
+        "import sys; sys.argv = ['dgn', *sys.argv[1:]]\n"
+        "from dgn.jobs import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True
+    )
+    return done.stdout, set(done.stderr.split())
+
+
+def test_help_loads_nothing_heavy():
+    """The third of a second that --help may take is for people to measure; that nothing heavy is loaded is a test's."""
+    out, modules = loaded_by("--help")
+    assert "render" in out
+    assert not modules & set(HEAVY)
+    out, modules = loaded_by("render", "--help")
+    assert "--targets" in out
+    assert not modules & {"torch", "ray", "s3fs"}
+
+
+def test_commands_that_draw_nothing_do_not_load_torch(rendered):
+    """It would be most of the seconds of `dgn status`, and of the start of a worker that only sleeps."""
+    for arguments in (["status", rendered], ["query", rendered], ["gc", rendered, "--dry-run"]):
+        assert not loaded_by(*arguments)[1] & {"torch", "ray"}
+    code = "import sys, tests.helpers.fakes; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def commands_of_the_readme():
+    """Lines of its code, indented or fenced, that start with `dgn`."""
+    found, is_fenced = [], False
+    for line in (ROOT / "README.md").read_text().splitlines():
+        is_fenced ^= line.lstrip().startswith("```")
+        if line.startswith("    dgn ") or (is_fenced and line.lstrip().startswith("dgn ")):
+            found.append(line.split("  #")[0].strip())
+    return list(dict.fromkeys(found))
+
+
+def test_the_readme_names_every_command_for_a_run():
+    named = {line.split()[1] for line in commands_of_the_readme()}
+    assert named >= COMMANDS.keys() - {"info", "doctor", "tune"}
+
+
+@pytest.fixture(scope="module")
+def readmes(rendered, tmp_path_factory):
+    """A run that the README's commands may write into."""
+    folder = tmp_path_factory.mktemp("readme") / "run"
+    shutil.copytree(rendered, folder)
+    return folder
+
+
+@pytest.mark.parametrize("line", commands_of_the_readme())
+def test_commands_of_the_readme_run(line, readmes, dgn, decoder, tmp_path, monkeypatch, request):
+    """As printed, on a finished run; those that render thousands of pictures of VGG-16 as far as --dry-run goes."""
+    monkeypatch.chdir(tmp_path)
+    for word in ("s3://bucket/run", "runs/squeezenet", "RUN"):
+        line = line.replace(word, str(readmes))
+    words = shlex.split(line.replace("NETWORK", "vgg16-mini-b"))[1:]
+    if "--weights" in words:
+        file = words[words.index("--weights") + 1]
+        shutil.copy(request.getfixturevalue("real_weights") / file.replace(".", "-imagenet."), file)
+    if words[0] == "render":
+        words.append("--dry-run")
+    if "--sql" in words and "judged" in line:
+        assert dgn("judge", readmes, "--by", "vgg16-mini-b")[0] == 0
+    (tmp_path / "decoder.safetensors").write_bytes(serialise(decoder, {"width": WIDTH}))
+    if words[0] == "pretrain":  # tests/cluster/test_training.py trains; this is the last check before it
+        code, _, err = dgn(*words)
+        assert (code, err) == (2, "dgn: decoder.safetensors exists: give another name, or delete it\n")
+        return
+    code, out, err = dgn(*words)
+    assert code == 0, err
+    assert out

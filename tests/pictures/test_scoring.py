@@ -1,0 +1,108 @@
+"""Scores of saved pictures, compared with numbers computed another way."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dgn.errors import DgnError
+from dgn.method.loop import RenderResult
+from dgn.networks.embedded.drawings import LABELS, draw
+from dgn.pictures.codec import decode_png, encode_png
+from dgn.pictures.scoring import Scores, TopUnit, outcome, read_pictures, score, score_results
+from dgn.targets import Target, WeightedUnit
+from tests.helpers.targets import filter_target
+
+
+def fc8(*units):
+    return Target(tuple(WeightedUnit("fc8", u) for u in units), "untrained", 0)
+
+
+def png_of(label, seed=0):
+    return encode_png(draw(label, np.random.default_rng(seed)))
+
+
+def test_scores_of_drawings_name_their_class(mini):
+    pngs, targets = [png_of(label) for label in LABELS], [fc8(u) for u in range(len(LABELS))]
+    scores = score(read_pictures(pngs), targets, mini)
+    ranks = [s.rank for s in scores]
+    assert ranks.count(1) >= len(LABELS) - 2
+    for one in scores:
+        if one.rank == 1:
+            assert one.probability > 0.3
+            assert one.top5[0].activation == pytest.approx(one.activation)
+
+
+def test_scores_equal_the_networks_own_numbers(mini):
+    png = png_of("heart")
+    images = torch.from_numpy(decode_png(png).copy()).permute(2, 0, 1)[None].float() / 255
+    response = mini.responses(images, ["conv4_2", "fc8"])
+    logits = response["fc8"][0]
+    map_means = response["conv4_2"].relu().mean((2, 3))[0]
+    targets = [fc8(7), fc8(7, 2), filter_target("conv4_2", 3)]
+    one, pair, filter_ = score(read_pictures([png] * 3), targets, mini)
+    assert one.activation == pytest.approx(logits[7].clamp_min(0).item(), rel=1e-4)
+    assert one.others_sum == pytest.approx((logits.relu().sum() - logits[7].relu()).item(), rel=1e-4)
+    assert one.probability == pytest.approx(logits.softmax(0)[7].item(), rel=1e-4)
+    assert pair.activation == pytest.approx((logits[7].relu() + logits[2].relu()).item(), rel=1e-4)
+    weakest = min(logits[7], logits[2])
+    assert pair.rank == 1 + sum(1 for u, v in enumerate(logits) if u not in (7, 2) and v > weakest)
+    assert filter_.activation == pytest.approx(map_means[3].item(), rel=1e-4)
+    assert filter_.rank == 1 + int((map_means > map_means[3]).sum())
+    assert filter_.probability is None
+    assert filter_.top5[0].label is None
+
+
+def test_a_picture_of_another_size_is_refused():
+    with pytest.raises(DgnError, match="100 x 224 px: expected 224 x 224"):
+        read_pictures([png_of("star"), encode_png(np.zeros((224, 100, 3), np.uint8))])
+
+
+def result(target, curve):
+    return RenderResult(target, torch.zeros(3, 224, 224), curve[-1], tuple(curve), len(curve), 1.0)
+
+
+def scores(activation, rank):
+    top = (TopUnit(5, "star", 9.0),)
+    return Scores(activation, rank, 0.5, top, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("activation", "rank", "layer", "status", "reason"),
+    [
+        (3.0, 1, "fc8", "ok", None),
+        (3.0, 4, "fc8", "not_converged", "rank 4 on the saved picture: star is first"),
+        (0.0, 20, "fc8", "dead", "the activation is 0"),
+        (3.0, 4, "conv3_1", "ok", None),
+        (0.5, 4, "conv3_1", "not_converged", "fell from 1 to 0.5"),
+    ],
+)
+def test_statuses(activation, rank, layer, status, reason):
+    found, why = outcome(result(filter_target(layer, 0), [1.0, 3.0]), scores(activation, rank), "fc8")
+    assert found == status
+    assert why is None if reason is None else reason in why
+
+
+def test_a_target_that_is_wanted_silent_is_not_dead():
+    target = Target((WeightedUnit("conv3_1", 0, -1.0),), "untrained", 0)
+    assert outcome(result(target, [-2.0, -1.0]), scores(0.0, 1), "fc8") == ("ok", None)
+
+
+def test_a_batch_is_scored_as_saved_and_a_picture_that_is_not_finite_has_no_scores(mini):
+    pictures = [torch.tensor(draw(label, np.random.default_rng(0))).permute(2, 0, 1) / 255 for label in LABELS[:3]]
+    pictures[1] = pictures[1] * float("nan")
+    results = [replace(result(fc8(n), [0.0]), picture_3HW=picture + 0.001) for n, picture in enumerate(pictures)]
+    first, nonfinite, last = score_results(results, mini)
+    assert [one.result for one in (first, nonfinite, last)] == results
+    assert (nonfinite.status, nonfinite.picture_HW3, nonfinite.scores) == ("nonfinite", None, None)
+    assert "not finite" in nonfinite.reason
+    for one in (first, last):
+        png = encode_png(one.picture_HW3)  # whose values are 0.001 lower
+        [again] = score(read_pictures([png]), [one.result.target], mini)
+        assert again.activation == pytest.approx(one.scores.activation, rel=1e-5)
+        assert again.activation != pytest.approx(one.unrounded_activation, rel=1e-5)
+        assert (again.rank, again.top5[0].unit) == (one.scores.rank, one.scores.top5[0].unit)
+        exact = score(one.result.picture_3HW[None], [one.result.target], mini)[0].activation
+        assert one.unrounded_activation == pytest.approx(exact, rel=1e-5)
+        assert (one.status, one.reason) == outcome(one.result, one.scores, "fc8")

@@ -1,0 +1,120 @@
+"""run.json and the commit of a shard: the first one counts, and settings that would make other pictures are refused."""
+
+import copy
+
+import pytest
+
+from dgn.errors import PlanMismatch, StoreError
+from dgn.networks.tracing import layers_of
+from dgn.runs.config import RunConfig
+from dgn.runs.info import RETIRED, differences
+from dgn.runs.layout import image_key, metadata_key
+from dgn.runs.plan import fingerprint, make_plan
+from dgn.runs.run import Run
+from dgn.runs.schema import parse
+from dgn.runs.stores.local import LocalStore
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(LocalStore(str(tmp_path)))
+
+
+def identity(**settings):
+    """The fingerprint of a run with these settings, and the settings."""
+    config = RunConfig(discriminator="vgg16-mini", targets=("classes:0-3",), **settings)
+    plan = make_plan(config, layers_of("vgg16-mini"))
+    return fingerprint(plan, config.render_config("float32"), "vgg16-mini", "a" * 64, None), config
+
+
+def start(run, fingerprint, config):
+    return run.start(fingerprint, config, num_targets=4, num_shards=1)
+
+
+def test_a_run_with_other_settings_is_refused(run):
+    ours, config = identity()
+    first = start(run, ours, config)
+    assert start(run, ours, config) == first
+    theirs, other = identity(preset="draft")
+    with pytest.raises(PlanMismatch, match=r"render\.preset is standard there, draft here \(and \d+ more\)"):
+        start(run, theirs, other)
+    assert first.run_config == config
+
+
+def put(content, path, value):
+    """Sets a leaf of nested dictionaries, `a.b.c`."""
+    *above, last = path.split(".")
+    for name in above:
+        content = content[name]
+    content[last] = value
+
+
+@pytest.mark.parametrize("name", sorted(RETIRED))
+def test_settings_that_no_longer_exist_do_not_refuse_a_run(run, name):
+    """Earlier versions wrote them into the fingerprint. They never changed a picture."""
+    ours, config = identity()
+    earlier = copy.deepcopy(ours)
+    put(earlier, name, "as it was")
+    first = start(run, earlier, config)
+    assert start(run, ours, config) == first
+
+
+@pytest.mark.parametrize("name", ["render.untrained.noise_of_another_kind", "render.noise", "noise"])
+def test_any_other_setting_that_only_one_of_them_has_refuses_a_run(run, name):
+    ours, config = identity()
+    earlier = copy.deepcopy(ours)
+    put(earlier, name, "as it was")
+    start(run, earlier, config)
+    with pytest.raises(PlanMismatch, match=rf"{name} is as it was there, None here"):
+        start(run, ours, config)
+
+
+def test_every_setting_of_the_fingerprint_counts():
+    ours, _ = identity()
+    leaves = list(differences(ours, {}))
+    assert {name for name, _, _ in leaves} == {name for name in ours if ours[name] is not None}
+    for name in ("weights_sha256", "render.preset", "render.untrained.width", "render.pretrained.width"):
+        theirs = copy.deepcopy(ours)
+        put(theirs, name, "another")
+        assert [one[0] for one in differences(theirs, ours)] == [name]
+
+
+def test_a_folder_without_a_run_is_an_error(run):
+    with pytest.raises(StoreError, match=r"there is no run\.json; dgn render starts a run"):
+        run.info()
+    run.store.write("run.json", b"{}")
+    with pytest.raises(StoreError, match="schema version None"):
+        run.info()
+    run.store.write("run.json", b"no json")
+    with pytest.raises(StoreError, match="is not JSON"):
+        run.info()
+
+
+def row(attempt, target_id="fc8-00000-untrained-s0", shard=0):
+    return {
+        "target_id": target_id,
+        "attempt": attempt,
+        "shard": shard,
+        "file_name": image_key(shard, attempt, target_id),
+    }
+
+
+def test_the_first_commit_wins_and_the_loser_cleans_up(run):
+    first, second = row("aaaaaaaa"), row("bbbbbbbb")
+    for one in (first, second):
+        run.store.write(one["file_name"], b"png")
+    run.commit(0, "aaaaaaaa", [first], {"run_id": "r"})
+    run.commit(0, "aaaaaaaa", [first], {"run_id": "r"})  # its answer was lost: it is still the winner
+    assert sorted(run.store.list("images")) == sorted([first["file_name"], second["file_name"]])
+    run.commit(0, "bbbbbbbb", [second], {"run_id": "r"})
+    assert list(run.store.list("images")) == [first["file_name"]]
+    assert parse(run.store.read(metadata_key(0)), ["attempt"]).to_pylist() == [{"attempt": "aaaaaaaa"}]
+    assert 0 in run.committed(3)
+    assert list(run.committed(3).missing()) == [1, 2]
+
+
+def test_foreign_files_among_the_commits_are_left_alone(run):
+    for name in ("notes.txt", "x.parquet", "000009.parquet", ".dgn-half"):
+        run.store.write(f"metadata/{name}", b"")
+    run.store.write(metadata_key(1), b"")
+    assert list(run.committed(3).missing()) == [0, 2]

@@ -1,0 +1,168 @@
+"""Stores: create-once, whole files, and lines for stores that cannot be used. S3 is a real server."""
+
+import os
+import subprocess
+import sys
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dgn.errors import StoreError
+from dgn.runs.stores import open_store, read_url
+from dgn.runs.stores.base import HIDDEN, KeyExists, check_create_once
+from dgn.runs.stores.local import LocalStore
+from dgn.runs.stores.s3 import S3Store
+from tests.conftest import free_port, server
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request, tmp_path):
+    if request.param == "local":
+        return LocalStore(str(tmp_path / "run"))
+    return S3Store(f"s3://{request.getfixturevalue('bucket')}/some/run")
+
+
+def test_reads_writes_lists_deletes(store):
+    store.create("metadata/000001.parquet", b"one")
+    store.write("images/000001/ab/x.png", b"picture")
+    store.write("images/000001/ab/x.png", b"again")
+    assert store.read("images/000001/ab/x.png") == b"again"
+    assert list(store.list("metadata")) == ["metadata/000001.parquet"]
+    assert list(store.list("images")) == list(store.list("images/")) == ["images/000001/ab/x.png"]
+    assert list(store.list("image")) == []  # a folder's name, not the beginning of one
+    assert list(store.list("failures")) == []
+    store.delete("images/000001/ab/x.png")
+    store.delete("images/000001/ab/x.png")
+    assert list(store.list("images")) == []
+    with pytest.raises(FileNotFoundError):
+        store.read("images/000001/ab/x.png")
+
+
+def test_a_listing_of_a_folder_goes_down_but_not_along_links(tmp_path):
+    store = LocalStore(str(tmp_path / "run"))
+    store.write("a/b/c.png", b"")
+    store.write("d.png", b"")
+    (tmp_path / "run" / "loop").symlink_to(tmp_path / "run")
+    (tmp_path / "run" / "linked.png").symlink_to(tmp_path / "run" / "d.png")
+    assert sorted(store.list("")) == ["a/b/c.png", "d.png", "linked.png"]
+
+
+def test_of_many_creators_one_wins_and_nothing_else_is_left(store):
+    def create(i):
+        try:
+            store.create("metadata/000000.parquet", b"%d" % i)
+        except KeyExists:
+            return None
+        return i
+
+    with ThreadPoolExecutor(8) as pool:
+        winners = [i for i in pool.map(create, range(24)) if i is not None]
+    assert len(winners) == 1
+    assert store.read("metadata/000000.parquet") == b"%d" % winners[0]
+    assert list(store.list("")) == ["metadata/000000.parquet"]
+
+
+def test_probe_leaves_nothing(store):
+    store.check(must_write=True)
+    assert list(store.list("")) == []
+    if isinstance(store, LocalStore):
+        assert not any(p.name.startswith(HIDDEN) for p in Path(store.url).rglob("*"))
+
+
+def test_a_store_that_overwrites_is_refused(bucket, tmp_path):
+    """rclone's S3 server ignores If-None-Match."""
+    rclone = Path(sys.executable).parent / "rclone"
+    if not rclone.exists():
+        pytest.skip("no rclone beside the tests' Python")
+    port = free_port()
+    (tmp_path / "s3" / "bucket").mkdir(parents=True)
+    address = f"127.0.0.1:{port}"
+    with server(
+        [str(rclone), "serve", "s3", str(tmp_path / "s3"), "--addr", address, "--auth-key", "test,test"], port
+    ) as url:
+        os.environ["AWS_ENDPOINT_URL"] = url
+        store = S3Store("s3://bucket/run")
+        with pytest.raises(StoreError, match="ignores create-once"):
+            store.check(must_write=True)
+        assert list(store.list("")) == []
+
+
+def test_unusable_places_are_one_line(bucket, tmp_path):
+    (tmp_path / "file").write_text("")
+    places = {
+        str(tmp_path / "file"): "is a file",
+        str(tmp_path / "file" / "below"): "cannot write",
+        "/proc/dgn-run": "cannot write",
+        "s3://no-such-bucket-here/run": "no bucket 'no-such-bucket-here'",
+        "ftp://host/run": "unknown kind of run",
+        "s3://": "no bucket in",
+    }
+    for url, says in places.items():
+        with pytest.raises(StoreError, match=says) as caught:
+            open_store(url).check(must_write=True)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(StoreError, match="no run at"):
+        open_store(str(tmp_path / "nowhere")).check(must_write=False)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "says"),
+    [
+        ("127.0.0.1:9000", "its endpoint is not an address"),
+        ("user:secret@127.0.0.1:9000", "its endpoint is not an address"),
+        ("http://user:secret@127.0.0.1:9000", "its endpoint contains a user or password"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_used_is_one_line_without_its_password(endpoint, says, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(StoreError, match=says) as caught:
+        open_store("s3://bucket/run")
+    printed = "".join(traceback.format_exception(caught.value))
+    assert "secret" not in printed
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_a_folder_without_permission_is_one_line(tmp_path):
+    """Seen by a user who is not root: root may write everywhere."""
+    code = (
+        "import os, sys, pathlib, difflib, hashlib, uuid\n"
+        "from dgn.runs.stores import open_store\n"
+        "os.setuid(65534)\n"
+        "try: open_store(sys.argv[1]).check(must_write=True)\n"
+        "except Exception as e: print(type(e).__name__, e)"
+    )
+    tmp_path.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "/usr/share/dgn-run"], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith("StoreError cannot write to /usr/share: no permission"), done.stderr
+    assert not Path("/usr/share/dgn-run").exists()
+
+
+def test_a_file_that_somebody_names_may_be_a_link(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "a").write_bytes(b"a")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there" / "a")
+    monkeypatch.chdir(tmp_path / "here")
+    assert read_url("link") == read_url(str(tmp_path / "here" / "link")) == read_url("../there/a") == b"a"
+    with pytest.raises(FileNotFoundError):
+        read_url("none")
+    with pytest.raises(StoreError):
+        read_url("..")
+
+
+def test_keys_cannot_leave_the_run(store):
+    with pytest.raises(StoreError, match="leads out of the run"):
+        store.write("../outside", b"")
+    with pytest.raises(StoreError, match="leads out of the run"):
+        store.read("images/../../outside")
+
+
+def test_create_once_check_is_what_it_says(tmp_path):
+    check_create_once(LocalStore(str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
