@@ -86,7 +86,7 @@ class Driver:
         self.actors: dict[int, _Actor] = {}
         self.calls: dict[Any, _Call] = {}  # by their answer's reference
         self.pulses: dict[Any, Attempt] = {}
-        # Of attempts that may still answer: their names in the run, and when they began.
+        # The name in the run, and the start, of each attempt that may still answer.
         self.started: dict[Attempt, tuple[str, float]] = {}
         # The errors behind this round's failures, by worker or attempt; None for the driver's own check of the store.
         self.errors: dict[int | Attempt | None, BaseException] = {}

@@ -119,7 +119,7 @@ def _learning_rates(model: torch.nn.Module, learning_rate: float) -> list[dict[s
 
 
 def _num_cores() -> int:
-    """The cores this process may use, or all of them if the system cannot tell."""
+    """The number of cores that this process may use. On systems that do not limit it, all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -6,7 +6,7 @@
 # archive has each folder's file once, wherever it comes first: `base` at the top only. So a wheel built from the
 # archive, which is what `python -m build` and `pip install ARCHIVE` do, lacks `package/base`. Excluding one of the two
 # ways can lose the folder altogether, because an excluded folder is still visited and then counts as seen;
-# `skip-excluded-dirs` mends that. All commands succeed, and none warns.
+# `skip-excluded-dirs` prevents that. All commands succeed, and none warns.
 #
 # Output seen:
 #   wheel from the checkout: package/base package/utils

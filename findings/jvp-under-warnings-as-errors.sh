@@ -4,8 +4,8 @@
 # Seen with torch 2.15.0, Python 3.11, Linux. A program that runs with `-W error` (or a test suite with pytest's
 # `filterwarnings = error`) uses no TorchScript. Forward derivatives still raise FutureWarning "`torch.jit.script` is
 # deprecated", whatever is differentiated: on its first call jvp imports a module of torch's own which scripts 18
-# functions. That import fails, so the next call tries it again and fails again. One call while warnings are allowed
-# mends it for the rest of the process. torch.func.vjp has no such step.
+# functions. That import fails, so the next call tries it again and fails again. After one call while warnings are
+# allowed, all later ones work. torch.func.vjp has no such step.
 #
 # Output seen:
 #   strict: jvp of relu raised FutureWarning

@@ -13,6 +13,6 @@ from dgn.runs.validation import validated
 
 @with_settings(RunConfig, "weights", "decoder", "workers", "gpus_per_worker")
 def command(run: RunArgument, settings: dict[str, Any]) -> None:
-    """The flags say where to render and where files are now. What is rendered stays: the fingerprint must match."""
+    """The flags say where to render and where files are now. Finished pictures stay: the fingerprint must match."""
     begun_with = Run.at(run).info().run_config.model_dump()
     render(run, validated(RunConfig, {**begun_with, **settings}))

@@ -1,1 +1,1 @@
-"""The Python front door. What is public is listed in `dgn.__all__`."""
+"""The Python front door. `dgn.__all__` lists its names."""

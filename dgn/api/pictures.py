@@ -91,7 +91,10 @@ class Picture:
 
     @cached_property
     def png(self) -> bytes:
-        """The bytes of the PNG file. Raises: DgnError if there is no picture, RunDamaged if its file is missing."""
+        """The bytes of the PNG file.
+
+        Raises: DgnError for a target without a picture, RunDamaged if the file is missing.
+        """
         if self._read is None:
             raise DgnError(f"{self.target_id} has no picture: {self.reason}")
         return self._read()
@@ -164,7 +167,7 @@ class Pictures(Sequence[Picture]):
         return as_polars(self.table())
 
     def grid(self, columns: int | None = None) -> Image.Image:
-        """All pictures side by side, without captions; white if there is no picture. Raises: as `Picture.png`."""
+        """All pictures side by side, without captions; white for targets without one. Raises: as `Picture.png`."""
         num_columns = columns or math.ceil(math.sqrt(max(len(self), 1)))
         images = [picture.image if picture._read else None for picture in self]
         side = max((image.width for image in images if image), default=1)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def open_run(url: str | Path) -> OpenRun:
     """Opens a run of `dgn render` for reading, a folder or `s3://bucket/prefix`. It may still be rendering.
 
-    Raises: StoreError if there is no run.
+    Raises: StoreError if the address holds no run.
     """
     return OpenRun(Run.at(str(url)))
 

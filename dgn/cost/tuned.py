@@ -52,7 +52,7 @@ class Tuned:
     preset: str
     precision: Literal["float32", "bfloat16"]
     is_winograd: bool | None
-    batch_size: Mapping[Mode, int]  # without a mode for which there was no time to compare two sizes
+    batch_size: Mapping[Mode, int]  # only modes in which at least two sizes were compared
     timings: tuple[Timing, ...]
     is_complete: bool  # False: time ran out before everything was measured
 
@@ -74,7 +74,7 @@ def tuned_path() -> Path:
 
 
 def load_tuned(path: Path) -> dict[str, Tuned]:
-    """The file's entries by device model; empty if there is no file.
+    """The file's entries by device model; empty if the file does not exist.
 
     Raises: DgnError for a file that holds something else, or another version.
     """

@@ -43,7 +43,11 @@ def fastest(seconds: Mapping[Key, float]) -> Key:
 
 
 def has_peaked(seconds: Mapping[int, float]) -> bool:
-    """Whether the two largest batches are no faster than the best smaller one. Seconds by batch size, in any order."""
+    """Whether neither of the two largest batches is faster than the best smaller one.
+
+    Args:
+        seconds: by batch size, in any order.
+    """
     if len(seconds) < 3:
         return False
     *smaller, last, largest = (seconds[size] for size in sorted(seconds))
@@ -126,7 +130,7 @@ class _Bench:
         self.classifier: FrozenNetwork | None = None
 
     def tries(self, variant: Variant) -> bool:
-        """Measures a variant, unless it was measured before. False if there is no time or memory for it."""
+        """Measures a variant, unless it was measured before. Returns whether time and memory sufficed."""
         if variant in self.seconds:
             return True
         if self.seconds:

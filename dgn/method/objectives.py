@@ -62,7 +62,7 @@ def activations(values: Mapping[str, UnitValues], wanted: Mapping[str, Tensor]) 
 
 
 def objectives(values: Mapping[str, UnitValues], wanted: Mapping[str, Tensor], *, wakes_silent_units: bool) -> Tensor:
-    """What is maximised, (N,): the activations, or for a silent unit its value before the ReLU.
+    """The values to maximise, (N,): the activations, or for a silent unit its value before the ReLU.
 
     Differs from the paper (if `wakes_silent_units`): the paper requires a > 0 at all times and does not say how to get
     there. A unit that is silent everywhere has no gradient after the ReLU and would never move.

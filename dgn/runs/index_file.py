@@ -92,13 +92,13 @@ class Index:
 
 
 def read_index(run: Run) -> Index | None:
-    """The index as it is now, None if there is none. Raises: StoreError if it cannot be used."""
+    """The index as it is now, or None before the first. Raises: StoreError if it cannot be used."""
     data = read_current(run)
     return None if data is None else parse_index(run, data)
 
 
 def read_current(run: Run) -> bytes | None:
-    """The bytes of current.json, None if there is none."""
+    """The bytes of current.json, or None if it does not exist."""
     try:
         return run.store.read(INDEX_FILE)
     except FileNotFoundError:

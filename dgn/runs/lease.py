@@ -27,7 +27,7 @@ LOOK_S = 0.5  # between looks at a lease while waiting for it
 
 
 def read_lease(store: Store) -> dict[str, Any]:
-    """The contents of `lease.json`; empty if there is none."""
+    """The contents of `lease.json`; empty if it does not exist."""
     try:
         content = json.loads(store.read(LEASE_FILE))
     except (FileNotFoundError, *NOT_JSON):

@@ -6,7 +6,6 @@ once.
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 
 from dgn.runs.run import Run
 from dgn.runs.stores import open_store
+from tests.helpers.disks import small_disk
 from tests.helpers.machines import Job, Machines, processes, workers
 from tests.helpers.reliability import lost_and_twice
 
@@ -282,27 +282,16 @@ def test_a_jumping_clock(machines, start, whole, reliability):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A disk of one megabyte of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount a small disk")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"cannot mount a small disk here: {mounted.stderr.strip()}")
-
-    def remount(options):
-        subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
-
-    yield folder, remount
-    subprocess.run(["umount", "--lazy", folder], check=True)
+def disk(tmp_path):
+    """A disk of one megabyte, and a function that mounts it again."""
+    with small_disk(tmp_path / "disk", "1m", may_be_busy=True) as remount:
+        yield tmp_path / "disk", remount
 
 
 @pytest.mark.parametrize("fault", ["full disk", pytest.param("read-only folder", marks=pytest.mark.slow)])
-def test_a_disk_that_takes_no_more(fault, machines, start, small_disk, whole, reliability):
+def test_a_disk_that_takes_no_more(fault, machines, start, disk, whole, reliability):
     """One line, exit code 1; the same command continues when there is room again."""
-    folder, remount = small_disk
+    folder, remount = disk
     url = str(folder / "run")
     job = start(machines, url=url)
     job.wait_for("done:", 3)

@@ -38,7 +38,7 @@ def exported():
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory, local_ray):
-    """Of a small run, and of what only long or unlucky runs report, which is reported here for the same run."""
+    """The metrics of a small run, and those that only long or unlucky runs report, reported here for the same run."""
     folder = tmp_path_factory.mktemp("run") / "r"
     settings = {"targets": ["classes:0-1"], "discriminator": "vgg16-mini", "width": WIDTH, "updates": 3, "views": 1}
     render(str(folder), load_settings(RunConfig, None, settings))

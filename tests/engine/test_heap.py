@@ -20,7 +20,7 @@ import resource, threading, torch
 from dgn.engine.cpu import heap
 
 def least_faults(size, times):
-    """Of several blocks: the heap may grow at first, when small blocks take up their space."""
+    """The fewest of several blocks': the heap may grow at first, when small blocks take up their space."""
     counts = []
     for _ in range(times):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -17,6 +17,11 @@ from dgn.runs.run import Run
 from dgn.runs.stores import open_store
 
 
+def hang():
+    """Waits to be killed with its process, by the driver or by another thread. Tests that wait so long time out."""
+    time.sleep(600)
+
+
 class FakeWorker:
     """Commits a row and a few bytes per target. Subclasses go wrong."""
 
@@ -121,7 +126,7 @@ class FragileWorker(FakeWorker):
 
     def trouble(self, index, attempt):
         if index == 3 and self.note(index) == 1:
-            time.sleep(600)
+            hang()
 
     def finishing_trouble(self, index):
         if index == 2 and self.note(index) == 1:
@@ -152,7 +157,7 @@ class HangingWorker(FakeWorker):
 
     def trouble(self, index, attempt):
         if index == 0 and self.note(index) == 1:
-            time.sleep(600)  # longer than the test's deadline; the driver kills this process, nobody waits for its end
+            hang()
         for _ in range(10 if index == 1 else 0):
             time.sleep(0.5)
             self.steps += 1
@@ -163,7 +168,7 @@ class StragglingWorker(FakeWorker):
 
     def trouble(self, index, attempt):
         if index == 0 and self.note(index) == 1:
-            time.sleep(600)
+            hang()
 
 
 class SomeUnstartableWorker(FakeWorker):

@@ -83,7 +83,7 @@ class Visitor:
         )
 
     def num_bytes(self):
-        """Of all answers so far; of file://, of all files."""
+        """The size of all answers so far, or of all files that were read from file://."""
         return sum(
             Path(unquote(urlsplit(request.url).path)).stat().st_size
             if request.url.startswith("file:")
@@ -103,7 +103,7 @@ class Visitor:
 
 
 def address(folder, hash_=""):
-    """Of a run's page, from file://."""
+    """The address of a run's page, as file://."""
     return (folder / "gallery" / "index.html").as_uri() + hash_
 
 

@@ -8,6 +8,7 @@ from dgn.jobs.galleries.build import build_page
 from tests.conftest import WIDTH
 from tests.helpers.fake_runs import write_fake_run
 from tests.helpers.gallery_tour import MARKUP, a_browser
+from tests.helpers.reported import write_reported
 from tests.helpers.sheets import write_shown
 
 
@@ -24,6 +25,12 @@ def rendered(tmp_path_factory, local_ray):
     )  # fmt: skip
     render(str(folder), config)
     return folder
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory):
+    """The run that `dgn report` is tested with."""
+    return write_reported(tmp_path_factory.mktemp("reported") / "run")
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def every_row(folder):
 
 
 def write_run(folder):
-    """140 rows in three groups: conv1_1, and fc8 in both modes. Not indexed. Of class 5 there is no picture."""
+    """140 rows in three groups: conv1_1, and fc8 in both modes. Not indexed. Class 5 has no picture."""
     write_fake_run(str(folder), seeds=2, targets=["filters:conv1_1:0-29", "classes:0-39"], shard_size=16)
     edit_rows(folder, lambda row: {**row, "mode": "pretrained"} if row["seed"] and row["label"] else None)
     none = dict.fromkeys(("activation", "rank", "file_name", "sha256", "bytes", "width", "height", "thumbnail"))
@@ -218,7 +218,7 @@ def test_conditions(folder, dgn, tmp_path):
 
 @pytest.mark.parametrize("form", ["hf", "tar"])
 def test_a_picture_that_is_not_its_rows_ends_it(form, own, dgn, tmp_path):
-    """Of the last row: all packs but one are there already, and none is left."""
+    """The last row's: all packs but one are written by then, and none is left behind."""
     last = [row for row in every_row(own) if row["file_name"]][-1]
     broken = {
         "sha256": ({"sha256": "0" * 64}, "have another sha256"),

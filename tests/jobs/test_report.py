@@ -19,26 +19,21 @@ from dgn.runs.judgements import DISTORTION_NAMES, Judge, write_judgements
 from dgn.runs.run import Run
 from dgn.runs.stores import open_store
 from tests.helpers.html_page import Page, about, number
-from tests.helpers.reported import BATCH, BATCH_S, EVIL, HOSTS, START, edit_shards, write_reported
+from tests.helpers.reported import BATCH, BATCH_S, EVIL, HOSTS, START, edit_shards
 from tests.helpers.rows import every_row
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return write_reported(tmp_path_factory.mktemp("reported") / "run")
-
-
 @pytest.fixture
-def run(original, tmp_path):
-    shutil.copytree(original, tmp_path / "run")
+def run(reported, tmp_path):
+    shutil.copytree(reported, tmp_path / "run")
     return tmp_path / "run"
 
 
 @pytest.fixture(scope="module")
-def page(original, tmp_path_factory):
+def page(reported, tmp_path_factory):
     """The report of a run that nobody changes."""
     out = tmp_path_factory.mktemp("page") / "out.html"
-    command(str(original), out, 2.5)
+    command(str(reported), out, 2.5)
     return Page(out.read_text("utf-8"))
 
 
@@ -51,8 +46,8 @@ def report(dgn, run, *flags):
     return Page(out.read_text("utf-8"))
 
 
-def test_outcomes_pace_and_cost(original, page):
-    rows = every_row(original)
+def test_outcomes_pace_and_cost(reported, page):
+    rows = every_row(reported)
     assert page.tile("Pictures done") == len(rows) == 166
     for status, count in Counter(row["status"] for row in rows).items():
         assert f"{count} {status.replace('_', ' ')}" in page.text
@@ -84,9 +79,9 @@ def test_without_a_price_no_cost_is_shown(run, dgn):
     assert not re.search(r"\bcosts?\b", report(dgn, run).text, re.IGNORECASE)
 
 
-def test_histograms_hold_every_picture_once(original, page):
+def test_histograms_hold_every_picture_once(reported, page):
     values = defaultdict(list)
-    for row in every_row(original):
+    for row in every_row(reported):
         if row["activation"] is not None:
             values[row["layer"], row["mode"]].append(row["activation"])
     plots = [figure for figure in page.figures if "svg" in figure]
@@ -106,8 +101,8 @@ def test_histograms_hold_every_picture_once(original, page):
         assert int(shown[3] or 0) == sum(value <= 0 for value in of)
 
 
-def test_reasons_are_grouped(original, page):
-    bad = [row for row in every_row(original) if row["status"] != "ok"]
+def test_reasons_are_grouped(reported, page):
+    bad = [row for row in every_row(reported) if row["status"] != "ok"]
     lines = page.table("pictures", "status")
     assert {line[1]: int(line[0]) for line in lines} == Counter(row["status"].replace("_", " ") for row in bad)
     assert [int(line[0]) for line in lines] == sorted((int(line[0]) for line in lines), reverse=True)
@@ -137,8 +132,8 @@ def test_faults_by_cause_and_host(page):
     }  # fmt: skip
 
 
-def test_best_and_worst_pictures(original, page):
-    rows = [row for row in every_row(original) if row["activation"] is not None]
+def test_best_and_worst_pictures(reported, page):
+    rows = [row for row in every_row(reported) if row["activation"] is not None]
     shown = [figure for figure in page.figures if "img" in figure]
     expected = []
     for mode in ("untrained", "pretrained"):
@@ -155,12 +150,12 @@ def test_best_and_worst_pictures(original, page):
         kind, data = figure["img"]["src"].split(",", 1)
         assert kind == "data:image/webp;base64"
         small = Image.open(io.BytesIO(base64.b64decode(data, validate=True))).convert("RGB")
-        whole = Image.open(original / row["file_name"]).convert("RGB").resize(small.size, Image.Resampling.BOX)
+        whole = Image.open(reported / row["file_name"]).convert("RGB").resize(small.size, Image.Resampling.BOX)
         assert np.abs(np.asarray(small, float) - np.asarray(whole, float)).mean() < 12
 
 
 def test_no_picture_is_shown_twice(run, dgn):
-    """Of 30 pictures, 20 are shown as the best and 10 as the worst; of 16, all as the best."""
+    """30 pictures: 20 are shown as the best, 10 as the worst. 16 pictures: all are shown as the best."""
     for shards, num in (((0, 1), 32), ((0,), 16)):
         for path in (run / "metadata").iterdir():
             if int(path.stem) not in shards:
@@ -244,8 +239,8 @@ def test_texts_of_others_stay_texts_and_nothing_is_fetched(run, dgn):
     assert any(attributes.get("content") == "width=device-width, initial-scale=1" for _, attributes in page.tags)
 
 
-def test_the_settings_that_the_run_was_started_with_are_listed(original, page):
-    content = json.loads((original / "run.json").read_text())
+def test_the_settings_that_the_run_was_started_with_are_listed(reported, page):
+    content = json.loads((reported / "run.json").read_text())
     settings = {line[0]: line[1] for table in page.tables for line in table if len(line) == 2}
     assert settings["weights_sha256"] == content["fingerprint"]["weights_sha256"]
     assert settings["targets_sha256"] == content["fingerprint"]["targets_sha256"]

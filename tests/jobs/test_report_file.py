@@ -6,18 +6,12 @@ import shutil
 import pytest
 
 from dgn.jobs.reports.page import GENERATOR
-from tests.helpers.reported import write_reported
 from tests.helpers.rows import assert_one_line, contents, names_in
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return write_reported(tmp_path_factory.mktemp("reported") / "run")
-
-
 @pytest.fixture
-def run(original, tmp_path):
-    shutil.copytree(original, tmp_path / "run")
+def run(reported, tmp_path):
+    shutil.copytree(reported, tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -61,11 +55,11 @@ def test_the_default_is_report_html_here(run, dgn, tmp_path, monkeypatch):
         ([], "RUN"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(original, dgn, tmp_path, monkeypatch, arguments, says):
+def test_bad_input_is_one_line_and_nothing_is_written(reported, dgn, tmp_path, monkeypatch, arguments, says):
     monkeypatch.chdir(tmp_path)
-    before = contents(original)
-    assert_one_line(dgn("report", *[one.replace("RUN", str(original)) for one in arguments]), 2, says)
-    assert contents(original) == before
+    before = contents(reported)
+    assert_one_line(dgn("report", *[one.replace("RUN", str(reported)) for one in arguments]), 2, says)
+    assert contents(reported) == before
     assert list(tmp_path.iterdir()) == []
 
 

@@ -43,7 +43,7 @@ def test_modes_and_seeds_of_a_unit_stand_side_by_side(pairs, dgn, tmp_path):
 
 
 def test_a_unit_that_does_not_fit_into_the_rest_of_a_line_begins_the_next(pairs, dgn, tmp_path):
-    """Of the first unit there is only one picture, four of every other: 1 + 4 of 6, then 4."""
+    """The first unit has one picture, all others have four: 1 + 4 of 6, then 4."""
     shutil.copytree(pairs, tmp_path / "run")
     rows = sorted(every_row(pairs), key=lambda row: (row["unit"], row["seed"], row["mode"] == "pretrained"))
     for path in (tmp_path / "run" / "metadata").iterdir():

@@ -23,7 +23,7 @@ def test_by_itself_a_sheet_has_as_many_units_in_a_line_as_lines(pairs):
 
 
 def test_on_a4_a_unit_stays_together_where_it_can(pairs):
-    """Of 48 pictures as units of so many: how many stand on each page, of four lines."""
+    """48 pictures, in units of several sizes: how many are on each page of four lines."""
     table, groups = select_groups(Rows(Run(open_store(str(pairs)))), [], None)
     pictures = [n for group in groups for n in group] * 2
     for size, columns, num_pictures in (

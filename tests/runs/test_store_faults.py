@@ -6,7 +6,6 @@ tests/cluster/test_runs_on_faulty_s3.py has whole runs on such an S3.
 
 import logging
 import os
-import subprocess
 from functools import partial
 
 import pytest
@@ -17,6 +16,7 @@ from dgn.runs.stores.base import KeyExists, check_create_once
 from dgn.runs.stores.local import LocalStore
 from dgn.runs.stores.s3 import S3Store
 from tests.conftest import free_port
+from tests.helpers.disks import small_disk
 from tests.helpers.faulty_s3 import ANY_REQUEST, FaultyS3
 
 
@@ -182,18 +182,10 @@ def test_the_probe_of_create_once_survives_a_lost_answer(faulty, s3):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 256 KiB of its own; `remount` makes it read-only and back."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount a disk")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot mount a disk here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+def disk(tmp_path):
+    """A disk of 256 KiB, and a function that mounts it again."""
+    with small_disk(tmp_path / "disk", "256k") as remount:
+        yield tmp_path / "disk", remount
 
 
 def files(folder):
@@ -208,31 +200,33 @@ def refusals(store, match):
         assert "\n" not in str(caught.value)
 
 
-def test_a_full_disk_is_one_line_at_once(small_disk, retries):
-    there = LocalStore(str(small_disk / "run"))
+def test_a_full_disk_is_one_line_at_once(disk, retries):
+    folder, _ = disk
+    there = LocalStore(str(folder / "run"))
     there.write("images/x.png", b"x" * 100_000)
-    (small_disk / "other").write_bytes(b"x" * 100_000)
+    (folder / "other").write_bytes(b"x" * 100_000)
     refusals(there, "no space left on .*: free some")
-    assert files(small_disk) == ["other", "run/images/x.png"]  # neither half a key nor a temporary
+    assert files(folder) == ["other", "run/images/x.png"]  # neither half a key nor a temporary
     assert retries == []
-    (small_disk / "other").unlink()
+    (folder / "other").unlink()
     there.create("metadata/000001.parquet", b"x" * 100_000)
     assert there.read("metadata/000001.parquet") == b"x" * 100_000
 
 
-def test_a_folder_that_becomes_read_only_is_one_line_at_once(small_disk, retries):
-    there = LocalStore(str(small_disk / "run"))
+def test_a_folder_that_becomes_read_only_is_one_line_at_once(disk, retries):
+    folder, remount = disk
+    there = LocalStore(str(folder / "run"))
     there.write("images/x.png", b"picture")
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    remount("ro")
     refusals(there, "is read-only: make it writable")
     with pytest.raises(StoreError, match="is read-only: make it writable"):
         there.check(must_write=True)
     assert there.read("images/x.png") == b"picture"
-    assert files(small_disk) == ["run/images/x.png"]
+    assert files(folder) == ["run/images/x.png"]
     assert retries == []
-    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    remount("rw")
     there.create("metadata/000001.parquet", b"rows")
-    assert files(small_disk) == ["run/images/x.png", "run/metadata/000001.parquet"]
+    assert files(folder) == ["run/images/x.png", "run/metadata/000001.parquet"]
 
 
 @pytest.mark.usefixtures("quick")
