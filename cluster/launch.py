@@ -12,11 +12,10 @@ from dgn.cluster.driver import Driver
 from dgn.cluster.precision import resolve_precision
 from dgn.cluster.progress import Progress
 from dgn.cost.tuned import load_tuned, tuned_path
-from dgn.errors import DgnError
 from dgn.networks.tracing import layers_of
 from dgn.networks.weights import load_weights
 from dgn.runs.config import RunConfig
-from dgn.runs.decoders import SHIPPED_DECODER, load_decoder
+from dgn.runs.decoders import SHIPPED_DECODER, needed_decoder
 from dgn.runs.index import forget_missing
 from dgn.runs.layout import RUN_FILE
 from dgn.runs.plan import fingerprint, make_plan
@@ -35,15 +34,9 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
     plan = make_plan(config, layers_of(config.discriminator))
     config.render_config("float32")  # raises for settings that contradict each other
     store = open_store(url)
-    needs_decoder = any(block.mode == "pretrained" for block in plan.blocks)
-    if needs_decoder and config.decoder is None:
-        raise DgnError(
-            "the pretrained mode needs a decoder: give --decoder FILE (dgn pretrain IMAGES FILE makes one; "
-            f"'{SHIPPED_DECODER}' ships with dgn), or --modes untrained"
-        )
     config = _with_absolute_paths(config)
+    decoder = needed_decoder((block.mode for block in plan.blocks), config.decoder, config.width)
     weights = load_weights(config.discriminator, Path(config.weights) if config.weights else None)
-    decoder = load_decoder(config.decoder, config.width) if needs_decoder and config.decoder else None
     tuned = load_tuned(tuned_path())
     store.check(must_write=True)
     log.info("%s in %s, Ray starts", plural(plan.num_targets, "picture"), plural(plan.num_shards, "shard"))

@@ -28,7 +28,7 @@ from dgn.networks.weights import load_weights
 from dgn.pictures.codec import encode_png
 from dgn.pictures.scoring import score_results
 from dgn.runs.config import RunConfig
-from dgn.runs.decoders import load_decoder
+from dgn.runs.decoders import needed_decoder
 from dgn.runs.rows import Provenance, make_row
 from dgn.runs.validation import validated
 from dgn.targets import TargetBlock
@@ -119,17 +119,13 @@ def render(
 def _render(config: RunConfig, engine: Engine, progress: bool) -> Pictures:
     network = config.discriminator
     blocks = parse_targets(config.targets, layers_of(network), config.modes, config.seed, config.seeds)
-    frozen_decoder = None
-    if any(block.mode == "pretrained" for block in blocks):
-        if config.decoder is None:
-            raise DgnError("the pretrained mode needs a decoder: give decoder=FILE or 'drawings', or modes='untrained'")
-        frozen_decoder = load_decoder(config.decoder, config.width)
-    elif config.decoder is not None:
+    decoder = needed_decoder((block.mode for block in blocks), config.decoder, config.width)
+    if decoder is None and config.decoder is not None:
         raise DgnError("a decoder is given, but no target is in the pretrained mode: give modes='pretrained' too")
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if engine.has_bfloat16 else "float32"
-    render_config = config.render_config(precision, frozen_decoder.width if frozen_decoder else None)
+    render_config = config.render_config(precision, decoder.width if decoder else None)
     network_weights = load_weights(network, Path(config.weights) if config.weights else None)
     classifier = FrozenNetwork(network_weights, engine, DTYPES[precision])
     scorer = classifier if precision == "float32" else FrozenNetwork(network_weights, engine)
@@ -138,7 +134,7 @@ def _render(config: RunConfig, engine: Engine, progress: bool) -> Pictures:
         return Pictures(
             picture
             for block in blocks
-            for picture in _draw(block, render_config, classifier, scorer, frozen_decoder, config.batch_size, on_update)
+            for picture in _draw(block, render_config, classifier, scorer, decoder, config.batch_size, on_update)
         )
 
 

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from dgn.errors import WeightsMismatch, WeightsMissing
+from collections.abc import Iterable
+
+from dgn.errors import DgnError, WeightsMismatch, WeightsMissing
 from dgn.method.decoder import FrozenDecoder, read_decoder
 from dgn.networks import embedded
 from dgn.runs.stores import read_url
 
 SHIPPED_DECODER = embedded.DECODER
+
+
+def needed_decoder(modes: Iterable[str], source: str | None, width: float | None) -> FrozenDecoder | None:
+    """The decoder for targets of these modes; None if none of them is `pretrained`. Arguments as in `load_decoder`.
+
+    Raises: DgnError if a decoder is needed and not given; WeightsMissing, WeightsMismatch.
+    """
+    if "pretrained" not in modes:
+        return None
+    if source is None:
+        raise DgnError(
+            "the pretrained mode needs a decoder: give --decoder FILE (in Python decoder=; dgn pretrain IMAGES FILE "
+            f"makes one, '{SHIPPED_DECODER}' ships with dgn), or --modes untrained (in Python modes=)"
+        )
+    return load_decoder(source, width)
 
 
 def load_decoder(source: str, width: float | None = None) -> FrozenDecoder:

@@ -154,7 +154,7 @@ def test_its_settings_are_a_runs_settings():
         ({"network": torch.nn.Linear(1, 1)}, dgn.DgnError, "network is a Linear: expected a name"),
         ({"preset": "nice"}, dgn.DgnError, "unknown preset 'nice'"),
         ({"seeds": 0}, dgn.DgnError, "setting seeds: "),
-        ({"modes": "pretrained"}, dgn.DgnError, "needs a decoder: give decoder="),
+        ({"modes": "pretrained"}, dgn.DgnError, "needs a decoder: give --decoder FILE (in Python decoder="),
         ({"device": "nonsense"}, dgn.DgnError, "unknown device 'nonsense': expected cpu"),
         ({"device": "xpu"}, dgn.DgnError, "cannot draw on device 'xpu': expected cpu"),
         ({"weights": "~/nowhere.pth"}, dgn.WeightsMissing, f"no weights file at {Path.home()}/nowhere.pth"),
