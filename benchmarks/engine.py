@@ -38,7 +38,7 @@ from dgn.method.loop import update
 from dgn.method.precision import DTYPES, exact_float32
 from dgn.method.recipes import RenderConfig
 from dgn.networks.frozen import FrozenNetwork
-from dgn.networks.registry import build_network
+from dgn.networks.registry import network_named
 from dgn.networks.weights import NetworkWeights
 from dgn.targets import Mode, Target, WeightedUnit
 from tests.helpers.paper_port import PaperGenerator, paper_losses
@@ -51,8 +51,8 @@ FILTERS = ("conv3_1", "features_10", 11)  # our name, lucent's, and how many of 
 def frozen(network: str) -> NetworkWeights:
     torch.manual_seed(0)
     with DEVICE:  # a hundred million random numbers take a CPU seconds
-        state = build_network(network).state_dict()
-    return NetworkWeights(network, {name: tensor.cpu() for name, tensor in state.items()}, "", "random")
+        state = network_named(network).built().state_dict()
+    return NetworkWeights(network_named(network), {name: tensor.cpu() for name, tensor in state.items()}, "", "random")
 
 
 def peaks(repeats: int = 5) -> dict[str, float]:
@@ -126,7 +126,9 @@ class Ours:
 
     def operations(self) -> int:
         """One target's update in plain convolutions, which is how a convolution's peak is counted too."""
-        return count_cost(self.config, self.mode, "vgg16", targets_of(self.kind, self.mode, 1)[0].layer).ops_per_update
+        return count_cost(
+            self.config, self.mode, network_named("vgg16"), targets_of(self.kind, self.mode, 1)[0].layer
+        ).ops_per_update
 
     def executed(self) -> int:
         """The same, counted while it runs: fewer where convolutions are Winograd's. No counter sees a GPU's own."""
@@ -141,7 +143,7 @@ class Port:
     """The paper's loop with stock modules, one picture at a time, float32."""
 
     def __init__(self, weights: NetworkWeights, kind: str, mode: Mode):
-        self.network: nn.Module = build_network("vgg16")
+        self.network: nn.Module = network_named("vgg16").built()
         self.network.load_state_dict(weights.state)
         self.network = self.network.eval().requires_grad_(False).to(DEVICE)
         start = (
@@ -169,7 +171,7 @@ class Lucent:
     """lucent's `render_vis` with its defaults: no generator, a 128 px Fourier picture, moved, seen at 224 px."""
 
     def __init__(self, weights: NetworkWeights, kind: str, clears_hooks: bool):
-        self.network = build_network("vgg16")
+        self.network = network_named("vgg16").built()
         self.network.load_state_dict(weights.state)
         self.network = self.network.eval().to(DEVICE)
         self.objective = "classifier_6:3" if kind == "class" else f"{FILTERS[1]}:3"

@@ -37,6 +37,7 @@ from dgn.method.loop import render_batch, update
 from dgn.method.precision import DTYPES, exact_float32
 from dgn.method.recipes import RenderConfig
 from dgn.networks.frozen import FrozenNetwork
+from dgn.networks.registry import network_named
 from dgn.networks.specs import parse_targets
 from dgn.pictures.codec import encode_png, quantised
 from dgn.pictures.scoring import read_pictures, score
@@ -149,7 +150,7 @@ def measure_classifier(network: str, report: dict[str, Any]) -> dict[str, Any]:
     layer = fused.layers.class_layer
     images = torch.rand(views, 3, 224, 224, device=DEVICE, requires_grad=True)
     config = RenderConfig.from_preset("standard", "bfloat16")
-    ops = views * count_cost(config, "untrained", network).classifier_ops_per_view
+    ops = views * count_cost(config, "untrained", network_named(network)).classifier_ops_per_view
     result: dict[str, Any] = {"views": views}
 
     def there_and_back(network: FrozenNetwork) -> Tensor:
@@ -237,7 +238,7 @@ def measure_updates(network: str, report: dict[str, Any]) -> list[dict[str, Any]
                 continue
             changes = {} if HAS_GPU else {"width": 0.05, "num_views": 1}
             config = RenderConfig.from_preset(preset, precision, **changes)  # type: ignore[arg-type]
-            counted = count_cost(config, "untrained", network)
+            counted = count_cost(config, "untrained", network_named(network))
             for form in forms if n in (1, 32) else forms[1:]:
                 whole = classifier(network, precision, is_stock=form in STOCK_ENGINES)
                 if form in STOCK_ENGINES:
@@ -283,7 +284,7 @@ def measure_sample(network: str, report: dict[str, Any]) -> dict[str, Any]:
         around_s = end - start - num_updates * per_update_s
         pngs = [encode_png(quantised(result.picture_3HW.nan_to_num())) for result in results]
         for png, target in zip(pngs, targets, strict=True):
-            score(read_pictures([png]), [target], exact)
+            score(read_pictures([png], exact.size_px), [target], exact)
         saved_s = (time.perf_counter() - end) / len(targets)
         batch_s = around_s + full.recipe(block.mode).num_updates * per_update_s
         rows.append(

@@ -32,7 +32,7 @@ from dgn.method.loop import render_targets
 from dgn.method.precision import DTYPES
 from dgn.method.recipes import Precision, RenderConfig
 from dgn.networks.frozen import FrozenNetwork
-from dgn.networks.tracing import layers_of
+from dgn.networks.registry import network_named
 from dgn.networks.weights import NetworkWeights, load_weights
 from dgn.pictures.codec import as_tensor, quantised
 from dgn.pictures.scoring import score
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     weights = load_weights(args.discriminator, args.weights)
-    layers = layers_of(args.discriminator)
+    layers = network_named(args.discriminator).layers
     num_classes = layers.units[layers.class_layer]
     classes = args.classes or (CLASSES if num_classes > max(CLASSES) else range(min(20, num_classes)))
     asked = {"num_updates": args.updates, "width": args.width}

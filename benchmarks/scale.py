@@ -28,7 +28,7 @@ from dgn.cluster import connection
 from dgn.cluster.context import Place, RunContext, ShardReport
 from dgn.cluster.driver import Driver
 from dgn.cluster.rules import Workers
-from dgn.networks.tracing import layers_of
+from dgn.networks.registry import network_named
 from dgn.runs.config import RunConfig
 from dgn.runs.plan import fingerprint, make_plan
 from dgn.runs.run import Run
@@ -115,9 +115,9 @@ def main(
     out: Annotated[Path | None, typer.Option(help="Also write JSON.")] = None,
 ) -> None:
     config = RunConfig(targets=("classes",), modes=("untrained",), seeds=targets // 1000, weights="none")
-    plan = make_plan(config, layers_of("vgg16"))
+    plan = make_plan(config, network_named("vgg16").layers)
     render = config.render_config("float32")
-    identity = fingerprint(plan, render, "vgg16", "", None)
+    identity = fingerprint(plan, render, network_named("vgg16"), "", None)
     run = Run(open_store(url))
     run.store.check(must_write=True)
     info = run.start(identity, config, plan.num_targets, plan.num_shards)

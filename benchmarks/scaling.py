@@ -24,7 +24,7 @@ from dgn.cluster.driver import Driver
 from dgn.cluster.events import Attempt
 from dgn.cluster.rules import Workers
 from dgn.cluster.schedule import Schedule
-from dgn.networks.tracing import layers_of
+from dgn.networks.registry import network_named
 from dgn.networks.weights import load_weights
 from dgn.runs.config import RunConfig
 from dgn.runs.plan import fingerprint, make_plan
@@ -67,8 +67,8 @@ def measure(url: str, num_workers: int, updates: int) -> dict[str, Any]:
         preset="draft", width=0.25, updates=updates, shard_size=SHARD_SIZE,
     )  # fmt: skip
     weights = load_weights("vgg16-mini")
-    plan, render = make_plan(config, layers_of("vgg16-mini")), config.render_config("float32")
-    identity = fingerprint(plan, render, "vgg16-mini", weights.sha256, None)
+    plan, render = make_plan(config, network_named("vgg16-mini").layers), config.render_config("float32")
+    identity = fingerprint(plan, render, network_named("vgg16-mini"), weights.sha256, None)
     run = Run(open_store(url))
     run.store.check(must_write=True)
     info = run.start(identity, config, plan.num_targets, plan.num_shards)

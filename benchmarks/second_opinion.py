@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dgn.networks.frozen import FrozenNetwork
-from dgn.networks.tracing import layers_of
+from dgn.networks.registry import network_named
 from dgn.networks.weights import load_weights
 from dgn.pictures.scoring import read_pictures
 from dgn.pictures.second_opinion import judged
@@ -43,8 +43,8 @@ def main() -> None:
     opinions = []
     for row in (row for table in Rows(run).tables(columns) for row in table.to_pylist()):
         target = Target(tuple(WeightedUnit(**unit) for unit in row["units"]), row["mode"], row["seed"])
-        pixels_N3HW = read_pictures([run.picture(row["file_name"], row["sha256"])])
-        [scores] = judged(pixels_N3HW, [target], layers_of(own), judge)
+        pixels_N3HW = read_pictures([run.picture(row["file_name"], row["sha256"])], 224)
+        [scores] = judged(pixels_N3HW, [target], network_named(own).layers, judge)
         assert scores, f"{target.target_id} is not a class"
         opinion = {name: row[name] for name in KEPT}
         opinion |= {"judge_rank": scores.rank, "judge_probability": scores.probability}

@@ -33,8 +33,7 @@ from dgn.method.loop import update
 from dgn.method.precision import DTYPES, exact_float32
 from dgn.method.recipes import PRESETS, RenderConfig
 from dgn.networks.frozen import FrozenNetwork
-from dgn.networks.registry import build_network
-from dgn.networks.tracing import layers_of
+from dgn.networks.registry import network_named
 from dgn.networks.weights import load_weights
 from dgn.pictures.codec import as_tensor, quantised
 from dgn.pictures.scoring import score
@@ -149,7 +148,7 @@ def main() -> None:
     engine = engine_for(DEVICE)
     classifier, exact = FrozenNetwork(weights, engine, DTYPES[args.precision]), FrozenNetwork(weights, engine)
     judge = FrozenNetwork(load_weights(args.judge, args.judge_weights), engine) if is_real else None
-    class_layer = layers_of(args.discriminator).class_layer
+    class_layer = network_named(args.discriminator).layers.class_layer
     report: dict[str, Any] = {
         "machine": machine(), "discriminator": args.discriminator, "weights": "real" if is_real else "random",
         "judge": args.judge if is_real else None, "decoder": args.decoder.name if args.decoder else "random",
@@ -191,7 +190,7 @@ def main() -> None:
                 (batch, ours(config, classifier, mode, batch, decoder, LOOKS if is_real else 1)) for batch in batches
             ])  # fmt: skip
     if importlib.util.find_spec("lucent"):
-        network = build_network(args.discriminator)
+        network = network_named(args.discriminator).built()
         network.load_state_dict(weights.state)
         network = network.eval().to(DEVICE)
         steps = round(args.share * LUCENT_STEPS)

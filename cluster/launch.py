@@ -12,12 +12,12 @@ from dgn.cluster.driver import Driver
 from dgn.cluster.precision import resolve_precision
 from dgn.cluster.progress import Progress
 from dgn.cost.tuned import load_tuned, tuned_path
-from dgn.networks.tracing import layers_of
-from dgn.networks.weights import load_weights
+from dgn.networks.own_code import is_code
 from dgn.runs.config import RunConfig
 from dgn.runs.decoders import SHIPPED_DECODER, needed_decoder
 from dgn.runs.index import forget_missing
 from dgn.runs.layout import RUN_FILE
+from dgn.runs.networks import describe_network, load_network
 from dgn.runs.plan import fingerprint, make_plan
 from dgn.runs.run import Run
 from dgn.runs.stores import LocalStore, open_store
@@ -31,12 +31,16 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
 
     Raises: DgnError for bad input, before anything is written. Incomplete if the job could not finish.
     """
-    plan = make_plan(config, layers_of(config.discriminator))
+    config = _with_absolute_paths(config)
+    weights = load_network(config) if config.weights else None
+    network = weights.network if weights else describe_network(config)
+    plan = make_plan(config, network.layers)
     config.render_config("float32")  # raises for settings that contradict each other
     store = open_store(url)
-    config = _with_absolute_paths(config)
     decoder = needed_decoder((block.mode for block in plan.blocks), config.decoder, config.width)
-    weights = load_weights(config.discriminator, Path(config.weights) if config.weights else None)
+    weights = weights or load_network(config)
+    for remark in weights.remarks:
+        log.info("%s: %s", weights.source, remark)
     tuned = load_tuned(tuned_path())
     store.check(must_write=True)
     log.info("%s in %s, Ray starts", plural(plan.num_targets, "picture"), plural(plan.num_shards, "shard"))
@@ -52,7 +56,7 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
     config = config.model_copy(update={"precision": resolved})
     render = config.render_config(resolved, decoder.width if decoder else None)
     decoder_sha256 = decoder.sha256 if decoder else None
-    identity = fingerprint(plan, render, config.discriminator, weights.sha256, decoder_sha256)
+    identity = fingerprint(plan, render, weights.network, weights.sha256, decoder_sha256)
     info = run.start(identity, config, plan.num_targets, plan.num_shards)
     batch_size = None if config.batch_size == "auto" else config.batch_size
     context = RunContext(store.url, info.run_id, plan, render, identity, batch_size, tuned)
@@ -62,6 +66,8 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """`dgn resume` may be typed in another folder."""
-    paths = {"weights": config.weights, "decoder": config.decoder}
+    paths = {"weights": config.weights, "decoder": config.decoder, "labels": config.labels}
+    if is_code(config.discriminator) and ".py:" in config.discriminator:
+        paths["discriminator"] = config.discriminator
     local = {name: path for name, path in paths.items() if path and "://" not in path and path != SHIPPED_DECODER}
-    return config.model_copy(update={name: str(Path(path).absolute()) for name, path in local.items()})
+    return config.model_copy(update={name: str(Path(path).expanduser().absolute()) for name, path in local.items()})

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dgn.api.reading import OpenRun, open_run
     from dgn.errors import DgnError, RunDamaged, StoreError, TargetError, WeightsMismatch, WeightsMissing
     from dgn.networks.layers import Layers
+    from dgn.networks.network import Network
     from dgn.networks.registry import known_networks
     from dgn.statuses import Status
 
@@ -34,6 +35,7 @@ _WHERE = {
     "Pictures": "dgn.api.pictures",
     "OpenRun": "dgn.api.reading",
     "Layers": "dgn.networks.layers",
+    "Network": "dgn.networks.network",
     "Status": "dgn.statuses",
     "DgnError": "dgn.errors",
     "TargetError": "dgn.errors",
@@ -46,6 +48,7 @@ _WHERE = {
 __all__ = [
     "DgnError",
     "Layers",
+    "Network",
     "OpenRun",
     "Picture",
     "Pictures",

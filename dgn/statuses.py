@@ -9,9 +9,15 @@ class Status(StrEnum):
     """How a target ended. A failure is recorded in its row, and never takes its batch down."""
 
     OK = "ok"
+    SUPPRESSED = "suppressed"
     NOT_CONVERGED = "not_converged"
     DEAD = "dead"
     NONFINITE = "nonfinite"
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the picture is not what was asked for."""
+        return self not in (Status.OK, Status.SUPPRESSED)
 
     @property
     def meaning(self) -> str:
@@ -21,7 +27,9 @@ class Status(StrEnum):
 
 _MEANINGS = {
     Status.OK: "none of the others",
-    Status.NOT_CONVERGED: "a class that the network does not rank first, or an activation below its start",
+    Status.SUPPRESSED: "a target of negative weights alone, whose units are below zero as asked",
+    Status.NOT_CONVERGED: "a class that the network does not rank first (sigmoid: of a probability below one half), an "
+    "activation below its start, or negative weights whose units are not below zero",
     Status.DEAD: "the unit is silent on the saved picture",
     Status.NONFINITE: "the picture has NaN or infinite values and was not saved",
 }

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+# What is made large: the weighted sum of units or, for a direction in the space of a layer's units, the cosine with it
+# or the projection on it.
+Measure = Literal["sum", "cosine", "dot"]
 Mode = Literal["untrained", "pretrained"]  # of the generator: trained for each picture, or a frozen decoder
 MODES: tuple[Mode, ...] = get_args(Mode)  # in the order in which they are listed everywhere
 
@@ -36,11 +39,18 @@ Group = tuple[WeightedUnit, ...]
 
 @dataclass(frozen=True)
 class Target:
-    """One picture to make: the unit or weighted units that it excites, the generator's mode, and the seed."""
+    """One picture to make: the unit or weighted units that it excites, the generator's mode, and the seed.
+
+    Args:
+        measure: `sum`; or `cosine` or `dot` if the weights are a direction in the space of the layer's units.
+        name: of the direction.
+    """
 
     units: Group
     mode: Mode
     seed: int
+    measure: Measure = "sum"
+    name: str = ""
 
     @property
     def layer(self) -> str:
@@ -55,13 +65,21 @@ class Target:
     @property
     def unit(self) -> int | None:
         """The unit, or None for a weighted group."""
-        is_single = len(self.units) == 1 and self.units[0].weight == 1
+        is_single = len(self.units) == 1 and self.units[0].weight == 1 and self.measure == "sum"
         return self.units[0].unit if is_single else None
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether all weights are negative: the picture is one of what silences the units."""
+        return self.measure == "sum" and all(unit.weight < 0 for unit in self.units)
 
     @property
     def target_id(self) -> str:
         """Stable, unique in a run, and usable as a file name: `fc8-00668-untrained-s0`."""
-        if self.unit is not None:
+        if self.measure != "sum":
+            digest = hashlib.sha256("_".join(map(str, self.units)).encode()).hexdigest()
+            what = f"{self.layer}-{self.measure}-{self.name}-{digest[:8]}"
+        elif self.unit is not None:
             what = f"{self.layer}-{self.unit:05d}"
         else:
             what = "__".join(
@@ -81,19 +99,27 @@ class Target:
 
 @dataclass(frozen=True)
 class TargetBlock:
-    """Targets of one layer and mode: every group with every seed, in that order. Each is created when asked for."""
+    """Targets of one layer and mode: every group with every seed, in that order. Each is created when asked for.
+
+    Args:
+        names: of the groups, if they are directions.
+    """
 
     layer: str
     groups: tuple[Group, ...]
     mode: Mode
     first_seed: int
     num_seeds: int
+    measure: Measure = "sum"
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.groups) * self.num_seeds
 
     def target(self, i: int) -> Target:
-        return Target(self.groups[i // self.num_seeds], self.mode, self.first_seed + i % self.num_seeds)
+        which, seed = divmod(i, self.num_seeds)
+        name = self.names[which] if self.names else ""
+        return Target(self.groups[which], self.mode, self.first_seed + seed, self.measure, name)
 
     def __iter__(self) -> Iterator[Target]:
         return (self.target(i) for i in range(len(self)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Iterable
 
 NOT_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)  # what `json.loads` raises for other bytes
 MAX_CHARS = 300
@@ -16,6 +18,18 @@ def printable(text: object) -> str:
 def plural(num: int, noun: str) -> str:
     """`1 file`, `2,000 files`."""
     return f"{num:,} {noun}" if num == 1 else f"{num:,} {noun}s"
+
+
+def near(name: str, known: Iterable[str], are: str = "expected") -> str:
+    """What to try instead of an unknown name: `did you mean A or B?` or, if none is similar, the first of all."""
+    by_lower = {one.lower(): one for one in known}
+    similar = [by_lower[one] for one in difflib.get_close_matches(name.lower(), by_lower, n=3)]
+    return f"did you mean {' or '.join(similar)}?" if similar else f"{are} {some(list(by_lower.values()))}"
+
+
+def some(names: list[str], at_most: int = 6) -> str:
+    """The first names of a list, and how many there are."""
+    return ", ".join(names[:at_most]) + (f", ... ({len(names)} in all)" if len(names) > at_most else "")
 
 
 def in_one_line(error: BaseException) -> str:

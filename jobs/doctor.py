@@ -4,28 +4,43 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dgn.cost.tuned import load_tuned, tuned_path
 from dgn.errors import Incomplete, WeightsMissing
 from dgn.jobs.common.flags import with_settings
-from dgn.runs.config import RunConfig
+from dgn.runs.config import NETWORK_SETTINGS, RunConfig
 from dgn.runs.stores import open_store
 from dgn.runs.validation import validated
+from dgn.text import plural
+
+if TYPE_CHECKING:
+    from dgn.networks.weights import NetworkWeights
 
 
-@with_settings(RunConfig, "discriminator", "weights")
+@with_settings(RunConfig, *NETWORK_SETTINGS)
 def command(
     settings: dict[str, Any],
     run: Annotated[
         str | None, typer.Argument(metavar="[RUN]", help="Also check that this folder or bucket can be written.")
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Also measure the network's accuracy on photographs with known classes: 668_mosque.jpg, or folders "
+            "named as the classes.",
+        ),
+    ] = None,
 ) -> None:
-    """Prints one line per check. Raises: DgnError for the first problem."""
+    """Prints one line per check.
+
+    Raises: DgnError for the first problem; Incomplete if the network lacks weights or sees photographs wrongly.
+    """
     from dgn.engine import describe_devices, engine_for
-    from dgn.networks.weights import load_weights
+    from dgn.runs.networks import load_network
 
     config = validated(RunConfig, settings)
     print(", ".join(f"{package} {version(package)}" for package in ("torch", "torchvision", "ray")))
@@ -34,16 +49,41 @@ def command(
     model = engine_for().model
     tuned = load_tuned(tuned_path()).get(model)
     print(f"ok  tuning of {model}: {tuned or 'none; dgn tune measures what is fastest here'}")
-    is_missing = False
+    problem = None
     try:
-        weights = load_weights(config.discriminator, Path(config.weights) if config.weights else None)
-        print(f"ok  weights {weights.source} for {config.discriminator}, sha256 {weights.sha256[:12]}")
+        weights = load_network(config)
+        print(f"ok  weights {weights.source} for {weights.network.name}, sha256 {weights.sha256[:12]}")
+        for remark in weights.remarks:
+            print(f"    {remark}")
+        if images is not None:
+            problem = _check_accuracy(weights, images)
     except WeightsMissing as error:
         print(f"--  weights: {error}")
-        is_missing = True
+        problem = f"{config.discriminator} has no weights here: give --weights FILE"
     if run is not None:
         store = open_store(run)
         store.check(must_write=True)
         print(f"ok  store {store.url} can be written and supports create-once")
-    if is_missing:
-        raise Incomplete(f"{config.discriminator} has no weights here: give --weights FILE")
+    if problem:
+        raise Incomplete(problem)
+
+
+def _check_accuracy(weights: NetworkWeights, images: Path) -> str | None:
+    """Prints the network's accuracy. Returns what is wrong with it, if it looks wrong."""
+    from dgn.pictures.accuracy import measure_accuracy
+
+    found = measure_accuracy(weights, images)
+    shares = f"{found.first:.0%} first, {found.top5:.0%} in its first five"
+    what = f"accuracy of {weights.network.name} on {plural(found.num_photographs, 'photograph')}: {shares}"
+    if found.better is None:
+        print(f"ok  {what}")
+        return None
+    print(f"--  {what}")
+    settings, share = found.better
+    means, stds = (_numbers(settings[name]) for name in ("mean", "std"))
+    flags = f"--mean {means} --std {stds} --value-range {settings['value_range']:g}"
+    return f"the network's preprocessing looks wrong: {share:.0%} are first with {flags}"
+
+
+def _numbers(value: float | tuple[float, ...]) -> str:
+    return ",".join(f"{number:g}" for number in (value if isinstance(value, tuple) else (value,)))

@@ -20,7 +20,7 @@ def command(run: RunArgument) -> None:
             print(printable(f"{attempt}: {failure['error']}"))
     for table in opened.tables(committed, ["target_id", "status", "reason"]):
         for row in table.to_pylist():
-            if row["status"] != Status.OK:
+            if Status(row["status"]).is_failure:
                 num_pictures += 1
                 print(printable(f"{row['target_id']}: {row['status']}, {row['reason']}"))
     missing = info.num_shards - committed.count

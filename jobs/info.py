@@ -11,14 +11,14 @@ from dgn.errors import DgnError
 from dgn.jobs.common.flags import with_settings
 from dgn.jobs.common.printing import print_json
 from dgn.method.recipes import RenderConfig
-from dgn.networks.layers import Layers
-from dgn.runs.config import RunConfig
+from dgn.networks.network import Network
+from dgn.runs.config import NETWORK_SETTINGS, RunConfig
 from dgn.runs.validation import validated
 from dgn.targets import MODES
 from dgn.text import plural
 
 
-@with_settings(RunConfig, "discriminator", "preset", "width")
+@with_settings(RunConfig, *NETWORK_SETTINGS, "preset", "width")
 def command(
     settings: dict[str, Any],
     precision: Annotated[str, typer.Option(help="Precision of the arithmetic: float32 or bfloat16.")] = "float32",
@@ -28,37 +28,38 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     from dgn.networks.registry import known_networks
-    from dgn.networks.tracing import layers_of
+    from dgn.runs.networks import describe_network
 
     if networks:
         print("\n".join(known_networks()))
         return
     chosen = validated(RunConfig, settings)
-    network = chosen.discriminator
-    layers = layers_of(network)
+    network = describe_network(chosen)
+    layers = network.layers
     if only_layers:
         print("\n".join(f"{name} {count}" for name, count in layers.units.items()))
         return
     if precision not in ("float32", "bfloat16"):
         raise DgnError(f"unknown precision '{precision}': expected float32 or bfloat16")
     if layer is not None and layer not in layers.units:
-        raise DgnError(f"unknown layer '{layer}': dgn info --discriminator {network} --layers lists them")
+        raise DgnError(f"unknown layer '{layer}': dgn info --discriminator {network.name} --layers lists them")
     width = {} if chosen.width is None else {"width": chosen.width}
     config = RenderConfig.from_preset(chosen.preset, precision, **width)  # type: ignore[arg-type]
-    content = _content(layers, config, layer)
+    content = _content(network, config, layer)
     if as_json:
         print_json(content)
     else:
         _print(content)
 
 
-def _content(layers: Layers, config: RenderConfig, layer: str | None) -> dict[str, Any]:
+def _content(network: Network, config: RenderConfig, layer: str | None) -> dict[str, Any]:
     from dgn.cost.counted import count_cost
     from dgn.method.precision import DTYPES
 
-    num_classes = len(layers.labels)
+    layers = network.layers
+    num_classes = layers.num_classes
     num_filters = sum(layers.units[name] for name in layers.filter_layers)
-    costs = {mode: count_cost(config, mode, layers.network, layer) for mode in MODES}
+    costs = {mode: count_cost(config, mode, network, layer) for mode in MODES}
     return {
         "discriminator": layers.network,
         "preset": config.preset,
@@ -69,6 +70,7 @@ def _content(layers: Layers, config: RenderConfig, layer: str | None) -> dict[st
             mode: asdict(cost) | {"ops_per_update": cost.ops_per_update, "bytes_per_target": cost.bytes_per_target}
             for mode, cost in costs.items()
         },
+        "input": network.description(),
         "classes": num_classes,
         "filters": num_filters,
         "targets_all": 2 * num_classes + num_filters,

@@ -10,36 +10,47 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from dgn.errors import DgnError, Incomplete, RunDamaged
-from dgn.jobs.common.flags import RunArgument
+from dgn.jobs.common.flags import RunArgument, with_settings
 from dgn.jobs.common.printing import percent, print_json, print_table
 from dgn.jobs.common.progress import LOG_EVERY_S, bar, log_to_stderr
+from dgn.runs.config import NETWORK_SETTINGS, RunConfig, shown_name
 from dgn.runs.index import update_index
 from dgn.runs.judgements import DISTORTION_NAMES, Judge, judged_shards, write_judgements
 from dgn.runs.query import Rows
 from dgn.runs.run import Run
 from dgn.runs.summaries import SHARES, judge_names, summaries
+from dgn.runs.validation import validated
 from dgn.text import plural, printable
 
 log = logging.getLogger("dgn")
 
+JUDGE_SETTINGS = NETWORK_SETTINGS[1:]  # --by names it
 
+
+@with_settings(RunConfig, *JUDGE_SETTINGS)
 def command(
     run: RunArgument,
-    by: Annotated[str | None, typer.Option(metavar="NETWORK", help="The independent network that judges.")] = None,
-    weights: Annotated[
+    settings: dict[str, Any],
+    by: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="File of its weights, .safetensors or .pth. Default: torchvision downloads them."
+            metavar="NETWORK",
+            help="The independent network that judges. The flags below that describe a network are its.",
         ),
+    ] = None,
+    discriminator: Annotated[
+        str | None, typer.Option(metavar="FUNCTION", help="RUN's own network again, if it is code: this runs it.")
     ] = None,
     discriminator_weights: Annotated[
         str | None, typer.Option(metavar="FILE", help="File of the weights that RUN was made with, if it moved.")
+    ] = None,
+    discriminator_labels: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File of the labels that RUN was made with, if it moved.")
     ] = None,
     summary: Annotated[bool, typer.Option("--summary", help="Only print the existing judgements' summary.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -50,15 +61,16 @@ def command(
     """
     if by is None and not summary:
         raise DgnError("--by NETWORK is missing: name the independent network that judges, or give --summary alone")
-    if summary and (weights, discriminator_weights) != (None, None):
-        raise DgnError("--summary loads no network: leave out the weights")
+    moved = {"discriminator": discriminator, "weights": discriminator_weights, "labels": discriminator_labels}
+    if summary and (settings or any(moved.values())):
+        raise DgnError("--summary loads no network: leave out the flags that describe one")
     opened = Run.at(run)
     problems: list[str] = []
     if by is not None and not summary:
-        num_judged, problems = _judge_run(opened, by, Path(weights) if weights else None, discriminator_weights)
+        num_judged, problems = _judge_run(opened, validated(RunConfig, {**settings, "discriminator": by}), moved)
         if not as_json:
             print(printable(f"{plural(num_judged, 'picture')} in {opened.store.url} judged by {by}"))
-    found = [one for one in summaries(opened, Rows(opened)) if by in (None, one["by"])]
+    found = [one for one in summaries(opened, Rows(opened)) if by is None or one["by"] == shown_name(by)]
     if not found and summary:
         raise DgnError(
             f"{run} has no judgements{f' by {by}' if by else ''} yet: make them with dgn judge RUN --by NETWORK"
@@ -73,32 +85,34 @@ def command(
         )
 
 
-def _judge_run(run: Run, by: str, path: Path | None, own_path: str | None) -> tuple[int, list[str]]:
+def _judge_run(run: Run, by: RunConfig, moved: dict[str, str | None]) -> tuple[int, list[str]]:
     """Judges what was not judged before. Returns the number of pictures, and the problems with others."""
     from dgn.engine import engine_for
     from dgn.networks.frozen import FrozenNetwork
-    from dgn.networks.weights import load_weights
     from dgn.pictures import distortions
     from dgn.pictures.second_opinion import check_independent
     from dgn.runs.judging import judge_shards
-    from dgn.runs.origin import own_plan, own_weights
+    from dgn.runs.networks import load_network
+    from dgn.runs.origin import own_config, own_plan, own_weights
 
     info = run.info()
-    plan = own_plan(run, info)
-    frozen = load_weights(by, path)
-    own_frozen = own_weights(info, own_path, "--discriminator-weights")
+    config = own_config(info, moved)
+    frozen = load_network(by)
+    own_frozen = own_weights(info, config, "--discriminator-weights")
+    plan = own_plan(run, info, config, own_frozen.network)
     check_independent(frozen, own_frozen)
     if not run.committed(info.num_shards).count:
         raise DgnError(f"{run.store.url} has no pictures yet")
     log_to_stderr()
     index = update_index(run)
-    identity = Judge(by, frozen.sha256)
+    identity = Judge(frozen.network.name, frozen.sha256)
     judged = (one for part in index.parts for one in part.judged if one.judge == identity)
     done = {shard for one in judged for shard in one.shard_numbers()}  # except shards rendered again since
     todo = [shard for part in index.parts for shard in part.shard_numbers() if shard not in done]
     out_of_date = judged_shards(run).get(identity.folder, set()) - done
     about = {
-        "run_id": info.run_id, "discriminator": own_frozen.network, "discriminator_weights_sha256": own_frozen.sha256,
+        "run_id": info.run_id, "discriminator": own_frozen.network.name,
+        "discriminator_weights_sha256": own_frozen.sha256,
     } | distortions.PARAMETERS  # fmt: skip
     num_pictures, problems = 0, []
     engine = engine_for()

@@ -81,23 +81,24 @@ def render(url: str, config: RunConfig) -> None:
 def print_plan(config: RunConfig) -> None:
     """Prints targets and shards by mode and layer, memory per target, and operations."""
     from dgn.cost.counted import Cost, count_cost
-    from dgn.networks.tracing import layers_of
     from dgn.runs.decoders import load_decoder
+    from dgn.runs.networks import describe_network
     from dgn.runs.plan import make_plan
 
-    plan = make_plan(config, layers_of(config.discriminator))
+    network = describe_network(config)
+    plan = make_plan(config, network.layers)
     needs_decoder = any(block.mode == "pretrained" for block in plan.blocks)
     width = load_decoder(config.decoder, config.width).width if needs_decoder and config.decoder else None
     precision: Literal["float32", "bfloat16"] = "float32" if config.precision == "float32" else "bfloat16"
     render_config = config.render_config(precision, width)
     print(
         f"{plural(plan.num_targets, 'target')} in {plural(plan.num_shards, 'shard')}, preset {config.preset}, "
-        f"{config.discriminator}"
+        f"{network.name}"
     )
     total_ops = 0
     costs: dict[tuple[str, str], Cost] = {}
     for block in plan.blocks:
-        cost = costs[block.mode, block.layer] = count_cost(render_config, block.mode, config.discriminator, block.layer)
+        cost = costs[block.mode, block.layer] = count_cost(render_config, block.mode, network, block.layer)
         ops = cost.ops_per_update * cost.num_updates
         total_ops += ops * len(block)
         num = plural(len(block), "target")

@@ -31,19 +31,19 @@ def command(
 
     from dgn.cost import tuning
     from dgn.engine import engine_for
-    from dgn.networks.tracing import layers_of
+    from dgn.runs.networks import describe_network
 
     start = time.monotonic()
     chosen = validated(RunConfig, settings)
-    network, config = chosen.discriminator, RenderConfig.from_preset(chosen.preset)
-    layers_of(network)
+    network, config = describe_network(chosen), RenderConfig.from_preset(chosen.preset)
+    network.layers.classes()  # raises for a network without any, before the first measurement
     path = tuned_path()
     load_tuned(path)
     check_writable(path)
     load, num_cores = os.getloadavg()[0], os.cpu_count() or 1
     if not engine_for().is_gpu and load > BUSY_SHARE * num_cores:
         print(f"load {load:.1f} on {plural(num_cores, 'core')}: other work will distort the times", file=sys.stderr)
-    with Console(stderr=True).status(f"building {network}") as status:
+    with Console(stderr=True).status(f"building {network.name}") as status:
 
         def show(variant: Variant) -> None:
             form = f"{variant.precision} {variant.form}".strip()
@@ -66,5 +66,5 @@ def command(
     print_table(names, (False, False, False, True, True, False), rows)
     if not tuned.is_complete:
         print(f"other variants did not fit into {tuning.BUDGET_S:.0f} s and were not measured")
-    print(f"{tuned.device}, {network}, preset {config.preset}: {tuned}")
+    print(f"{tuned.device}, {network.name}, preset {config.preset}: {tuned}")
     print(f"stored in {path} after {time.monotonic() - start:.0f} s; dgn render uses it unless a flag says otherwise")

@@ -10,6 +10,7 @@ import typer
 
 from dgn.errors import DgnError, Incomplete, RunDamaged
 from dgn.jobs.common.flags import RunArgument, flag
+from dgn.runs.config import RunConfig
 from dgn.runs.run import Run
 from dgn.targets import Target
 from dgn.text import plural, printable
@@ -27,17 +28,20 @@ def command(
     run: RunArgument,
     sample: Annotated[int, typer.Option(min=0, help="Number of pictures to score again.")] = 8,
     weights: flag("weights") = None,  # type: ignore[valid-type]
+    discriminator: flag("discriminator") = None,  # type: ignore[valid-type]
+    labels: flag("labels") = None,  # type: ignore[valid-type]
 ) -> None:
     """Raises: Incomplete if anything is missing, duplicated, damaged or scored differently."""
     from dgn.networks.frozen import FrozenNetwork
-    from dgn.runs.origin import own_weights
+    from dgn.runs.origin import own_config, own_weights
 
     opened = Run.at(run)
     info = opened.info()
-    problems, sampled, num_found, num_extra = _check_rows(opened, sample)
+    config = own_config(info, {"weights": weights, "discriminator": discriminator, "labels": labels})
+    problems, sampled, num_found, num_extra = _check_rows(opened, config, sample)
     num_scored = 0
     if not problems and sampled:
-        problems = _score_again(opened, FrozenNetwork(own_weights(info, weights)), sampled)
+        problems = _score_again(opened, FrozenNetwork(own_weights(info, config)), sampled)
         num_scored = len(sampled)
     for problem in problems[:NUM_SHOWN]:
         print(printable(problem))
@@ -52,12 +56,13 @@ def command(
         )
 
 
-def _check_rows(run: Run, sample: int) -> tuple[list[str], Sample, int, int]:
+def _check_rows(run: Run, config: RunConfig, sample: int) -> tuple[list[str], Sample, int, int]:
     """Problems, a random sample of rows with pictures, and the numbers of expected and unexpected rows."""
+    from dgn.runs.networks import describe_network
     from dgn.runs.origin import own_plan
 
     info = run.info()
-    plan = own_plan(run, info)
+    plan = own_plan(run, info, config, describe_network(config))
     committed = run.committed(info.num_shards)
     problems: list[str] = []
     sampled: Sample = []
@@ -102,7 +107,7 @@ def _score_again(run: Run, network: FrozenNetwork, sampled: Sample) -> list[str]
     problems = []
     for target, row in sampled:
         try:
-            picture = read_pictures([run.picture(row["file_name"], row["sha256"])])
+            picture = read_pictures([run.picture(row["file_name"], row["sha256"])], network.size_px)
         except DgnError as error:
             problems.append(f"{row['file_name']}: {error}")
             continue

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from dgn.api.pictures import Picture, Pictures
 from dgn.cost.batches import choose_batch_size
@@ -22,8 +23,9 @@ from dgn.method.precision import DTYPES
 from dgn.method.recipes import RenderConfig
 from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.layers import Layers
+from dgn.networks.network import Network
+from dgn.networks.registry import network_named
 from dgn.networks.specs import parse_targets
-from dgn.networks.tracing import layers_of
 from dgn.networks.weights import load_weights
 from dgn.pictures.codec import encode_png
 from dgn.pictures.scoring import score_results
@@ -36,20 +38,21 @@ from dgn.targets import TargetBlock
 RUN_COLUMNS = ("run_id", "shard", "attempt", "file_name")  # without a value outside a run
 
 
-def layers(network: str) -> Layers:
+def layers(network: str | Network | nn.Module) -> Layers:
     """The layers of a network, their units, and the labels of its classes.
 
     VGG's layers have their usual names (conv1_1 ... conv5_3, fc6, fc7, fc8). All others have their module's dotted
-    name. A module that runs more than once has no single response and is left out.
+    name; a module that runs twice has `NAME@1` and `NAME@2`. Layers whose output has no axis of units, or no row per
+    picture, are left out.
 
-    Raises: DgnError for an unknown network, or one whose last layer does not fit its labels.
+    Raises: DgnError for an unknown network, or one that does not run as it was described.
     """
-    found = layers_of(network)
+    found = _network(network).layers
     return replace(found, units=dict(found.units), aliases=dict(found.aliases))  # the cached one stays as it is
 
 
 def render(
-    network: str,
+    network: str | Network | nn.Module,
     targets: str | Sequence[str],
     *,
     modes: str | Sequence[str] | None = None,
@@ -75,13 +78,14 @@ def render(
     gives the same pictures, up to rounding.
 
     Args:
-        network: the name of a classifier, see `dgn.known_networks()`.
+        network: the name of a classifier, see `dgn.known_networks()`, or `timm:NAME`; or one of your own, as
+            `dgn.Network(module, size=..., mean=..., std=...)`. It stays as it is.
         targets: what to draw, one text or several: `classes:9,30`, `classes:mosque`, `filters:conv5_1:0-31`,
             `mix:classes:9+30`, `group:conv5_1:3*0.5+17`, `all`.
         modes: `untrained`, `pretrained`, or both; by default untrained, but both for the classes in `all`.
         preset: `paper`, `standard` or `draft`.
-        weights: a file of the network's weights, .safetensors or .pth; by default the one that comes with dgn, or
-            torchvision's download.
+        weights: a file of the network's weights, as any trainer saves them; by default the one that comes with dgn, a
+            download, or what a network of your own holds.
         decoder: for the pretrained mode, a file from `dgn pretrain`, or "drawings".
         seed: the first seed.
         seeds: pictures per target, with successive seeds.
@@ -96,16 +100,14 @@ def render(
         device: such as "cpu" or "cuda:1"; by default the first GPU, or the CPU if there is none.
         progress: whether to show a progress bar.
 
-    Returns: one picture per target, 8-bit RGB, 224 x 224 px, in order of mode and depth. Failed targets are included,
-        with their status.
+    Returns: one picture per target, 8-bit RGB, of the size that the network sees, in order of mode and depth. Failed
+        targets are included, with their status.
 
     Raises: DgnError for wrong settings, TargetError for targets that the network does not have, WeightsMissing and
         WeightsMismatch for the network's weights and the decoder.
     """
-    if not isinstance(network, str):
-        raise DgnError(f"network is a {type(network).__name__}: expected a name, see dgn.known_networks()")
     given = {
-        "targets": targets, "modes": modes, "preset": preset, "discriminator": network, "seed": seed, "seeds": seeds,
+        "targets": targets, "modes": modes, "preset": preset, "seed": seed, "seeds": seeds,
         "weights": weights and str(weights), "decoder": decoder and str(decoder), "updates": updates, "views": views,
         "stop_early": stop_early, "tone_mapping": tone_mapping, "width": width, "precision": precision,
         "batch_size": batch_size,
@@ -113,12 +115,29 @@ def render(
     config = validated(RunConfig, given)
     engine = engine_for(device)
     with _own_defaults(engine):
-        return _render(config, engine, progress)
+        return _render(_network(network), config, engine, progress)
 
 
-def _render(config: RunConfig, engine: Engine, progress: bool) -> Pictures:
-    network = config.discriminator
-    blocks = parse_targets(config.targets, layers_of(network), config.modes, config.seed, config.seeds)
+def _network(network: str | Network | nn.Module) -> Network:
+    """The network as dgn knows it. Raises: DgnError for an unknown name, or a module without a description."""
+    if isinstance(network, Network):
+        return network
+    if isinstance(network, str):
+        return network_named(network)
+    if isinstance(network, nn.Module):
+        raise DgnError(
+            f"{type(network).__name__} does not say what pictures it wants: give dgn.Network(module, size=224, "
+            "mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), labels=[...]) with its own numbers"
+        )
+    raise DgnError(
+        f"network is a {type(network).__name__}: expected a name, see dgn.known_networks(), or a dgn.Network"
+    )
+
+
+def _render(network: Network, config: RunConfig, engine: Engine, progress: bool) -> Pictures:
+    with_file = load_weights(network, Path(config.weights)) if config.weights else None
+    network = with_file.network if with_file else network
+    blocks = parse_targets(config.targets, network.layers, config.modes, config.seed, config.seeds)
     decoder = needed_decoder((block.mode for block in blocks), config.decoder, config.width)
     if decoder is None and config.decoder is not None:
         raise DgnError("a decoder is given, but no target is in the pretrained mode: give modes='pretrained' too")
@@ -126,7 +145,7 @@ def _render(config: RunConfig, engine: Engine, progress: bool) -> Pictures:
     if precision == "auto":
         precision = "bfloat16" if engine.has_bfloat16 else "float32"
     render_config = config.render_config(precision, decoder.width if decoder else None)
-    network_weights = load_weights(network, Path(config.weights) if config.weights else None)
+    network_weights = with_file or load_weights(network)
     classifier = FrozenNetwork(network_weights, engine, DTYPES[precision])
     scorer = classifier if precision == "float32" else FrozenNetwork(network_weights, engine)
     num_updates = sum(len(block) * render_config.recipe(block.mode).num_updates for block in blocks)

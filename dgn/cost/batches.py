@@ -8,6 +8,7 @@ from dgn.cost.counted import count_cost
 from dgn.cost.tuned import Tuned
 from dgn.method.recipes import RenderConfig
 from dgn.networks.frozen import FrozenNetwork
+from dgn.networks.network import Network
 from dgn.targets import Mode
 
 
@@ -20,10 +21,10 @@ def choose_batch_size(
     size = tuned.batch_size.get(mode) if tuned else None
     if engine.usual_batch_size is not None:
         return size or engine.usual_batch_size
-    fitting = max(1, int(engine.free_bytes() // _bytes_per_target(config, mode, classifier.layers.network, layer)))
+    fitting = max(1, int(engine.free_bytes() // _bytes_per_target(config, mode, classifier.network, layer)))
     return min(size, fitting) if size else fitting
 
 
 @lru_cache(maxsize=64)
-def _bytes_per_target(config: RenderConfig, mode: Mode, network: str, layer: str) -> int:
+def _bytes_per_target(config: RenderConfig, mode: Mode, network: Network, layer: str) -> int:
     return count_cost(config, mode, network, layer).bytes_per_target

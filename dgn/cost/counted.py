@@ -7,15 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dgn.method.architecture import PICTURE_PX
 from dgn.method.batch import architecture_of
 from dgn.method.engine import Engine
 from dgn.method.generator import generate
 from dgn.method.precision import DTYPES
 from dgn.method.recipes import RenderConfig
 from dgn.networks.frozen import FrozenNetwork
-from dgn.networks.registry import bare_network
-from dgn.networks.tracing import layers_of
+from dgn.networks.network import Network
 from dgn.networks.weights import NetworkWeights
 from dgn.targets import Mode
 
@@ -50,7 +48,7 @@ class Cost:
         return self.state_bytes + self.generator_map_bytes + self.num_views * self.classifier_map_bytes_per_view
 
 
-def count_cost(config: RenderConfig, mode: Mode, network: str, layer: str | None = None) -> Cost:
+def count_cost(config: RenderConfig, mode: Mode, network: Network, layer: str | None = None) -> Cost:
     """The cost of one target in a layer of a network; in the layer of its classes if none is given."""
     recipe, architecture = config.recipe(mode), architecture_of(config, mode)
     classifier_ops, classifier_map_bytes = _classifier_cost(network, layer, DTYPES[config.precision])
@@ -87,12 +85,13 @@ def _generator_ops(config: RenderConfig, mode: Mode) -> int:
     return int(counter.get_total_flops())
 
 
-def _classifier_cost(network: str, layer: str | None, dtype: torch.dtype) -> tuple[int, int]:
+def _classifier_cost(network: Network, layer: str | None, dtype: torch.dtype) -> tuple[int, int]:
     """For one view: operations forward and backward, and bytes of the maps that the backward pass needs."""
-    layer = layer or layers_of(network).class_layer
-    with torch.device("meta"):
-        state = bare_network(network).to("meta").state_dict()
-        classifier = FrozenNetwork(NetworkWeights(network, state, "", "meta"), Engine("meta"), dtype)
+    layer = layer or network.layers.classes()
+    device = "meta" if network.layers.is_symbolic else "cpu"
+    with torch.device(device):
+        state = network.bare().to(device).state_dict()
+        classifier = FrozenNetwork(NetworkWeights(network, state, "", "meta"), Engine(device), dtype)
         weights = [*classifier.model.state_dict().values(), *classifier.cut_behind((layer,)).state_dict().values()]
         own = {tensor.untyped_storage()._cdata for tensor in weights}
         kept: dict[int, int] = {}
@@ -103,7 +102,7 @@ def _classifier_cost(network: str, layer: str | None, dtype: torch.dtype) -> tup
                 kept[storage._cdata] = storage.nbytes()
             return tensor
 
-        picture = torch.empty(1, 3, PICTURE_PX, PICTURE_PX, requires_grad=True)
+        picture = torch.zeros(1, 3, network.size, network.size, requires_grad=True)
         with FlopCounterMode(display=False) as counter:
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 response = classifier.responses(picture, [layer])[layer]

@@ -23,7 +23,7 @@ from dgn.method.memory import if_it_fits
 from dgn.method.precision import DTYPES
 from dgn.method.recipes import RenderConfig
 from dgn.networks.frozen import FrozenNetwork
-from dgn.networks.registry import build_network
+from dgn.networks.network import Network
 from dgn.networks.weights import NetworkWeights
 from dgn.targets import MODES, Mode, Target, WeightedUnit
 
@@ -55,7 +55,7 @@ def has_peaked(seconds: Mapping[int, float]) -> bool:
 
 
 def measure(
-    network: str,
+    network: Network,
     config: RenderConfig,
     on_variant: Callable[[Variant], None] = lambda variant: None,
     budget_s: float = BUDGET_S,
@@ -95,7 +95,7 @@ def measure(
                 climbing.remove(mode)
     return Tuned(
         device=engine.model,
-        discriminator=network,
+        discriminator=network.name,
         preset=config.preset,
         precision=best.precision,
         is_winograd=best.is_winograd,
@@ -113,7 +113,7 @@ class _Enough(Exception):
 
 @dataclass
 class _Bench:
-    network: str
+    network: Network
     config: RenderConfig
     engine: Engine
     deadline_s: float  # on the monotonic clock
@@ -123,7 +123,7 @@ class _Bench:
 
     def __post_init__(self) -> None:
         with self.engine.device:  # a CPU takes seconds for a hundred million random numbers
-            state = build_network(self.network).state_dict()
+            state = self.network.built().state_dict()
         state = {name: tensor.cpu() for name, tensor in state.items()}
         self.weights = NetworkWeights(self.network, state, "", "random")
         self.decoder = random_decoder(self.config.pretrained.width)
@@ -150,7 +150,7 @@ class _Bench:
     def _time(self, variant: Variant) -> float:
         config = replace(self.config, precision=variant.precision)
         classifier = self._prepared(variant)
-        class_layer = classifier.layers.class_layer
+        class_layer = classifier.layers.classes()
         num_units = classifier.units[class_layer]
         targets = [
             Target((WeightedUnit(class_layer, n % num_units),), variant.mode, n) for n in range(variant.batch_size)

@@ -4,13 +4,79 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
-from torch import fx, nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 # (convolution, a ReLU that is its only reader, a pool that is the ReLU's only reader) -> one module for the first two,
 # or for all three if it has `is_pooled`; None to leave them.
 Make = Callable[[nn.Conv2d, nn.Module | None, nn.Module | None], nn.Module | None]
+
+
+def called_as_modules(network: fx.GraphModule) -> fx.GraphModule:
+    """Puts a module in place of each convolution and batch norm that is called as a function with stored weights, as in
+    EfficientNet-Lite and timm. The functions below know modules alone."""
+    for node in list(network.graph.nodes):
+        if node.op != "call_function" or node.target not in _AS_MODULE or not node.args:
+            continue
+        if node.target is F.batch_norm and not isinstance(_module(network, _node(node.args[0])), nn.Conv2d):
+            continue  # nothing to fold it into
+        names, make = _AS_MODULE[node.target]
+        given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
+        tensors = {name: _stored(network, value) for name, value in given.items() if isinstance(value, fx.Node)}
+        if None in tensors.values():  # calculated, like the weights of weight-standardised convolutions
+            continue
+        made = make(**(given | tensors))
+        if made is not None:
+            _replace(network, [node], made.eval().requires_grad_(False))
+    network.recompile()
+    return network
+
+
+def _convolution(
+    weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> nn.Module:
+    out, each, *kernel = weight.shape
+    settings: dict[str, Any] = {"bias": bias is not None, "device": "meta"}
+    conv = nn.Conv2d(each * groups, out, tuple(kernel), stride, padding, dilation, groups, **settings)  # type: ignore[arg-type]
+    conv.weight = nn.Parameter(weight)
+    if bias is not None:
+        conv.bias = nn.Parameter(bias)
+    return conv
+
+
+def _batch_norm(
+    running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None,
+    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+) -> nn.Module | None:  # fmt: skip
+    if training or running_mean is None or running_var is None or weight is None or bias is None:
+        return None
+    norm = nn.BatchNorm2d(len(running_mean), eps, device="meta")
+    norm.weight, norm.bias = nn.Parameter(weight), nn.Parameter(bias)
+    norm.running_mean, norm.running_var, norm.num_batches_tracked = running_mean, running_var, torch.tensor(0)
+    return norm
+
+
+_AS_MODULE: dict[Any, tuple[tuple[str, ...], Callable[..., nn.Module | None]]] = {
+    torch.conv2d: (("weight", "bias", "stride", "padding", "dilation", "groups"), _convolution),
+    F.batch_norm: (("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"), _batch_norm),
+}
+
+
+def _node(argument: Any) -> fx.Node | None:
+    return argument if isinstance(argument, fx.Node) else None
+
+
+def _stored(network: fx.GraphModule, node: fx.Node) -> Tensor | None:
+    """A parameter's or buffer's tensor; None for what is calculated."""
+    if node.op != "get_attr":
+        return None
+    owner, _, name = str(node.target).rpartition(".")
+    tensor = getattr(network.get_submodule(owner), name)
+    return tensor.detach() if isinstance(tensor, Tensor) else None
 
 
 def fold_norms(network: fx.GraphModule) -> fx.GraphModule:

@@ -3,7 +3,8 @@
 Weights and optimiser state are stacked (N, ...); statistics and random streams belong to one target each. So the other
 targets of a batch change nothing about a picture except its rounding.
 
-Shapes: N targets, V views per target and update, K features, U units of a layer, H = W = 224.
+Shapes: N targets, V views per target and update, K features, U units of a layer, H = W the
+classifier's size.
 """
 
 from __future__ import annotations
@@ -17,28 +18,30 @@ from torch import Tensor
 
 from dgn.errors import DgnError
 from dgn.method import moves, objectives
-from dgn.method.architecture import Architecture, Weights
-from dgn.method.colours import displayable, from_axes
+from dgn.method.architecture import PICTURE_PX, Architecture, Weights
+from dgn.method.colours import displayable, from_axes, grey
 from dgn.method.engine import Engine
 from dgn.method.generator import initial_weights
 from dgn.method.precision import DTYPES
 from dgn.method.recipes import Recipe, RenderConfig
-from dgn.targets import Mode, Target
+from dgn.targets import Measure, Mode, Target
 
 
 class Classifier(Protocol):
     """What the method needs from the frozen network; `dgn.networks.frozen.FrozenNetwork` is one."""
 
     engine: Engine
-    mean_311: Tensor  # what the network subtracts from RGB in [0, 1], and divides it by
-    std_311: Tensor
+    size_px: int  # side of the pictures that the network reads
+    is_grey: bool
+    mean_c11: Tensor  # what the network subtracts from RGB in [0, 1], and divides it by; one number or three
+    std_c11: Tensor
 
     @property
     def units(self) -> Mapping[str, int]:
         """Number of units by layer."""
 
     def responses(self, images_N3HW: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """The layers' outputs for RGB in [0, 1], before any activation function that follows them."""
+        """The layers' outputs for RGB in [0, 1], before any activation function that follows them: (N, U, ...)."""
 
 
 def architecture_of(config: RenderConfig, mode: Mode) -> Architecture:
@@ -59,6 +62,7 @@ class Batch:
     wanted: dict[str, Tensor]  # per layer (N, U)
     streams: list[torch.Generator]  # each target's own, on the CPU so that every device sees the same numbers
     dtype: torch.dtype  # of the generator; own weights are float32 or wider
+    measure: Measure = "sum"
 
     def features(self, noise_NK: Tensor | None) -> Tensor:
         """The feature vectors f, (N, K). Paper: Eq. 1.
@@ -76,7 +80,17 @@ class Batch:
         return f_NK if self.architecture.mode == "untrained" else f_NK.relu()
 
     def pictures(self, noise_NK: Tensor | None) -> Tensor:
-        """The pictures that the classifier sees, (N, 3, H, W): RGB, values in [0, 1] can be displayed."""
+        """The pictures that the classifier sees, (N, 3, H, W): RGB, values in [0, 1] can be displayed.
+
+        They have the classifier's own size, and equal channels if it sees grey.
+        """
+        pictures = self._drawn(noise_NK)
+        if self.classifier.size_px != PICTURE_PX:
+            pictures = moves.resized(pictures, self.classifier.size_px)
+        return grey(pictures).expand(-1, 3, -1, -1) if self.classifier.is_grey else pictures
+
+    def _drawn(self, noise_NK: Tensor | None) -> Tensor:
+        """The generator's pictures in colours, (N, 3, 224, 224)."""
         features_NK = self.features(noise_NK).to(self.dtype)
         raw_N3HW = self.classifier.engine.draw(self.architecture, self.own, self.shared, features_NK)
         raw_N3HW = raw_N3HW.to(self.own["alpha"].dtype)
@@ -85,14 +99,14 @@ class Batch:
             return pictures.clamp(0, 1) if self.recipe.is_displayable else pictures
         if self.recipe.is_displayable:
             return displayable(raw_N3HW)
-        return raw_N3HW * self.classifier.std_311 + self.classifier.mean_311
+        return raw_N3HW * self.classifier.std_c11 + self.classifier.mean_c11
 
     @torch.no_grad()
     def snapshot(self) -> Tensor:
         """The pictures without noise, drawn with their own statistics: RGB in [0, 1], float32, (N, 3, H, W)."""
         pictures = self.pictures(None).float()
         if self.recipe.tone_mapping == "notebook":
-            normalised = (pictures - self.classifier.mean_311) / self.classifier.std_311
+            normalised = (pictures - self.classifier.mean_c11) / self.classifier.std_c11
             pictures = stretch_tones(normalised, gamma=0.5 if self.architecture.mode == "untrained" else 1.0)
         return pictures.clamp(0, 1)
 
@@ -140,8 +154,8 @@ def start_batch(
 
     Raises: DgnError for the pretrained mode without a decoder.
     """
-    mode = targets[0].mode
-    assert all(target.mode == mode for target in targets), "a batch holds targets of one mode"
+    mode, measure = targets[0].mode, targets[0].measure
+    assert all((target.mode, target.measure) == (mode, measure) for target in targets), "a batch is of one kind"
     engine, architecture = classifier.engine, architecture_of(config, mode)
     dtype, device = DTYPES[config.precision], engine.device
     wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -160,7 +174,7 @@ def start_batch(
         layer: objectives.layer_weights(groups, layer, classifier.units[layer]).to(device, wide) for layer in layers
     }
     own = {name: engine.lay_out(tensor.to(device, wide)).requires_grad_() for name, tensor in own.items()}
-    return Batch(architecture, config.recipe(mode), classifier, own, shared, wanted, streams, dtype)
+    return Batch(architecture, config.recipe(mode), classifier, own, shared, wanted, streams, dtype, measure)
 
 
 def _contrasted(

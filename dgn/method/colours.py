@@ -9,6 +9,7 @@ from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of ImageNet's photographs, RGB in [0, 1]; torchvision's networks subtract it
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LUMINANCE = (0.299, 0.587, 0.114)
 # Principal axes of the colour covariance of 900 ImageNet photographs (RGB in [0, 1]), each scaled by its standard
 # deviation: luminance, red against blue, green against magenta. Rows are R, G, B. Measured for this project.
 PHOTO_AXES = ((0.239, 0.089, 0.024), (0.245, 0.0, -0.049), (0.248, -0.085, 0.025))
@@ -24,6 +25,11 @@ def to_axes(rgb_N3HW: Tensor) -> Tensor:
     """The inverse of `from_axes`."""
     inverse = torch.linalg.inv(torch.tensor(PHOTO_AXES, dtype=torch.float64)).tolist()
     return _mixed(tuple(map(tuple, inverse)), rgb_N3HW - _mean(rgb_N3HW))
+
+
+def grey(rgb_N3HW: Tensor) -> Tensor:
+    """Luminance of RGB, (N, 1, H, W), with the weights that Pillow's grey pictures have (ITU-R BT.601)."""
+    return _mixed((LUMINANCE,), rgb_N3HW)
 
 
 def displayable(components_N3HW: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class Engine:
 
     def __init__(self, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
+        self.is_symbolic = self.device == torch.device("meta")  # tensors have shapes and no values
         self.name = str(self.device)  # kept in rows: 'cpu', or the GPU's name
         self.model = self.name  # what measurements are filed under: the name with everything that decides the speed
 

@@ -3,7 +3,7 @@
 `update` is the method in one function: draw, move, respond, penalise, step. `render_batch` repeats it for N targets and
 draws each picture at the end; `render_targets` does that for any number of targets.
 
-Shapes: N targets, V views per target and update, K features, T updates, H = W = 224.
+Shapes: N targets, V views per target and update, K features, T updates, H = W the classifier's size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dgn.method import objectives
-from dgn.method.architecture import PICTURE_PX, Weights
+from dgn.method.architecture import Weights
 from dgn.method.batch import Batch, Classifier, start_batch
 from dgn.method.memory import in_batches
 from dgn.method.moves import move
@@ -60,8 +60,14 @@ def update(
         layer: objectives.mean_over_views(objectives.unit_values(response), max(1, recipe.num_views))
         for layer, response in responses.items()
     }
-    objective_N = objectives.objectives(values, batch.wanted, wakes_silent_units=recipe.wakes_silent_units)
-    others_N = objectives.others_sum(values, batch.wanted)
+    if batch.measure == "sum":
+        activation_N = objectives.activations(values, batch.wanted)
+        objective_N = objectives.objectives(values, batch.wanted, wakes_silent_units=recipe.wakes_silent_units)
+        others_N = objectives.others_sum(values, batch.wanted)
+    else:  # a direction is of all units: there are no others
+        [(layer, direction_NU)] = batch.wanted.items()
+        activation_N = objective_N = objectives.along(values[layer].before_relu, direction_NU, batch.measure)
+        others_N = torch.zeros_like(objective_N)
     if batch.architecture.mode == "untrained":
         regulariser_N = objectives.gamma_regulariser(batch.own[batch.architecture.picture_gamma])
     else:
@@ -71,7 +77,7 @@ def update(
     loss_N.sum().backward()
     optimiser.step()
     optimiser.zero_grad()  # frees the gradients' memory for the next update
-    return objectives.activations(values, batch.wanted).detach(), loss_N.detach()
+    return activation_N.detach(), loss_N.detach()
 
 
 @exact_float32()
@@ -99,7 +105,7 @@ def render_batch(
     alive = torch.arange(num_targets, device=engine.device)  # targets that are still being optimised
     activations_TN = torch.zeros(recipe.num_updates, num_targets, device=engine.device)
     num_updates = [recipe.num_updates] * num_targets
-    pictures = torch.empty(num_targets, 3, PICTURE_PX, PICTURE_PX)
+    pictures = torch.empty(num_targets, 3, classifier.size_px, classifier.size_px)
     snapshots: list[Tensor] = []
     for i in range(recipe.num_updates):
         activation_N, loss_N = step(*batch.random())

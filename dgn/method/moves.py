@@ -1,4 +1,4 @@
-"""Moved views of a picture, between the generator and the classifier: random scale, turn and shift."""
+"""Between the generator and the classifier: pictures at the classifier's size, and views of them moved at random."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgn.method.recipes import Moves
+
+
+def resized(images_NCHW: Tensor, px: int) -> Tensor:
+    """The pictures with another side: bilinear, smoothed before they get smaller. Keeps values within their range."""
+    return F.interpolate(images_NCHW, (px, px), mode="bilinear", antialias=True, align_corners=False)
 
 
 def draw_uniforms(num_views: int, stream: torch.Generator) -> Tensor:

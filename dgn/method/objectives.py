@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgn.targets import WeightedUnit
+from dgn.targets import Measure, WeightedUnit
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class UnitValues:
 def unit_values(response: Tensor) -> UnitValues:
     """The units of a layer's response, in float32 or wider.
 
-    (N, U) as it is; (N, U, H, W) averaged over H and W; (N, L, U), a transformer's tokens, averaged over L.
+    (N, U) as it is; maps (N, U, H, W) and a transformer's tokens (N, U, L) averaged over all but N and U.
     """
     if response.dtype in (torch.bfloat16, torch.float16):
         response = response.float()
-    axes = {2: (), 3: (1,), 4: (2, 3)}[response.ndim]
+    axes = tuple(range(2, response.ndim))
     activation = F.relu(response)
     if not axes:
         return UnitValues(response, activation)
@@ -56,9 +56,27 @@ def layer_weights(groups: Sequence[Sequence[WeightedUnit]], layer: str, num_unit
     return wanted_NU
 
 
+def along(response_NU: Tensor, direction_NU: Tensor, measure: Measure) -> Tensor:
+    """How far a layer's mean response goes along each target's direction, (N,): `dot`, the projection on it, in units
+    of the response; `cosine`, the projection's share of the response's length, in [-1, 1].
+
+    Args:
+        response_NU: before any ReLU.
+        direction_NU: of length 1.
+    """
+    projection_N = (response_NU * direction_NU).sum(1)
+    if measure == "dot":
+        return projection_N
+    return projection_N / torch.linalg.vector_norm(response_NU, dim=1).clamp_min(1e-12)
+
+
 def activations(values: Mapping[str, UnitValues], wanted: Mapping[str, Tensor]) -> Tensor:
-    """a(c_i) of Eq. 2, (N,): the weighted sum of each target's own units, after the ReLU."""
-    return torch.stack([(v.activation * wanted[layer]).sum(1) for layer, v in values.items()]).sum(0)
+    """a(c_i) of Eq. 2, (N,): the weighted sum of each target's own units, after the ReLU.
+
+    Differs from the paper for targets with negative weights alone: theirs is the sum before the ReLU, because after it
+    a silent unit cannot be told from one that is held far below zero.
+    """
+    return _weighted(values, wanted, {layer: v.activation for layer, v in values.items()})
 
 
 def objectives(values: Mapping[str, UnitValues], wanted: Mapping[str, Tensor], *, wakes_silent_units: bool) -> Tensor:
@@ -69,12 +87,20 @@ def objectives(values: Mapping[str, UnitValues], wanted: Mapping[str, Tensor], *
     """
     if not wakes_silent_units:
         return activations(values, wanted)
-    total = []
+    pulled = {}
     for layer, v in values.items():
-        is_silent_NU = (v.activation <= 0) & (wanted[layer] > 0)  # units with a negative weight may stay silent
-        pulled = torch.where(is_silent_NU, v.before_relu, v.activation)
-        total.append((pulled * wanted[layer]).sum(1))
-    return torch.stack(total).sum(0)
+        is_silent_NU = (v.activation <= 0) & (wanted[layer] > 0)  # beside others, units with a negative weight may rest
+        pulled[layer] = torch.where(is_silent_NU, v.before_relu, v.activation)
+    return _weighted(values, wanted, pulled)
+
+
+def _weighted(values: Mapping[str, UnitValues], wanted: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> Tensor:
+    """The weighted sums of the values in `used` or, for targets with negative weights alone, before the ReLU."""
+    has_positive_N1 = torch.stack([(wanted_NU > 0).any(1, keepdim=True) for wanted_NU in wanted.values()]).any(0)
+    return torch.stack([
+        (torch.where(has_positive_N1, used[layer], v.before_relu) * wanted[layer]).sum(1)
+        for layer, v in values.items()
+    ]).sum(0)  # fmt: skip
 
 
 def others_sum(values: Mapping[str, UnitValues], wanted: Mapping[str, Tensor]) -> Tensor:

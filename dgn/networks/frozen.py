@@ -1,25 +1,33 @@
 """The frozen network: its responses to pictures, fast for the optimisation and plain for the scores.
 
-Pictures enter as RGB in [0, 1], 224 x 224. The network's own normalisation happens here and nowhere else.
+Pictures enter as RGB in [0, 1]. The network's own preprocessing happens here and nowhere else.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.feature_extraction import create_feature_extractor
-from torchvision.ops.misc import Conv2dNormActivation
 
 from dgn.engine import engine_for
-from dgn.engine.fusion import fold_norms
-from dgn.method.colours import IMAGENET_MEAN, IMAGENET_STD
+from dgn.engine.fusion import called_as_modules, fold_norms
+from dgn.errors import DgnError
+from dgn.method.colours import grey
 from dgn.method.engine import Engine
+from dgn.method.moves import resized
 from dgn.method.precision import exact_float32
-from dgn.networks.registry import bare_network
-from dgn.networks.tracing import layers_of
-from dgn.networks.weights import NetworkWeights
+from dgn.networks.cuts import Watched, graph_up_to
+from dgn.networks.outputs import class_values, named_outputs
+from dgn.networks.weights import NetworkWeights, filled
+from dgn.text import in_one_line
+
+log = logging.getLogger("dgn")
+
+NUM_PROBES = 3  # pictures that are shown to the network alone and together
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.25}  # of the largest value
 
 
 class FrozenNetwork:
@@ -28,25 +36,30 @@ class FrozenNetwork:
     Args:
         engine: the device; by default this machine's CPU.
         dtype: of weights and responses.
+
+    Raises: DgnError if the network does not run.
     """
 
     def __init__(self, weights: NetworkWeights, engine: Engine | None = None, dtype: torch.dtype = torch.float32):
         self.engine, self.dtype = engine or engine_for("cpu"), dtype
-        self.layers = layers_of(weights.network)
-        self.sha256 = weights.sha256
-        model = bare_network(weights.network)
-        model.load_state_dict(weights.state, assign=True)
+        self.network, self.layers = weights.network, weights.network.layers
+        self.size_px, self.is_grey = self.network.size, self.layers.num_channels == 1
+        model = filled(self.network, weights.state)
         for module in model.modules():
             if getattr(module, "inplace", False):  # an in-place ReLU would overwrite the response before it
                 module.inplace = False  # type: ignore[assignment]
-            if isinstance(module, Conv2dNormActivation):  # the tracer would treat this sequence as one layer
-                module.__class__ = nn.Sequential
         model = model.eval().requires_grad_(False).to(self.engine.device, dtype)
         self.model = model.to(memory_format=torch.channels_last)
-        self.mean_311 = torch.tensor(IMAGENET_MEAN, device=self.engine.device).reshape(3, 1, 1)
-        self.std_311 = torch.tensor(IMAGENET_STD, device=self.engine.device).reshape(3, 1, 1)
-        self._modules = {alias: name for name, alias in self.layers.aliases.items()}
+        self.mean_c11, self.std_c11 = self._normalisation(self.network.means), self._normalisation(self.network.stds)
         self._cut: dict[tuple[str, ...], nn.Module] = {}
+        self.is_coupled = not self.engine.is_symbolic and self._finds_coupling()
+
+    def _normalisation(self, numbers: Sequence[float]) -> Tensor:
+        """A mean or standard deviation for RGB (or grey) in [0, 1]: (C, 1, 1), C the network's channels or 1."""
+        in_range = torch.tensor(numbers, dtype=torch.float64) / self.network.value_range
+        if self.network.channel_order == "BGR":
+            in_range = in_range.flip(0)
+        return in_range.float().to(self.engine.device).reshape(-1, 1, 1)
 
     @property
     def units(self) -> Mapping[str, int]:
@@ -54,38 +67,121 @@ class FrozenNetwork:
         return self.layers.units
 
     def responses(self, images_N3HW: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """The layers' outputs in the network's dtype, before any activation function that follows them.
+        """The layers' outputs in the network's dtype, before any activation function that follows them: (N, U) or, for
+        maps and tokens, (N, U, ...).
 
         Runs only as deep as the deepest of `layers`. Differentiable with respect to the pictures.
 
         Args:
-            images_N3HW: RGB, values in [0, 1] can be displayed; others are allowed.
+            images_N3HW: RGB, values in [0, 1] can be displayed; others are allowed. Of any size.
         """
-        normalised = ((images_N3HW - self.mean_311) / self.std_311).to(self.dtype)
-        normalised = normalised.contiguous(memory_format=torch.channels_last)
-        return self.cut_behind(tuple(layers))(normalised)
+        cut = self.cut_behind(tuple(layers))
+        normalised = self._normalised(images_N3HW)
+        if not self.is_coupled:
+            return self._units_first(cut(normalised))
+        each = [self._units_first(cut(one[None])) for one in normalised]
+        return {layer: torch.cat([one[layer] for one in each]) for layer in layers}
+
+    def _normalised(self, images_N3HW: Tensor) -> Tensor:
+        """What the network reads: its own size, channels, and range of values; (N, C, H, W) in its dtype."""
+        if images_N3HW.shape[-1] != self.size_px:
+            images_N3HW = resized(images_N3HW, self.size_px)
+        images = grey(images_N3HW) if self.is_grey else images_N3HW
+        images = (images - self.mean_c11) / self.std_c11
+        if self.network.channel_order == "BGR":
+            images = images.flip(1)
+        return images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+
+    def _units_first(self, responses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {layer: response.movedim(self.layers.axes.get(layer, 1), 1) for layer, response in responses.items()}
 
     def cut_behind(self, layers: tuple[str, ...]) -> nn.Module:
         """The network up to the last of `layers`, as the engine runs it. Only the latest is kept, because each has its
         own folded weights."""
         if layers not in self._cut:
-            nodes = {self._modules.get(layer, layer): layer for layer in layers}
-            cut = create_feature_extractor(self.model, return_nodes=nodes, suppress_diff_warning=True)
-            self._cut = {layers: self.engine.fuse(fold_norms(cut.eval()))}
+            plain = Watched(self.model, self.layers, layers)
+            joined = self._joined(layers)
+            if joined is not None and not self._agree(joined, plain):
+                joined = None
+            if joined is None:
+                log.info("%s cannot be traced to %s: it runs unfused", self.layers.network, ", ".join(layers))
+            self._cut = {layers: joined or plain}
         return self._cut[layers]
+
+    def _joined(self, layers: tuple[str, ...]) -> nn.Module | None:
+        """The network's graph up to layers, with what follows each other joined; None if it cannot be traced."""
+        graph = graph_up_to(self.model, self.layers, layers)
+        if graph is None:
+            return None
+        joined = self.engine.fuse(fold_norms(called_as_modules(graph.eval())))
+        joined.delete_all_unused_submodules()  # which hold the weights of what was joined
+        return joined
 
     @torch.no_grad()
     @exact_float32()
-    def scores(self, images_N3HW: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    def scores(self, images_N3HW: Tensor, layer: str) -> tuple[Tensor, Tensor | None]:
         """The same numbers computed another way, to score pictures with: the whole plain network, hooked at `layer`.
 
-        Returns: the layer's response and the network's output (N, classes), both float32.
+        Returns: the layer's response as `responses` gives it and the values of the classes in the network's output,
+            (N, classes), None if it has no classes; both float32.
         """
-        kept: list[Tensor] = []
-        module = self.model.get_submodule(self._modules.get(layer, layer))
-        handle = module.register_forward_hook(lambda _module, _inputs, output: kept.append(output.detach().clone()))
+        plain = Watched(self.model, self.layers, [layer], is_stopped=False)
+        normalised = self._normalised(images_N3HW.to(self.engine.device))
+        parts = []
+        for images in normalised.split(1) if self.is_coupled else [normalised]:
+            response = self._units_first(plain(images))[layer].float()
+            has_classes = self.layers.class_layer is not None
+            parts.append(
+                (response, class_values(plain.output, self.layers.class_output).float() if has_classes else None)
+            )
+        responses, values = zip(*parts, strict=True)
+        return torch.cat(responses), torch.cat(values) if self.layers.class_layer is not None else None
+
+    @torch.no_grad()
+    def _agree(self, cut: nn.Module, plain: nn.Module) -> bool:
+        """Whether the graph answers as the network does: tracing takes the first way through its code for every way."""
+        if self.engine.is_symbolic:
+            return True
+        picture = self._normalised(self._probes(1))
+        responses = plain(picture)
         try:
-            output = self.model(images_N3HW.to(self.engine.device).sub(self.mean_311).div(self.std_311).to(self.dtype))
-        finally:
-            handle.remove()
-        return kept[-1].float(), output.float()
+            return all(self._are_close(cut(picture)[layer], response) for layer, response in responses.items())
+        except RuntimeError:  # a graph that was traced with constants which do not fit
+            return False
+
+    def _are_close(self, one: Tensor, other: Tensor) -> bool:
+        scale = other.float().abs().max().clamp_min(1e-6)
+        return one.shape == other.shape and bool(
+            (one.float() - other.float()).abs().max() <= TOLERANCE[self.dtype] * scale
+        )
+
+    def _probes(self, count: int) -> Tensor:
+        stream = torch.Generator().manual_seed(0)
+        return torch.rand(count, 3, self.size_px, self.size_px, generator=stream).to(self.engine.device)
+
+    @torch.no_grad()
+    @exact_float32()
+    def _finds_coupling(self) -> bool:
+        """Whether a picture's values depend on the other pictures of its batch. Raises: DgnError if it cannot run."""
+        pictures = self._normalised(self._probes(NUM_PROBES))
+        try:
+            alone = [_values(self.model(picture[None])) for picture in pictures]
+        except Exception as error:  # whatever a network's own code raises
+            raise DgnError(
+                f"{self.layers.network} does not run on one picture of {self.size_px} x {self.size_px} px "
+                f"({in_one_line(error)})"
+            ) from error
+        together = _values(self.model(pictures))
+        is_coupled = not self._are_close(together, torch.cat(alone))
+        if is_coupled:
+            log.warning(
+                "%s lets the pictures of a batch change each other (batch norm without running statistics does): it "
+                "sees them one by one",
+                self.layers.network,
+            )
+        return is_coupled
+
+
+def _values(output: Any) -> Tensor:
+    """Every value of a network's output, (N, values)."""
+    return torch.cat([tensor.float().flatten(1) for _, tensor in named_outputs(output) if tensor.ndim > 1], 1)

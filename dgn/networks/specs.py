@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
+from typing import get_args
 
 from dgn.errors import TargetError
+from dgn.networks.directions import read_directions
 from dgn.networks.layers import Layers
-from dgn.targets import MODES, Group, Mode, TargetBlock, WeightedUnit
+from dgn.targets import MODES, Group, Measure, Mode, TargetBlock, WeightedUnit
+from dgn.text import near
 
 
 def parse_targets(
@@ -18,7 +20,10 @@ def parse_targets(
 
     Args:
         specs: any of `all`, `classes`, `classes:0-99,668,mosque`, `filters`, `filters:conv5_1:0-31`,
-            `mix:classes:9+30`, `group:conv5_1:3*0.5+17`, `group:conv5_1:3+17,conv4_1:7`.
+            `mix:classes:9+30`, `group:conv5_1:3*0.5+17`, `group:conv5_1:3+17,conv4_1:7`, `raw:features.0.0:0-31`.
+            `filters` are what convolutions pass on: after a batch norm if one follows, whose negative scale would turn
+            the most into the least. `raw` is the layer itself. `direction:conv5_1:FILE.npy` and
+            `direction:conv5_1:FILE.npy:dot` are the vectors in a file, of one number per unit of the layer.
         modes: for every target. Without it, targets are untrained, except that `all` has the classes in both modes.
 
     Raises: TargetError for what the network does not have, and for labels that several classes share.
@@ -29,30 +34,41 @@ def parse_targets(
     if not specs:
         raise TargetError("no targets: expected for instance all, classes, classes:0-99 or filters:LAYER:0-31")
     assert num_seeds >= 1
-    wanted: dict[tuple[Mode, str], dict[Group, None]] = {}
+    wanted: dict[tuple[Mode, str, Measure], dict[Group, str]] = {}  # with the names of directions
 
     def add(layer: str, groups: Sequence[Group], default_modes: Sequence[str]) -> None:
         for mode in modes or default_modes:
-            wanted.setdefault((mode, layer), {}).update(dict.fromkeys(groups))  # type: ignore[arg-type]
+            wanted.setdefault((mode, layer, "sum"), {}).update(dict.fromkeys(groups, ""))  # type: ignore[arg-type]
 
     for spec in specs:
         kind, _, rest = spec.partition(":")
-        if spec == "all":
+        if spec == "all" and layers.class_layer is not None:
             add(layers.class_layer, _singles(layers.class_layer, _all_units(layers, layers.class_layer)), MODES)
         if spec in ("all", "filters"):
             for layer in layers.filter_layers:
                 add(layer, _singles(layer, _all_units(layers, layer)), ("untrained",))
         elif kind == "classes":
-            units = _parse_classes(rest, layers, spec) if ":" in spec else _all_units(layers, layers.class_layer)
-            add(layers.class_layer, _singles(layers.class_layer, units), ("untrained",))
+            units = _parse_classes(rest, layers, spec) if ":" in spec else _all_units(layers, layers.classes())
+            add(layers.classes(), _singles(layers.classes(), units), ("untrained",))
         elif kind == "filters":
             layer, _, selection = rest.partition(":")
             layer = _check_layer(layer, layers, spec)
+            layer = layers.norms.get(layer, layer)
             units = _parse_units(selection, layer, layers, spec) if ":" in rest else _all_units(layers, layer)
             add(layer, _singles(layer, units), ("untrained",))
+        elif kind == "raw" and ":" in rest:
+            layer, _, selection = rest.partition(":")
+            layer = _check_layer(layer, layers, spec)
+            add(layer, _singles(layer, _parse_units(selection, layer, layers, spec)), ("untrained",))
+        elif kind == "direction" and ":" in rest:
+            layer, _, file = rest.partition(":")
+            layer = _check_layer(layer, layers, spec)
+            measure, directions = read_directions(file, layer, layers.units[layer], spec)
+            for mode in modes or ("untrained",):
+                wanted.setdefault((mode, layer, measure), {}).update(directions)  # type: ignore[arg-type]
         elif kind == "mix" and rest.startswith("classes:"):
-            group = _parse_group(layers.class_layer, rest.removeprefix("classes:"), layers, spec)
-            add(layers.class_layer, [group], ("untrained",))
+            group = _parse_group(layers.classes(), rest.removeprefix("classes:"), layers, spec)
+            add(layers.classes(), [group], ("untrained",))
         elif kind == "group" and ":" in rest:
             parts = [part.partition(":") for part in rest.split(",")]
             group = tuple(u for layer, _, units in parts for u in _parse_group(layer, units, layers, spec))
@@ -60,11 +76,17 @@ def parse_targets(
         else:
             raise TargetError(
                 f"unknown target '{spec}': expected all, classes, classes:0-99, classes:LABEL, filters, "
-                "filters:LAYER:0-31, mix:classes:9+30 or group:LAYER:3*0.5+17"
+                "filters:LAYER:0-31, raw:LAYER:0-31, mix:classes:9+30, group:LAYER:3*0.5+17 or "
+                "direction:LAYER:FILE.npy"
             )
     depth = {layer: i for i, layer in enumerate(layers.units)}
-    keys = sorted(wanted, key=lambda key: (MODES.index(key[0]), depth[key[1]]))
-    return [TargetBlock(layer, tuple(wanted[mode, layer]), mode, first_seed, num_seeds) for mode, layer in keys]
+    keys = sorted(wanted, key=lambda key: (MODES.index(key[0]), depth[key[1]], get_args(Measure).index(key[2])))
+    blocks = []
+    for mode, layer, measure in keys:
+        groups = wanted[mode, layer, measure]
+        names = () if measure == "sum" else tuple(groups.values())
+        blocks.append(TargetBlock(layer, tuple(groups), mode, first_seed, num_seeds, measure, names))
+    return blocks
 
 
 def _singles(layer: str, units: Sequence[int]) -> list[Group]:
@@ -78,10 +100,9 @@ def _all_units(layers: Layers, layer: str) -> range:
 def _check_layer(layer: str, layers: Layers, spec: str) -> str:
     layer = layers.aliases.get(layer, layer)
     if layer not in layers.units:
-        near = difflib.get_close_matches(layer, layers.units, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {_some(list(layers.units))}"
         raise TargetError(
-            f"unknown layer '{layer}' in '{spec}': {layers.network} has no such layer; {hint} "
+            f"unknown layer '{layer}' in '{spec}': {layers.network} has no such layer; "
+            f"{near(layer, layers.units, 'it has')} "
             f"(`dgn info --discriminator {layers.network} --layers` and `dgn.layers('{layers.network}')` list all)"
         )
     return layer
@@ -113,7 +134,7 @@ def _parse_classes(text: str, layers: Layers, spec: str) -> list[int]:
     units: list[int] = []
     for part in (p.strip() for p in text.split(",")):
         if re.fullmatch(r"\d+(-\d+)?", part):
-            units += _parse_units(part, layers.class_layer, layers, spec)
+            units += _parse_units(part, layers.classes(), layers, spec)
         else:
             units.append(_class_by_label(part, layers, spec))
     return units
@@ -125,8 +146,9 @@ def _class_by_label(label: str, layers: Layers, spec: str) -> int:
         numbers = " and ".join(map(str, found))
         raise TargetError(f"label '{label}' in '{spec}' names {len(found)} classes, {numbers}: give the number instead")
     if not found:
-        near = difflib.get_close_matches(label.lower(), [known.lower() for known in layers.labels], n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {_some(layers.labels)}"
+        hint = (
+            near(label, layers.labels, "it has") if layers.labels else "its classes are numbers (--labels names them)"
+        )
         raise TargetError(f"unknown class '{label}' in '{spec}': {layers.network} has no such label; {hint}")
     return found[0]
 
@@ -147,7 +169,3 @@ def _parse_group(layer: str, text: str, layers: Layers, spec: str) -> Group:
             raise TargetError(f"unit {unit} is named twice in '{spec}': give it one weight")
         group[unit] = WeightedUnit(layer, unit, float(match[2] or 1))
     return tuple(group.values())
-
-
-def _some(names: Sequence[str], at_most: int = 6) -> str:
-    return ", ".join(names[:at_most]) + (f", ... ({len(names)} in all)" if len(names) > at_most else "")

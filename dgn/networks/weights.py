@@ -3,113 +3,188 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.error import URLError
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-from torch import Tensor
-from torchvision import models
+from torch import Tensor, nn
 
 from dgn.errors import WeightsMismatch, WeightsMissing
 from dgn.networks import embedded
-from dgn.networks.registry import bare_network, check_known
+from dgn.networks.checkpoints import read_checkpoint
+from dgn.networks.network import Network
+from dgn.networks.registry import network_named
+from dgn.text import in_one_line, plural
+
+COUNTER = "num_batches_tracked"  # of batch norms; nothing reads it
 
 
 @dataclass(frozen=True)
 class NetworkWeights:
-    """A network's weights on the CPU, with the SHA-256 of the file that they came from."""
+    """A network with its weights on the CPU, and the SHA-256 of the file that they came from."""
 
-    network: str
+    network: Network
     state: dict[str, Tensor]
     sha256: str
     source: str  # for messages: the file's name, or where it was found
+    remarks: tuple[str, ...] = ()  # for people: what was taken off, left out or missing
 
 
-def load_weights(network: str, path: Path | None = None) -> NetworkWeights:
-    """A network's weights: from `path` if given, otherwise the embedded file or torchvision's download.
+def load_weights(network: Network | str, path: Path | None = None) -> NetworkWeights:
+    """A network's weights: from `path` if given, otherwise embedded, downloaded, or those that it was built with.
+
+    The network that comes back has as many classes as the file.
 
     Args:
-        path: `.safetensors`, or a `.pth` state dict; the latter is read with `weights_only=True`.
+        path: a file of any common trainer, see `checkpoints.read_checkpoint`. None of its code runs.
 
     Raises: WeightsMissing, WeightsMismatch.
     """
+    if isinstance(network, str):
+        network = network_named(network)
+    builder: Any = network.model
+    if path is None and hasattr(builder, "weights_path"):
+        found = builder.weights_path()
+        return replace(_from_file(network, found), source=f"embedded:{found.name}")
     if path is not None:
         path = path.expanduser()
-        if not path.is_file():
-            raise WeightsMissing(f"no weights file at {path}: expected a .safetensors or .pth file for {network}")
-        weights = NetworkWeights(network, _read_state(path, network), file_sha256(path), str(path.name))
-    elif network in embedded.NETWORKS:
-        path = embedded.weights_path(network)
-        weights = NetworkWeights(network, _read_state(path, network), file_sha256(path), f"embedded:{path.name}")
-    else:
-        weights = _torchvision_weights(network)
-    return _fitted(weights)
-
-
-def _torchvision_weights(network: str) -> NetworkWeights:
-    check_known(network)
-    choice = models.get_model_weights(network).DEFAULT
+        if not path.exists():
+            raise WeightsMissing(f"no weights file at {path}: expected a .safetensors or .pth file for {network.name}")
+        return _from_file(network, path)
+    if not hasattr(builder, "download"):
+        return _with_own_weights(network)
     try:
-        state = choice.get_state_dict(progress=False, check_hash=True)
-    except (URLError, OSError) as error:
+        state = builder.download()
+    except WeightsMissing as error:
         raise WeightsMissing(
-            f"no weights for {network}: torchvision's download failed ({error}); without internet "
-            f"give a .safetensors or .pth file (--weights FILE, or weights=); "
-            f"{' and '.join(embedded.NETWORKS)} come with dgn"
+            f"no weights for {network.name}: {error}; without internet give a file (--weights FILE, or weights=); "
+            f"efficientnet_lite0, {' and '.join(embedded.NETWORKS)} come with dgn"
         ) from error
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(choice.url).name
-    return NetworkWeights(network, dict(state), file_sha256(cached), str(choice))
+    return _fitted(network, state, state_sha256(state), f"published weights of {network.name}")
 
 
-def _read_state(path: Path, network: str) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            state = load_safetensors(path.read_bytes())
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsMismatch(f"{path} is not a whole weights file for {network}: {first_line}") from error
-    except Exception as error:  # pickle's own errors differ between versions; here any of them means a bad file
-        raise WeightsMismatch(
-            f"{path} cannot be read safely as weights: expected .safetensors or .pth of {network} "
-            f"({type(error).__name__})"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise WeightsMismatch(f"{path} is not a state dict: expected a mapping of names to tensors for {network}")
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+def _from_file(network: Network, path: Path) -> NetworkWeights:
+    expected = network.bare().state_dict()
+    checkpoint = read_checkpoint(path, expected.keys(), network.name)
+    network = _with_classes_of(network, expected, checkpoint.state)
+    weights = _fitted(network, checkpoint.state, file_sha256(path), path.name)
+    return replace(weights, remarks=(*checkpoint.remarks, *weights.remarks))
 
 
-def _fitted(weights: NetworkWeights) -> NetworkWeights:
-    """The weights, checked name by name and shape by shape. Batch norms' counters, which nothing reads, may be missing.
+def _with_own_weights(network: Network) -> NetworkWeights:
+    state = {
+        name: tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
+        for name, tensor in network.built().state_dict().items()
+    }
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise WeightsMismatch(
+                f"{network.name}: its tensor '{name}' has NaN or infinity: expected finite numbers; give weights from "
+                "before the training diverged"
+            )
+    return _fitted(network, state, state_sha256(state), f"the weights that {network.name} was built with")
+
+
+def _with_classes_of(network: Network, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Network:
+    """The network with as many classes as the file: where shapes differ, they do so by the number of classes alone."""
+    rebuild = getattr(network.model, "with_classes", None)
+    if rebuild is None:
+        return network
+    pairs = [(tensor.shape, state[name].shape) for name, tensor in expected.items() if name in state]
+    differing = {(ours, theirs) for ours, theirs in pairs if ours != theirs}
+    numbers = {(ours[:1], theirs[:1]) for ours, theirs in differing}
+    if len(numbers) != 1 or any(ours[1:] != theirs[1:] or not ours for ours, theirs in differing):
+        return network
+    [((before,), (after,))] = numbers
+    if before != network.layers.num_classes:
+        return network
+    return replace(network, model=rebuild(after), labels=())
+
+
+def filled(network: Network, state: Mapping[str, Tensor], versions: Any = None) -> nn.Module:
+    """The network's module with these weights, which it shares; what they lack keeps its shape, without memory.
+
+    Args:
+        versions: of each module when the file was written; by default today's, which some modules ask for.
+
+    Raises: RuntimeError for weights that do not fit.
+    """
+    model = network.bare()
+    versioned = OrderedDict(state)
+    versioned._metadata = versions or model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned, strict=False, assign=True)
+    return model
+
+
+def _fitted(network: Network, state: dict[str, Tensor], sha256: str, source: str) -> NetworkWeights:
+    """The weights, checked name by name and shape by shape.
+
+    What no asked-for layer needs may lack or be over: heads that run in training only, and the classes.
 
     Raises: WeightsMismatch.
     """
-    expected = {name: tensor.shape for name, tensor in bare_network(weights.network).state_dict().items()}
-    found = {name: tensor.shape for name, tensor in weights.state.items()}
-    counters = {
-        name: torch.tensor(0) for name in expected if name.endswith("num_batches_tracked") and name not in found
+    expected = network.bare().state_dict()
+    convert = getattr(network.model, "converted", None)
+    if convert and not expected.keys() <= state.keys():
+        state = convert(state)
+    unused = {name for name in expected if name in network.layers.unused or name.endswith(COUNTER)}
+    versions = getattr(state, "_metadata", None)
+    state = {
+        name: tensor for name, tensor in state.items() if name not in unused or tensor.shape == expected[name].shape
     }
-    problems = [f"{name} is missing" for name in expected if name not in found and name not in counters]
-    problems += [f"{name} is not a weight of {weights.network}" for name in found if name not in expected]
-    problems += [
-        f"{name} is {tuple(found[name])} instead of {tuple(expected[name])}"
-        for name in expected
-        if name in found and found[name] != expected[name]
+    wrong = [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
     ]
+    missing = [name for name in expected if name not in state and name not in unused]
+    own_parts = {_part(name) for name in expected}
+    over = [name for name in state if name not in expected]
+    strange = [f"{name} is not a weight of {network.name}" for name in over if _part(name) in own_parts]
+    head = _part(network.layers.module_of(network.layers.class_layer)[0]) if network.layers.class_layer else None
+    lost_head = bool(missing) and all(_part(name) == head for name in missing) and len(own_parts) > 1
+    problems = [*([] if lost_head else [f"{name} is missing" for name in missing]), *strange, *wrong]
     if problems:
-        more = f" and {len(problems) - 1} more differences" if len(problems) > 1 else ""
-        raise WeightsMismatch(
-            f"weights of another architecture: {weights.source} does not fit {weights.network} ({problems[0]}{more}); "
-            f"give weights of {weights.network}"
-        )
-    return replace(weights, state=weights.state | counters)
+        raise _mismatch(network, source, problems)
+    remarks = (
+        [f"left out {plural(len(over), 'tensor')} of {', '.join(sorted({_part(n) for n in over}))}"] if over else []
+    )
+    if lost_head:
+        network = network.without(head or "", f"{source} has no weights for {head}")
+        remarks.append(f"no weights for {head}: there are no classes to draw")
+    try:
+        model = filled(network, {name: tensor for name, tensor in state.items() if name in expected}, versions)
+    except RuntimeError as error:
+        raise _mismatch(network, source, [in_one_line(error)]) from error
+    whole = {name: torch.zeros_like(t, device="cpu") if t.is_meta else t for name, t in model.state_dict().items()}
+    return NetworkWeights(network, whole, sha256, source, tuple(remarks))
+
+
+def _mismatch(network: Network, source: str, problems: list[str]) -> WeightsMismatch:
+    more = f" and {len(problems) - 1} more differences" if len(problems) > 1 else ""
+    return WeightsMismatch(
+        f"weights of another architecture: {source} does not fit {network.name} ({problems[0]}{more}); "
+        f"give weights of {network.name}"
+    )
+
+
+def _part(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, as 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of weights that come from no file, as 64 hex digits: of their names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -30,9 +30,10 @@ def quantised(picture_3HW: Tensor) -> NDArray[np.uint8]:
 
 
 def encode_png(picture_HW3: NDArray[np.uint8]) -> bytes:
-    """(H, W, 3) uint8 RGB -> the bytes of a PNG file, which is lossless."""
+    """(H, W, 3) uint8 RGB -> the bytes of a PNG file, which is lossless; a grey one if all pixels are grey."""
     buffer = io.BytesIO()
-    Image.fromarray(picture_HW3).save(buffer, format="PNG")
+    is_grey = bool((picture_HW3 == picture_HW3[..., :1]).all())
+    Image.fromarray(picture_HW3[..., 0] if is_grey else picture_HW3).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

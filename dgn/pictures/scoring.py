@@ -8,7 +8,7 @@ Shapes: N pictures, U units of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dgn.errors import DgnError
-from dgn.method.architecture import PICTURE_PX
 from dgn.method.loop import RenderResult
 from dgn.method.memory import in_batches
 from dgn.networks.frozen import FrozenNetwork
+from dgn.networks.layers import Layers
 from dgn.pictures.codec import as_tensor, decode_png, quantised
 from dgn.statuses import Status
 from dgn.targets import Target
@@ -45,22 +45,26 @@ class TopUnit:
 class Scores:
     """One picture's scores."""
 
-    activation: float  # of the target, after the ReLU, averaged over space for a map
-    rank: int  # 1 if no unit outside the target is higher than the target's weakest wanted unit in its layer
-    # Softmax of the network's output, summed over the target's classes; None for other layers.
+    # Of the target, averaged over space for a map: after the ReLU, but before it if all weights are negative. For a
+    # direction, the cosine with it or the projection on it.
+    activation: float
+    # 1 if no unit outside the target is higher than the target's weakest wanted unit in its layer; if all weights are
+    # negative, 1 if none is lower than the highest of the target's. None for a direction.
+    rank: int | None
+    # Of the target's classes: their sum (softmax), or the lowest of theirs (sigmoid); None for other layers, and if the
+    # network's output is not one of probabilities.
     probability: float | None
     top5: tuple[TopUnit, ...]  # of the target's first layer
     others_sum: float  # of Eq. 2, without lambda
 
 
-def read_pictures(pngs: Sequence[bytes]) -> Tensor:
-    """N saved pictures as (N, 3, 224, 224) uint8 RGB. Raises: DgnError if one is not a picture of the generator."""
+def read_pictures(pngs: Sequence[bytes], size_px: int) -> Tensor:
+    """N saved pictures as (N, 3, H, W) uint8 RGB. Raises: DgnError if one has another side than `size_px`."""
     pictures = [decode_png(png) for png in pngs]
     for picture in pictures:
-        if picture.shape[:2] != (PICTURE_PX, PICTURE_PX):
+        if picture.shape[:2] != (size_px, size_px):
             raise DgnError(
-                f"a picture of the run is {picture.shape[1]} x {picture.shape[0]} px: "
-                f"expected {PICTURE_PX} x {PICTURE_PX}"
+                f"a picture of the run is {picture.shape[1]} x {picture.shape[0]} px: expected {size_px} x {size_px}"
             )
     return as_tensor(pictures)
 
@@ -82,56 +86,96 @@ def score(images_N3HW: Tensor, targets: Sequence[Target], network: FrozenNetwork
 
 
 def _score_batch(images_N3HW: Tensor, targets: Sequence[Target], network: FrozenNetwork) -> list[Scores]:
-    units: dict[str, NDArray[np.float32]] = {}
-    probabilities_NU = np.empty(0)
+    layers = network.layers
+    units: dict[str, LayerValues] = {}
+    probabilities_NU: NDArray[np.float64] | None = None
     for layer in dict.fromkeys(layer for target in targets for layer in target.layers):
-        response, logits_NU = network.scores(images_N3HW, layer)
-        units[layer] = _mean_over_space(response.cpu().numpy())
-        logits = logits_NU.cpu().double().numpy()
-        shifted = np.exp(logits - logits.max(1, keepdims=True))
-        probabilities_NU = shifted / shifted.sum(1, keepdims=True)
+        response, class_values_NU = network.scores(images_N3HW, layer)
+        units[layer] = _layer_values(response.cpu().numpy())
+        if class_values_NU is not None:
+            probabilities_NU = probabilities(class_values_NU.cpu().double().numpy(), layers)
     return [
-        _score_one(target, {layer: units[layer][n] for layer in target.layers}, probabilities_NU[n], network)
+        _score_one(
+            target,
+            {layer: (units[layer][0][n], units[layer][1][n]) for layer in target.layers},
+            None if probabilities_NU is None else probabilities_NU[n],
+            layers,
+        )
         for n, target in enumerate(targets)
     ]
 
 
-def _mean_over_space(response: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, U). Signed if a layer has no map, so that silent units have different ranks; after the ReLU where it has one.
+LayerValues = tuple[NDArray[np.float32], NDArray[np.float32]]  # of units: as they rank, and before the ReLU
+
+
+def _layer_values(response: NDArray[np.float32]) -> LayerValues:
+    """(N, U) both. A layer without a map ranks by signed values, so that silent units have different ranks; one with a
+    map by its mean after the ReLU.
 
     In NumPy for the same reason as `codec.quantised`.
     """
     if response.ndim == 2:
-        return response
-    axes = (1,) if response.ndim == 3 else (2, 3)
-    return np.maximum(response, 0).mean(axis=axes, dtype=np.float64).astype(np.float32)
+        return response, response
+    axes = tuple(range(2, response.ndim))
+    means = [
+        values.mean(axis=axes, dtype=np.float64).astype(np.float32) for values in (np.maximum(response, 0), response)
+    ]
+    return means[0], means[1]
+
+
+def probabilities(class_values_NU: NDArray[np.float64], layers: Layers) -> NDArray[np.float64] | None:
+    """The classes' probabilities, (N, classes); None if the network's output has none."""
+    if layers.output == "none":
+        return None
+    if layers.is_probability:
+        return class_values_NU
+    if layers.output == "sigmoid":
+        return 0.5 * (1 + np.tanh(class_values_NU / 2))  # which cannot overflow
+    shifted = np.exp(class_values_NU - class_values_NU.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
 
 
 def _score_one(
-    target: Target, units: dict[str, NDArray[np.float32]], probability_U: NDArray[np.float64], network: FrozenNetwork
+    target: Target, units: Mapping[str, LayerValues], probability_U: NDArray[np.float64] | None, layers: Layers
 ) -> Scores:
-    layers = network.layers
+    first_U, first_before_relu_U = units[target.layer]
     activation, others, rank = 0.0, 0.0, 1
-    for layer, values_U in units.items():
+    is_class = target.layers == (layers.class_layer,)
+    labels = layers.labels if is_class else ()
+    highest = np.argsort(-first_U, kind="stable")[:NUM_TOP]
+    top5 = tuple(TopUnit(int(u), labels[u] if labels else None, float(first_U[u])) for u in highest)
+    if target.measure != "sum":
+        return Scores(_along(first_before_relu_U, target), None, None, top5, 0.0)
+    for layer, (values_U, before_relu_U) in units.items():
         own = {u.unit: u.weight for u in target.units if u.layer == layer}
         positive_U = np.maximum(values_U, 0)
-        activation += sum(weight * float(positive_U[unit]) for unit, weight in own.items())
+        used_U = before_relu_U if target.is_negative else positive_U
+        activation += sum(weight * float(used_U[unit]) for unit, weight in own.items())
         is_other_U = np.ones(len(values_U), dtype=bool)
         is_other_U[list(own)] = False
         others += float(positive_U[is_other_U].sum(dtype=np.float64))
-        wanted = [values_U[unit] for unit, weight in own.items() if weight > 0]
-        if wanted:
+        if target.is_negative:
+            rank = max(rank, 1 + int((before_relu_U[is_other_U] < max(before_relu_U[unit] for unit in own)).sum()))
+        elif wanted := [values_U[unit] for unit, weight in own.items() if weight > 0]:
             rank = max(rank, 1 + int((values_U[is_other_U] > min(wanted)).sum()))
-    first_U = units[target.layer]
-    is_class = target.layers == (layers.class_layer,)
-    top = np.argsort(-first_U, kind="stable")[:NUM_TOP]
+    own_probabilities = (
+        [] if probability_U is None else [float(probability_U[u.unit]) for u in target.units if is_class]
+    )
+    combine = sum if layers.output == "softmax" else min
     return Scores(
         activation=activation,
         rank=rank,
-        probability=float(sum(probability_U[u.unit] for u in target.units)) if is_class else None,
-        top5=tuple(TopUnit(int(u), layers.labels[u] if is_class else None, float(first_U[u])) for u in top),
+        probability=combine(own_probabilities) if own_probabilities else None,
+        top5=top5,
         others_sum=others,
     )
+
+
+def _along(response_U: NDArray[np.float32], target: Target) -> float:
+    """See `objectives.along`."""
+    response = response_U.astype(np.float64)
+    projection = sum(unit.weight * response[unit.unit] for unit in target.units)
+    return float(projection if target.measure == "dot" else projection / max(np.linalg.norm(response), 1e-12))
 
 
 @dataclass(frozen=True)
@@ -156,19 +200,25 @@ def score_results(results: Sequence[RenderResult], network: FrozenNetwork) -> li
         saved = score(as_tensor(pictures), targets, network)
         unrounded = score(torch.stack([result.picture_3HW for result in finite]), targets, network)
         for result, picture_HW3, scores, other in zip(finite, pictures, saved, unrounded, strict=True):
-            status, reason = outcome(result, scores, network.layers.class_layer)
+            status, reason = outcome(result, scores, network.layers)
             scored[result.target] = ScoredPicture(result, status, reason, picture_HW3, scores, other.activation)
     return [scored.get(result.target) or ScoredPicture(result, *NONFINITE, None, None, None) for result in results]
 
 
-def outcome(result: RenderResult, scores: Scores, class_layer: str) -> tuple[Status, str | None]:
+def outcome(result: RenderResult, scores: Scores, layers: Layers) -> tuple[Status, str | None]:
     """Status and reason of a target with a picture: the one rule behind both."""
     target = result.target
-    if scores.activation <= 0 and all(unit.weight > 0 for unit in target.units):
+    if target.is_negative:
+        if scores.activation > 0:
+            return Status.SUPPRESSED, f"below zero as asked: {-scores.activation:.4g} before the ReLU"
+        return Status.NOT_CONVERGED, f"not below zero before the ReLU after {result.num_updates} updates"
+    if target.measure == "sum" and scores.activation <= 0 and all(unit.weight > 0 for unit in target.units):
         return Status.DEAD, f"the activation is 0 on the saved picture after {result.num_updates} updates"
-    if class_layer in target.layers and scores.rank > 1:
+    if layers.class_layer in target.layers and layers.output == "softmax" and (scores.rank or 1) > 1:
         best = scores.top5[0]
         return Status.NOT_CONVERGED, f"rank {scores.rank} on the saved picture: {best.label or best.unit} is first"
+    if layers.output == "sigmoid" and scores.probability is not None and scores.probability < 0.5:
+        return Status.NOT_CONVERGED, f"probability {scores.probability:.3g} on the saved picture: below one half"
     start = result.activation_curve[0]
     if scores.activation < start:
         return Status.NOT_CONVERGED, f"the activation fell from {start:.4g} to {scores.activation:.4g}"

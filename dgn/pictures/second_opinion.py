@@ -1,6 +1,7 @@
 """A second opinion on saved pictures: an independent network's, and the network's own after small distortions.
 
-The network made a picture until it liked it, so its own rank proves little. Pictures are uint8 RGB, (N, 3, 224, 224).
+The network made a picture until it liked it, so its own rank proves little. Pictures are uint8 RGB,
+(N, 3, H, W), of the size that the network sees; a judge sees them at its own.
 A judge is the independent network, and nothing else.
 """
 
@@ -15,7 +16,6 @@ from torch import Tensor
 from dgn.errors import DgnError
 from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.layers import Layers
-from dgn.networks.registry import class_labels
 from dgn.networks.weights import NetworkWeights
 from dgn.pictures.distortions import DISTORTIONS
 from dgn.pictures.scoring import Scores, score
@@ -33,18 +33,21 @@ class Opinion:
 def check_independent(judge: NetworkWeights, own: NetworkWeights) -> None:
     """Raises: DgnError if the judge is the network itself, or was trained on other classes."""
     is_same_file = judge.sha256 == own.sha256
-    if is_same_file or (judge.network == own.network and _are_equal(judge.state, own.state)):
+    if is_same_file or (judge.network.name == own.network.name and _are_equal(judge.state, own.state)):
         raise DgnError(
             f"{judge.source} is the network that made these pictures: expected another network as judge, or other "
             "weights"
         )
-    theirs, ours = class_labels(judge.network), class_labels(own.network)
-    if theirs != ours:
-        unit = next((u for u, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), None)
-        differing = f"; class {unit} is {theirs[unit]} there and {ours[unit]} here" if unit is not None else ""
+    theirs, ours = judge.network.layers, own.network.layers
+    if theirs.labels != ours.labels or theirs.num_classes != ours.num_classes:
+        unit = next((u for u, (a, b) in enumerate(zip(theirs.labels, ours.labels, strict=False)) if a != b), None)
+        differing = (
+            f"; class {unit} is {theirs.labels[unit]} there and {ours.labels[unit]} here" if unit is not None else ""
+        )
         raise DgnError(
-            f"{judge.network} cannot judge {own.network}: it has other classes ({len(theirs)} there, {len(ours)} here"
-            f"{differing}); expected a network that was trained on the same classes"
+            f"{judge.network.name} cannot judge {own.network.name}: it has other classes ({theirs.num_classes} there, "
+            f"{ours.num_classes} here{differing}); expected a network that was trained on the same classes, with the "
+            "same labels"
         )
 
 
@@ -65,10 +68,11 @@ def judged(
     pictures_N3HW: Tensor, targets: Sequence[Target], layers: Layers, judge: FrozenNetwork
 ) -> list[Scores | None]:
     """The judge's scores of the same classes; None for targets that are not classes of `layers`."""
+    class_layer = judge.layers.class_layer
     theirs = {
-        n: replace(target, units=tuple(replace(unit, layer=judge.layers.class_layer) for unit in target.units))
+        n: replace(target, units=tuple(replace(unit, layer=class_layer) for unit in target.units))
         for n, target in enumerate(targets)
-        if target.layers == (layers.class_layer,)
+        if class_layer is not None and target.layers == (layers.class_layer,) and target.measure == "sum"
     }
     if not theirs:
         return [None] * len(targets)

@@ -34,7 +34,30 @@ def _check_workers(workers: Any) -> str:
     return text
 
 
+def _check_sha256(text: Any) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", str(text), re.ASCII):
+        raise ValueError("expected 64 hex digits")
+    return str(text)
+
+
+def _numbers(value: Any) -> Any:
+    return _comma_separated(value) if isinstance(value, str) else [value] if isinstance(value, int | float) else value
+
+
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_numbers)]
 WorkerCount = Annotated[str, BeforeValidator(_check_workers)]
+
+
+NETWORK_SETTINGS = (
+    "discriminator", "weights", "weights_sha256", "labels", "input_size", "mean", "std", "channel_order", "value_range",
+    "class_layer", "output",
+)  # fmt: skip
+
+
+def shown_name(discriminator: str) -> str:
+    """A network's name as rows have it: of a function in a file, without the file's folder."""
+    place, colon, function = discriminator.rpartition(":")
+    return f"{place.rpartition('/')[2]}:{function}" if colon and place.endswith(".py") else discriminator
 
 
 class RunConfig(BaseModel):
@@ -45,7 +68,8 @@ class RunConfig(BaseModel):
     targets: Annotated[tuple[str, ...], BeforeValidator(_one_or_many)] = Field(
         default=("all",),
         description="What to draw, one or more of: all, classes, classes:0-99, classes:mosque, filters, "
-        "filters:conv5_1:0-31, mix:classes:9+30, group:conv5_1:3*0.5+17.",
+        "filters:conv5_1:0-31, raw:conv5_1:0-31, mix:classes:9+30, group:conv5_1:3*0.5+17, "
+        "direction:conv5_1:FILE.npy.",
     )
     modes: Annotated[tuple[str, ...], BeforeValidator(_comma_separated)] | None = Field(
         default=None,
@@ -55,11 +79,48 @@ class RunConfig(BaseModel):
     preset: str = Field(default="standard", description=f"How to draw: {', '.join(PRESETS)}.")
     discriminator: str = Field(
         default="vgg16",
-        description="The classifier: vgg16, another of torchvision's, vgg16-mini or vgg16-mini-b.",
+        description="The classifier: vgg16, another of torchvision's, efficientnet_lite0, vgg16-mini, timm:NAME, or a "
+        "function of your own that returns an nn.Module and is run: FILE.py:FUNCTION, package.module:FUNCTION.",
     )
     weights: str | None = Field(
         default=None,
-        description="File of the classifier's weights, .safetensors or .pth. Default: torchvision downloads them.",
+        description="The classifier's weights, as any trainer saves them: a file, s3:// or https://. None of the "
+        "file's code is run. Default: those that come with it or are downloaded.",
+    )
+    weights_sha256: Annotated[str, BeforeValidator(_check_sha256)] | None = Field(
+        default=None, description="SHA-256 that the weights must have; needed for https://. Default: any."
+    )
+    labels: str | None = Field(
+        default=None,
+        description="File of the classes' labels, in order: one per line, JSON or CSV. Default: the published ones, or "
+        "numbers.",
+    )
+    input_size: int | None = Field(
+        default=None,
+        ge=16,
+        le=1024,
+        description="Side of the pictures that the classifier wants, in pixels. Default: as published.",
+    )
+    mean: Numbers | None = Field(
+        default=None,
+        description="What the classifier's preprocessing subtracts: one number, or one per channel. Default: as "
+        "published.",
+    )
+    std: Numbers | None = Field(
+        default=None, description="What the classifier's preprocessing divides by. Default: as published."
+    )
+    channel_order: Literal["RGB", "BGR"] | None = Field(
+        default=None, description="Order of the classifier's colour channels. Default: RGB."
+    )
+    value_range: float | None = Field(
+        default=None, gt=0, description="What white is before the mean is subtracted, 1 or 255. Default: as published."
+    )
+    class_layer: str | None = Field(
+        default=None, description="The layer whose units are the classes. Default: found from the output."
+    )
+    output: Literal["softmax", "sigmoid", "none"] | None = Field(
+        default=None,
+        description="What makes probabilities of the classes' values. Default: softmax; sigmoid for a single class.",
     )
     decoder: str | None = Field(
         default=None, description='Decoder for the pretrained mode: a file from dgn pretrain, or "drawings".'

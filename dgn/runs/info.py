@@ -16,6 +16,13 @@ from dgn.runs.validation import first_problem
 
 # Settings that earlier versions wrote into the fingerprint and that never changed a picture.
 RETIRED = {"render.untrained.noise", "render.pretrained.noise"}
+# What earlier versions did not write because they did it with every network.
+ASSUMED = {
+    "network": {
+        "size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "channel_order": "RGB",
+        "value_range": 1.0, "output": "softmax",
+    }
+}  # fmt: skip
 
 
 def _having(*names: str) -> AfterValidator:

@@ -76,7 +76,7 @@ class Judge:
     @property
     def folder(self) -> str:
         """The judge's name in keys."""
-        return f"{self.network}-{self.sha256[:8]}"
+        return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', self.network)}-{self.sha256[:8]}"
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def judge_shards(
     """Each shard with its judgements, one row for every row of it, or with what is wrong with it."""
     rows: list[dict[str, Any]] = []
     damage: RunDamaged | None = None
-    for shard, batch, is_last, waiting in _read_ahead(run, shards, own.engine.scoring_batch_size):
+    for shard, batch, is_last, waiting in _read_ahead(run, shards, own):
         try:
             pictures = [future.result() for future in waiting]
             targets = _targets(plan, shard, batch)
@@ -48,26 +48,29 @@ def judge_shards(
 Batch = tuple[int, list[dict[str, Any]], bool, list[Future[Tensor]]]  # shard, rows, whether the last, their pictures
 
 
-def _read_ahead(run: Run, shards: Sequence[int], batch_size: int) -> Iterator[Batch]:
+def _read_ahead(run: Run, shards: Sequence[int], own: FrozenNetwork) -> Iterator[Batch]:
     """Batches of rows with their pictures, which are read while the previous batch is judged."""
     ahead: deque[Batch] = deque()
+    batch_size = own.engine.scoring_batch_size
     with ThreadPoolExecutor(NUM_READERS) as readers:
         for shard, table in zip(shards, run.tables(shards, COLUMNS), strict=True):
             rows = table.to_pylist()
             for at in range(0, len(rows), batch_size):
                 batch = rows[at : at + batch_size]
-                waiting = [readers.submit(_picture, run, row) for row in batch if row["file_name"] is not None]
+                waiting = [
+                    readers.submit(_picture, run, row, own.size_px) for row in batch if row["file_name"] is not None
+                ]
                 ahead.append((shard, batch, at + batch_size >= len(rows), waiting))
                 if len(ahead) > 1:
                     yield ahead.popleft()
         yield from ahead
 
 
-def _picture(run: Run, row: dict[str, Any]) -> Tensor:
-    """(1, 3, 224, 224) uint8."""
+def _picture(run: Run, row: dict[str, Any], size_px: int) -> Tensor:
+    """(1, 3, H, W) uint8."""
     png = run.picture(row["file_name"], row["sha256"])
     try:
-        return read_pictures([png])
+        return read_pictures([png], size_px)
     except DgnError as error:
         raise RunDamaged(f"{run.store.url}/{row['file_name']}: {error}", VERIFY) from error
 

@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 
 from dgn.errors import DgnError, WeightsMissing
-from dgn.networks.tracing import layers_of
-from dgn.networks.weights import NetworkWeights, load_weights
+from dgn.networks.network import Network
+from dgn.networks.own_code import is_code
+from dgn.networks.weights import NetworkWeights
+from dgn.runs.config import RunConfig
 from dgn.runs.info import RunInfo
+from dgn.runs.networks import load_network
 from dgn.runs.plan import Plan, make_plan
 from dgn.runs.run import Run
+from dgn.runs.validation import validated
 
 
-def own_plan(run: Run, info: RunInfo) -> Plan:
-    """The run's targets. Raises: DgnError if its settings give other targets than it was started with."""
+def own_config(info: RunInfo, given: Mapping[str, str | None]) -> RunConfig:
+    """The settings that a run was started with, and where its network's files are now.
+
+    Args:
+        given: settings by name; None for those that did not move.
+
+    Raises: DgnError if the run's network is code and was not named again: a run from elsewhere runs nothing unasked.
+    """
     config = info.run_config
-    plan = make_plan(config, layers_of(config.discriminator))
+    moved = {name: value for name, value in given.items() if value is not None}
+    if is_code(config.discriminator) and "discriminator" not in moved:
+        name = info.fingerprint["discriminator"]
+        raise DgnError(f"this run's network is code, {name}: to run it, name it again with --discriminator {name}")
+    return validated(RunConfig, {**config.model_dump(), **moved})
+
+
+def own_plan(run: Run, info: RunInfo, config: RunConfig, network: Network) -> Plan:
+    """The run's targets. Raises: DgnError if its settings give other targets than it was started with."""
+    plan = make_plan(config, network.layers)
     is_same_size = (plan.num_targets, plan.num_shards) == (info.num_targets, info.num_shards)
     if not is_same_size or plan.targets_sha256() != info.fingerprint["targets_sha256"]:
         raise DgnError(f"{run.store.url}: the settings in run.json do not give its own target list; it was edited")
     return plan
 
 
-def own_weights(info: RunInfo, given: str | None, flag: str = "--weights") -> NetworkWeights:
-    """The weights that made the run's pictures: those of its settings, or `given` if they moved.
+def own_weights(info: RunInfo, config: RunConfig, flag: str = "--weights") -> NetworkWeights:
+    """The network that made the run's pictures.
 
     Args:
-        flag: the one that `given` came from, for messages.
+        flag: the one that gives a file that moved, for messages.
 
     Raises: WeightsMissing; DgnError for another file.
     """
-    config = info.run_config
-    path = given or config.weights
     try:
-        weights = load_weights(config.discriminator, Path(path) if path else None)
+        weights = load_network(config)
     except WeightsMissing as error:
         raise WeightsMissing(
             f"cannot load the network that made these pictures: {error}; give its file with {flag} FILE"

@@ -11,7 +11,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dgn
 from dgn.method.recipes import RenderConfig
@@ -20,6 +20,9 @@ from dgn.networks.specs import parse_targets
 from dgn.runs import schema
 from dgn.runs.config import RunConfig
 from dgn.targets import Target, TargetBlock
+
+if TYPE_CHECKING:
+    from dgn.networks.network import Network
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,11 @@ class Plan:
 
     def targets_sha256(self) -> str:
         """Hash of the target list: of its blocks, which determine every target and its shard."""
-        lines = [json.dumps(asdict(block), sort_keys=True) for block in self.blocks]
+        blocks = [asdict(block) for block in self.blocks]
+        for block in blocks:
+            if block["measure"] == "sum":  # as in runs from before there were directions
+                del block["measure"], block["names"]
+        lines = [json.dumps(block, sort_keys=True) for block in blocks]
         return hashlib.sha256("\n".join([*lines, str(self.shard_size)]).encode()).hexdigest()
 
 
@@ -77,15 +84,16 @@ def make_plan(config: RunConfig, layers: Layers) -> Plan:
 
 
 def fingerprint(
-    plan: Plan, render: RenderConfig, discriminator: str, weights_sha256: str, decoder_sha256: str | None
+    plan: Plan, render: RenderConfig, network: Network, weights_sha256: str, decoder_sha256: str | None
 ) -> dict[str, Any]:
     """Everything that decides a run's pictures. Two runs with the same fingerprint make the same pictures."""
     return {
         "schema_version": schema.VERSION,
         "dgn_version": dgn.__version__,
-        "discriminator": discriminator,
+        "discriminator": network.name,
         "weights_sha256": weights_sha256,
         "decoder_sha256": decoder_sha256,
         "render": json.loads(json.dumps(asdict(render))),
         "targets_sha256": plan.targets_sha256(),
+        "network": network.description(),
     }

@@ -38,7 +38,7 @@ def with_settings(model: type[BaseModel], *names: str) -> Callable[[Callable[...
 
         @wraps(command)
         def run(**arguments: Any) -> None:
-            given = {name: arguments.pop(name) for name in chosen}
+            given = {name: arguments.pop(name, None) for name in chosen}
             command(**arguments, settings={name: value for name, value in given.items() if value is not None})
 
         del run.__wrapped__  # or inspect would see the command's own signature

@@ -39,7 +39,7 @@ def test_the_scores_are_those_of_the_saved_picture(pictures, mini):
     """Scored again from the PNG by a plain forward pass."""
     star = pictures[2]
     rgb_N3HW = torch.from_numpy(np.array(Image.open(io.BytesIO(star.png)))).permute(2, 0, 1)[None] / 255
-    logits_U = mini.model((rgb_N3HW - mini.mean_311) / mini.std_311)[0]
+    logits_U = mini.model((rgb_N3HW - mini.mean_c11) / mini.std_c11)[0]
     assert star.activation == pytest.approx(max(logits_U[4].item(), 0), rel=1e-4)
     assert star.rank == 1 + int((logits_U > logits_U[4]).sum())
     assert star.probability == pytest.approx(logits_U.softmax(0)[4].item(), rel=1e-4)
@@ -134,15 +134,17 @@ def test_looking_up_a_network_draws_no_random_numbers():
 
 
 def test_its_settings_are_a_runs_settings():
-    """The same names and defaults as RunConfig, whose fields for clusters and files it has no use for."""
+    """The same names and defaults as RunConfig, whose fields for clusters and files it has no use for; what describes
+    a network is in dgn.Network."""
     import inspect
 
-    from dgn.runs.config import RunConfig
+    from dgn.runs.config import NETWORK_SETTINGS, RunConfig
 
     parameters = inspect.signature(dgn.render).parameters
     of_a_run = set(RunConfig.model_fields) - {"shard_size", "workers", "gpus_per_worker", "log_format"}
-    assert set(parameters) - {"network", "device", "progress"} == of_a_run - {"discriminator"}
-    for name in of_a_run - {"discriminator", "targets"}:
+    of_a_run -= set(NETWORK_SETTINGS) - {"weights"}
+    assert set(parameters) - {"network", "device", "progress"} == of_a_run
+    for name in of_a_run - {"targets"}:
         assert parameters[name].default == RunConfig.model_fields[name].default, name
 
 
@@ -151,7 +153,11 @@ def test_its_settings_are_a_runs_settings():
     [
         ({"targets": "classes:nope"}, dgn.TargetError, "unknown class 'nope'"),
         ({"network": "vgg17"}, dgn.DgnError, "unknown network 'vgg17'"),
-        ({"network": torch.nn.Linear(1, 1)}, dgn.DgnError, "network is a Linear: expected a name"),
+        (
+            {"network": torch.nn.Linear(1, 1)},
+            dgn.DgnError,
+            "Linear does not say what pictures it wants",
+        ),
         ({"preset": "nice"}, dgn.DgnError, "unknown preset 'nice'"),
         ({"seeds": 0}, dgn.DgnError, "setting seeds: "),
         ({"modes": "pretrained"}, dgn.DgnError, "needs a decoder: give --decoder FILE (in Python decoder="),

@@ -5,8 +5,8 @@ import inspect
 import dgn
 
 
-def test_fifteen_documented_names():
-    assert len(dgn.__all__) == 15
+def test_sixteen_documented_names():
+    assert len(dgn.__all__) == 16
     for name in dgn.__all__:
         value = getattr(dgn, name)
         assert inspect.getdoc(value), name
@@ -14,7 +14,7 @@ def test_fifteen_documented_names():
 
 
 def test_public_methods_are_documented():
-    for owner in (dgn.Picture, dgn.Pictures, dgn.OpenRun, dgn.Layers):
+    for owner in (dgn.Picture, dgn.Pictures, dgn.OpenRun, dgn.Layers, dgn.Network):
         for name, member in vars(owner).items():
             if not name.startswith("_") and callable(getattr(member, "__func__", member)):
                 assert inspect.getdoc(member), f"{owner.__name__}.{name}"

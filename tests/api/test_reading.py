@@ -54,7 +54,10 @@ def test_the_best_of_a_layer(run):
         (lambda run: run.best("fc8", "x"), "number of rows: expected an integer of at least 1, got 'x'"),
         (lambda run: run.pictures(top=-1), "number of rows: expected an integer of at least 1, got -1"),
         (lambda run: run.best("fc8", mode="foo"), "unknown mode 'foo': expected one of untrained, pretrained"),
-        (lambda run: run.pictures("status=okay"), "unknown status 'okay': expected one of ok, not_converged, dead, "),
+        (
+            lambda run: run.pictures("status=okay"),
+            "unknown status 'okay': expected one of ok, suppressed, ",
+        ),
         (lambda run: run.table(where=5), "where: expected conditions such as 'activation>=20', got 5"),
         (lambda run: run.table(where=[5]), "where: expected conditions such as 'activation>=20', got [5]"),
         (lambda run: run.table(columns="colour"), "unknown column 'colour'"),

@@ -13,7 +13,7 @@ from dgn.cluster.events import ShardCommitted, WorkerLost
 from dgn.cluster.fleet import choose_workers
 from dgn.cluster.rules import Rules, Workers
 from dgn.errors import DgnError, Incomplete
-from dgn.networks.tracing import layers_of
+from dgn.networks.registry import network_named
 from dgn.runs.config import RunConfig
 from dgn.runs.plan import fingerprint, make_plan
 from dgn.runs.run import Run
@@ -32,8 +32,8 @@ NO_STRAGGLERS = 1e9
 def driver_of(tmp_path):
     """A run of eight shards of two targets, and a driver of fake workers for it."""
     config = RunConfig(targets=("classes:0-15",), discriminator="vgg16-mini", shard_size=2)
-    plan = make_plan(config, layers_of("vgg16-mini"))
-    identity = fingerprint(plan, config.render_config("float32"), "vgg16-mini", "", None)
+    plan = make_plan(config, network_named("vgg16-mini").layers)
+    identity = fingerprint(plan, config.render_config("float32"), network_named("vgg16-mini"), "", None)
     run = Run(open_store(str(tmp_path / "run")))
     run.store.check(must_write=True)
     info = run.start(identity, config, plan.num_targets, plan.num_shards)
@@ -228,8 +228,8 @@ def test_a_device_without_room_for_a_batch(tmp_path, mini_weights, reliability):
     config = RunConfig(
         targets=("classes:0-7",), discriminator="vgg16-mini", shard_size=4, width=WIDTH, updates=2, views=1
     )
-    plan, render = make_plan(config, layers_of("vgg16-mini")), config.render_config("float32")
-    identity = fingerprint(plan, render, "vgg16-mini", mini_weights.sha256, None)
+    plan, render = make_plan(config, network_named("vgg16-mini").layers), config.render_config("float32")
+    identity = fingerprint(plan, render, network_named("vgg16-mini"), mini_weights.sha256, None)
     run = Run(open_store(str(tmp_path / "run")))
     info = run.start(identity, config, plan.num_targets, plan.num_shards)
     context = RunContext(run.store.url, info.run_id, plan, render, identity, 4)

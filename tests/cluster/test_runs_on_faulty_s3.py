@@ -13,7 +13,7 @@ import pytest
 from dgn.cluster.context import RunContext
 from dgn.cluster.driver import Driver
 from dgn.cluster.rules import Rules, Workers
-from dgn.networks.tracing import layers_of
+from dgn.networks.registry import network_named
 from dgn.networks.weights import load_weights
 from dgn.runs.config import RunConfig
 from dgn.runs.plan import fingerprint, make_plan
@@ -47,9 +47,9 @@ class Losses:
     def __init__(self, proxy, url, folder):
         self.proxy, self.folder = proxy, folder
         config = RunConfig(targets=("classes:0-15",), discriminator="vgg16-mini", shard_size=2)
-        plan = make_plan(config, layers_of("vgg16-mini"))
+        plan = make_plan(config, network_named("vgg16-mini").layers)
         sha256 = load_weights("vgg16-mini").sha256
-        identity = fingerprint(plan, config.render_config("float32"), "vgg16-mini", sha256, None)
+        identity = fingerprint(plan, config.render_config("float32"), network_named("vgg16-mini"), sha256, None)
         self.run = Run(open_store(url))
         self.info = self.run.start(identity, config, plan.num_targets, plan.num_shards)
         self.context = RunContext(url, self.info.run_id, plan, config.render_config("float32"), identity, 1)

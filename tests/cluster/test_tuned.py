@@ -12,7 +12,7 @@ from dgn.cluster.precision import resolve_precision
 from dgn.cluster.worker import RenderWorker
 from dgn.cost.tuned import store_tuned, tuned_path
 from dgn.method import loop
-from dgn.networks.tracing import layers_of
+from dgn.networks.registry import network_named
 from dgn.runs.config import RunConfig
 from dgn.runs.plan import make_plan
 from dgn.runs.stores import retry_observers
@@ -26,7 +26,7 @@ def worker_with(tmp_path, mini_weights):
 
     def make(tuned, batch_size=None):
         config = RunConfig(targets=("classes:0-7",), discriminator="vgg16-mini", width=NARROW, updates=2, views=1)
-        plan, render = make_plan(config, layers_of("vgg16-mini")), config.render_config("float32")
+        plan, render = make_plan(config, network_named("vgg16-mini").layers), config.render_config("float32")
         context = RunContext(str(tmp_path), "r", plan, render, {}, batch_size, {t.device: t for t in tuned})
         return RenderWorker(context, mini_weights, None)
 

@@ -11,7 +11,7 @@ from dgn.cluster.context import RunContext
 from dgn.cluster.worker import RenderWorker
 from dgn.errors import StoreError
 from dgn.method import loop
-from dgn.networks.tracing import layers_of
+from dgn.networks.registry import network_named
 from dgn.pictures.scoring import read_pictures, score
 from dgn.runs.config import RunConfig
 from dgn.runs.layout import sha256
@@ -30,8 +30,8 @@ def worker(tmp_path, mini_weights):
         targets=("filters:conv3_1:0-7",), discriminator="vgg16-mini", shard_size=4, width=WIDTH, updates=NUM_UPDATES,
         views=1,
     )  # fmt: skip
-    plan, render = make_plan(config, layers_of("vgg16-mini")), config.render_config("float32")
-    identity = fingerprint(plan, render, "vgg16-mini", mini_weights.sha256, None)
+    plan, render = make_plan(config, network_named("vgg16-mini").layers), config.render_config("float32")
+    identity = fingerprint(plan, render, network_named("vgg16-mini"), mini_weights.sha256, None)
     run = Run(open_store(str(tmp_path / "run")))
     info = run.start(identity, config, plan.num_targets, plan.num_shards)
     observers = list(retry_observers)
@@ -66,7 +66,7 @@ def test_rows_describe_the_very_bytes_that_were_written(worker):
     for row, target in zip(rows(worker), targets, strict=True):
         png = worker.run.store.read(row["file_name"])
         assert sha256(png) == row["sha256"]
-        [scores] = score(read_pictures([png]), [target], worker.scorer)
+        [scores] = score(read_pictures([png], 224), [target], worker.scorer)
         assert row["activation"] == pytest.approx(scores.activation, rel=1e-4)
         assert row["rank"] == scores.rank
         assert row["unrounded_activation"] == pytest.approx(row["activation"], rel=0.3)

@@ -9,6 +9,7 @@ import torch
 
 from dgn.cost.batches import choose_batch_size
 from dgn.cost.counted import count_cost
+from dgn.networks.registry import network_named
 from tests.helpers.tuned import TUNED
 
 
@@ -39,7 +40,7 @@ def on_gpu(mini, monkeypatch):
 
 
 def test_no_more_than_fit_on_a_gpu(on_gpu, quick_config):
-    each = count_cost(quick_config, "untrained", "vgg16-mini", "fc8").bytes_per_target
+    each = count_cost(quick_config, "untrained", network_named("vgg16-mini"), "fc8").bytes_per_target
     tuned = replace(TUNED, batch_size={"untrained": 64})
     for fitting, expected in ((8.5, 8), (64.5, 64), (100.5, 64), (0.3, 1)):
         network = on_gpu(int(fitting * each / 0.8))  # a fifth is left free

@@ -13,20 +13,20 @@ from dgn.method.decoder import random_decoder
 from dgn.method.loop import update
 from dgn.method.recipes import RenderConfig
 from dgn.networks.frozen import FrozenNetwork
-from dgn.networks.registry import bare_network
-from dgn.networks.tracing import layers_of
+from dgn.networks.registry import network_named
 from dgn.networks.weights import NetworkWeights
 from tests.helpers.targets import filter_target
 
 
 def counted(network, preset, mode):
     """In float32, which every CPU is fast at; other number formats take the same operations."""
-    state = bare_network(network).state_dict()
+    state = network_named(network).bare().state_dict()
     weights = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in state.items()}
-    classifier = FrozenNetwork(NetworkWeights(network, weights, "", "zeros"))
+    classifier = FrozenNetwork(NetworkWeights(network_named(network), weights, "", "zeros"))
     config = RenderConfig.from_preset(preset)
     decoder = random_decoder(config.pretrained.width) if mode == "pretrained" else None
-    batch = start_batch([filter_target(layers_of(network).class_layer, 3, mode)], config, classifier, decoder)
+    classifier.cut_behind((classifier.layers.class_layer,))  # which is checked once, and not counted
+    batch = start_batch([filter_target(classifier.layers.class_layer, 3, mode)], config, classifier, decoder)
     optimiser = batch.optimiser()
     with FlopCounterMode(display=False) as counter:
         update(batch, optimiser, *batch.random())
@@ -45,5 +45,5 @@ def counted(network, preset, mode):
 def test_an_update_takes_no_more_operations_than_it_did(network, preset, mode, gflop):
     num_counted = counted(network, preset, mode)
     assert num_counted <= 1.1 * gflop
-    plain = count_cost(RenderConfig.from_preset(preset), mode, network).ops_per_update / 1e9
+    plain = count_cost(RenderConfig.from_preset(preset), mode, network_named(network)).ops_per_update / 1e9
     assert num_counted < plain, "of plain convolutions, as dgn info counts them"

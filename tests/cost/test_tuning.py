@@ -8,6 +8,7 @@ from dgn.cost.tuned import Variant
 from dgn.cost.tuning import BUDGET_S, fastest, has_peaked, measure
 from dgn.engine.cpu import CpuEngine
 from dgn.errors import DgnError
+from dgn.networks.registry import network_named
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ class Drawn:
             on_update(update, torch.zeros(len(targets)))
 
     def tune(self, config):
-        return measure("vgg16-mini", config, self.tried.append)
+        return measure(network_named("vgg16-mini"), config, self.tried.append)
 
 
 def test_precision_and_form_are_chosen_first_then_batches(monkeypatch, quick_config):
@@ -121,4 +122,4 @@ def test_no_larger_batch_is_tried_once_memory_is_full(monkeypatch, quick_config)
     assert sum(variant.batch_size > 4 for variant in device.tried) == 2
     Drawn(monkeypatch, lambda v: 0.01, room=2)
     with pytest.raises(DgnError, match="no memory for 4 targets at once"):
-        measure("vgg16-mini", quick_config)
+        measure(network_named("vgg16-mini"), quick_config)

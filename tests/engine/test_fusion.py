@@ -9,8 +9,7 @@ from dgn.engine.fusion import fold_norms
 from dgn.method.engine import Engine
 from dgn.networks import frozen
 from dgn.networks.frozen import FrozenNetwork
-from dgn.networks.registry import build_network
-from dgn.networks.tracing import layers_of
+from dgn.networks.registry import network_named
 from dgn.networks.weights import NetworkWeights
 
 PX = 112  # of the images: half of 224, and VGG's third block still has Winograd's products
@@ -35,15 +34,15 @@ def response_and_gradient(network, images, layer):
 )
 def test_what_is_fused_answers_as_the_stock_network(network, layer, monkeypatch):
     torch.manual_seed(0)
-    model = build_network(network).eval()
+    model = network_named(network).built().eval()
     for module in model.modules():  # statistics that folding a norm has to take into account
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 2)
             nn.init.uniform_(module.bias, -0.2, 0.2)
-    layer = layer or layers_of(network).class_layer
+    layer = layer or network_named(network).layers.class_layer
     state = {n: t.double() if t.is_floating_point() else t for n, t in model.state_dict().items()}
-    weights = NetworkWeights(network, state, "", "random")
+    weights = NetworkWeights(network_named(network), state, "", "random")
     images = torch.rand(2, 3, PX, PX, dtype=torch.float64, requires_grad=True)
     ours = FrozenNetwork(weights, dtype=torch.float64)
     got = response_and_gradient(ours, images, layer)

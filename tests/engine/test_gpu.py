@@ -12,6 +12,7 @@ from dgn.method.loop import render_batch, render_targets, update
 from dgn.method.precision import DTYPES, exact_float32
 from dgn.method.recipes import RenderConfig
 from dgn.networks.frozen import FrozenNetwork
+from dgn.networks.registry import network_named
 from dgn.targets import MODES, Target, WeightedUnit
 from tests.conftest import WIDTH
 from tests.helpers.targets import class_targets
@@ -143,7 +144,7 @@ def test_memory_is_what_was_planned(preset, precision, mini_weights):
     config = RenderConfig.from_preset(preset, precision, num_updates=4)
     network = FrozenNetwork(mini_weights, engine_for(GPU), DTYPES[precision])
     measured = (most_bytes(12, config, network) - most_bytes(4, config, network)) / 8
-    counted = count_cost(config, "untrained", "vgg16-mini").bytes_per_target
+    counted = count_cost(config, "untrained", network_named("vgg16-mini")).bytes_per_target
     print(f"\n{preset} {precision}: {measured / 1e6:.0f} MB a target, counted {counted / 1e6:.0f}")
     assert 0.5 * counted < measured < 1.25 * counted  # batches are planned with a fifth to spare
 

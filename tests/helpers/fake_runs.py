@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from dgn.networks.tracing import layers_of
+from dgn.networks.registry import network_named
 from dgn.pictures.codec import encode_png, encode_thumbnail
 from dgn.runs.config import RunConfig
 from dgn.runs.judgements import DISTORTION_NAMES, write_judgements
@@ -60,10 +60,10 @@ def write_fake_run(
 ):
     """Commits every shard. Rows share a few pictures, which lie where the rows say. Returns the Run."""
     config = RunConfig(targets=list(targets), seeds=seeds, shard_size=shard_size, preset="draft", decoder="drawings")
-    layers = layers_of("vgg16")
+    layers = network_named("vgg16").layers
     plan = make_plan(config, layers)
     run = Run(open_store(url))
-    identity = fingerprint(plan, config.render_config("float32"), "vgg16", "0" * 64, "0" * 64)
+    identity = fingerprint(plan, config.render_config("float32"), network_named("vgg16"), "0" * 64, "0" * 64)
     info = run.start(identity, config, plan.num_targets, plan.num_shards)
     pngs, thumbnails = _drawn(are_flat) if has_pictures else ([b""], [b""])
     names = [f"images/fake/00000000/{n:02d}.png" for n in range(len(pngs))] if has_pictures else ["images/none.png"]

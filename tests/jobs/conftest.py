@@ -40,7 +40,7 @@ def judged(rendered, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("judged") / "run"
     shutil.copytree(rendered, folder)
-    command(str(folder), by="vgg16-mini-b", as_json=True)
+    command(run=str(folder), by="vgg16-mini-b", as_json=True)
     return folder
 
 

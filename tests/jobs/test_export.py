@@ -115,7 +115,7 @@ def test_the_card(folder, dgn, tmp_path):
     for layer, mode in (("conv1_1", "untrained"), ("fc8", "untrained")):
         counts = [
             sum((row["layer"], row["mode"], row["status"]) == (layer, mode, status) for row in rows)
-            for status in ("ok", "not_converged", "dead", "nonfinite")
+            for status in ("ok", "suppressed", "not_converged", "dead", "nonfinite")
         ]
         assert f"| `{layer}` | `{mode}` | {sum(counts)} | {' | '.join(map(str, counts))} |" in text
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from dgn.errors import DgnError
 from dgn.networks import embedded
+from dgn.networks.registry import network_named
 from dgn.networks.weights import load_weights
 from dgn.pictures.second_opinion import check_independent
 from dgn.runs.judgements import write_judgements
@@ -132,7 +133,7 @@ def test_other_labels_are_named_by_the_first_that_differs():
     judge, own = load_weights("vgg16-mini-b"), load_weights("vgg16-mini")
     check_independent(judge, own)
     with pytest.raises(DgnError, match="class 0 is tench there"):
-        check_independent(type(judge)("squeezenet1_0", {}, "0" * 64, "x.pth"), own)
+        check_independent(type(judge)(network_named("squeezenet1_0"), {}, "0" * 64, "x.pth"), own)
 
 
 def test_weights_that_moved(run, dgn, tmp_path):
@@ -224,4 +225,4 @@ def test_in_a_bucket(judged, bucket, dgn):
 
 @pytest.mark.parametrize("flag", ["--weights", "--discriminator-weights"])
 def test_a_summary_takes_no_weights(flag, judged, dgn):
-    assert_one_line(dgn("judge", judged, "--summary", flag, "x.pth"), 2, "--summary", "leave out the weights")
+    assert_one_line(dgn("judge", judged, "--summary", flag, "x.pth"), 2, "--summary", "leave out the flags that describe one")

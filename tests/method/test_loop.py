@@ -44,7 +44,7 @@ def _through_colours(network, components):
     """A decoder draws along photographs' colour axes; the network's model takes normalised RGB."""
     axes, mean = (torch.tensor(values, dtype=torch.float64) for values in (PHOTO_AXES, IMAGENET_MEAN))
     rgb = torch.tensordot(axes, components[0], 1)[None] + mean[:, None, None]
-    return network.model((rgb - network.mean_311) / network.std_311)
+    return network.model((rgb - network.mean_c11) / network.std_c11)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -97,7 +97,7 @@ def test_a_target_that_is_not_finite_leaves_its_neighbours_alone(quick_config, m
 def test_the_pretrained_mode_needs_a_decoder_and_batches_hold_one_mode(quick_config, mini, decoder):
     with pytest.raises(DgnError, match="the pretrained mode needs a decoder"):
         render_batch(class_targets([0], "pretrained"), quick_config, mini)
-    with pytest.raises(AssertionError, match="one mode"):
+    with pytest.raises(AssertionError, match="of one kind"):
         render_batch([*class_targets([0]), *class_targets([0], "pretrained")], quick_config, mini, decoder)
 
 

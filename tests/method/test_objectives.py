@@ -39,11 +39,11 @@ def test_loss_and_regularisers():
     assert objectives.alpha_regulariser(torch.tensor([[3.0, 4.0]])).item() == pytest.approx(0.5)
 
 
-def test_maps_are_averaged_over_space_after_the_relu_and_tokens_over_length():
+def test_maps_are_averaged_over_space_and_tokens_over_length_after_the_relu():
     map_ = torch.tensor([[[[1.0, -1.0], [3.0, -3.0]]]])
     assert unit_values(map_).activation.item() == 1.0
     assert unit_values(map_).before_relu.item() == 0.0
-    assert unit_values(torch.tensor([[[1.0], [-2.0]]])).activation.item() == 0.5
+    assert unit_values(torch.tensor([[[1.0, -2.0]]])).activation.item() == 0.5
 
 
 def test_a_layer_that_a_target_has_no_unit_in_costs_it_nothing():

@@ -21,7 +21,7 @@ def test_a_mosque_in_a_third_of_the_updates(network, real_weights):
     config = RenderConfig.from_preset("standard", "float32", num_updates=80, num_views=1, width=0.25)
     target = Target((WeightedUnit(classifier.layers.class_layer, 668),), "untrained", 0)
     [scored] = score_results(render_batch([target], config, classifier), classifier)
-    [scores] = score(read_pictures([encode_png(scored.picture_HW3)]), [target], classifier)
+    [scores] = score(read_pictures([encode_png(scored.picture_HW3)], 224), [target], classifier)
     assert scores == scored.scores
     assert scores.rank == 1
     assert scores.top5[0].label == "mosque"

@@ -3,8 +3,8 @@
 import pytest
 
 from dgn.errors import TargetError
+from dgn.networks.registry import network_named
 from dgn.networks.specs import parse_targets
-from dgn.networks.tracing import layers_of
 from dgn.targets import Target, WeightedUnit
 
 VGG = "vgg16"
@@ -19,7 +19,7 @@ def units(blocks):
 
 
 def test_the_full_target_set_of_vgg16_is_6224():
-    vgg = layers_of(VGG)
+    vgg = network_named(VGG).layers
     assert [(n, vgg.units[n]) for n in ("conv1_1", "conv2_2", "conv5_1", "fc6", "fc8")] == [
         ("conv1_1", 64), ("conv2_2", 128), ("conv5_1", 512), ("fc6", 4096), ("fc8", 1000),
     ]  # fmt: skip
@@ -30,7 +30,7 @@ def test_the_full_target_set_of_vgg16_is_6224():
 
 
 def test_labels_ranges_and_lists():
-    vgg = layers_of(VGG)
+    vgg = network_named(VGG).layers
     assert units(parse_targets(["classes:mosque"], vgg, None)) == [668]
     assert units(parse_targets(["classes:3-5,9", "classes:4"], vgg, None)) == [3, 4, 5, 9]
     filters = parse_targets(["filters:conv5_1:0-2"], vgg, None)
@@ -38,11 +38,11 @@ def test_labels_ranges_and_lists():
 
 
 def test_groups_keep_their_weights():
-    (mix,) = parse_targets(["mix:classes:9+30"], layers_of(VGG), None)[0]
+    (mix,) = parse_targets(["mix:classes:9+30"], network_named(VGG).layers, None)[0]
     assert mix.units == (WeightedUnit("fc8", 9), WeightedUnit("fc8", 30))
-    (labelled,) = parse_targets(["mix:classes:tench*0.5 + mosque"], layers_of(VGG), None)[0]
+    (labelled,) = parse_targets(["mix:classes:tench*0.5 + mosque"], network_named(VGG).layers, None)[0]
     assert labelled.units == (WeightedUnit("fc8", 0, 0.5), WeightedUnit("fc8", 668))
-    (group,) = parse_targets(["group:conv5_1:3*0.5+17,conv4_1:7"], layers_of(VGG), None)[0]
+    (group,) = parse_targets(["group:conv5_1:3*0.5+17,conv4_1:7"], network_named(VGG).layers, None)[0]
     assert group.units == (WeightedUnit("conv5_1", 3, 0.5), WeightedUnit("conv5_1", 17), WeightedUnit("conv4_1", 7))
     assert group.layers == ("conv5_1", "conv4_1")
     assert group.unit is None
@@ -50,7 +50,7 @@ def test_groups_keep_their_weights():
 
 def test_target_ids_are_unique_stable_and_fit_for_files():
     blocks = parse_targets(
-        ["all", "mix:classes:9+20", "mix:classes:9*0.5+20"], layers_of("vgg16-mini"), None, num_seeds=2
+        ["all", "mix:classes:9+20", "mix:classes:9*0.5+20"], network_named("vgg16-mini").layers, None, num_seeds=2
     )
     ids = [target.target_id for block in blocks for target in block]
     assert len(set(ids)) == len(ids)
@@ -84,10 +84,10 @@ def test_target_ids_are_unique_stable_and_fit_for_files():
 )
 def test_bad_targets_say_what_was_expected(spec, says):
     with pytest.raises(TargetError, match=says.replace("*", r"\*")):
-        parse_targets([spec], layers_of(VGG), None)
+        parse_targets([spec], network_named(VGG).layers, None)
 
 
 def test_bad_modes_and_nothing():
     for specs, modes in ((["all"], ["pretrainedd"]), ([], None)):
         with pytest.raises(TargetError, match="expected"):
-            parse_targets(specs, layers_of("vgg16-mini"), modes)
+            parse_targets(specs, network_named("vgg16-mini").layers, modes)

@@ -9,6 +9,7 @@ import torch
 from dgn.errors import DgnError
 from dgn.method.loop import RenderResult
 from dgn.networks.embedded.drawings import LABELS, draw
+from dgn.networks.registry import network_named
 from dgn.pictures.codec import decode_png, encode_png
 from dgn.pictures.scoring import Scores, TopUnit, outcome, read_pictures, score, score_results
 from dgn.targets import Target, WeightedUnit
@@ -25,7 +26,7 @@ def png_of(label, seed=0):
 
 def test_scores_of_drawings_name_their_class(mini):
     pngs, targets = [png_of(label) for label in LABELS], [fc8(u) for u in range(len(LABELS))]
-    scores = score(read_pictures(pngs), targets, mini)
+    scores = score(read_pictures(pngs, 224), targets, mini)
     ranks = [s.rank for s in scores]
     assert ranks.count(1) >= len(LABELS) - 2
     for one in scores:
@@ -41,7 +42,7 @@ def test_scores_equal_the_networks_own_numbers(mini):
     logits = response["fc8"][0]
     map_means = response["conv4_2"].relu().mean((2, 3))[0]
     targets = [fc8(7), fc8(7, 2), filter_target("conv4_2", 3)]
-    one, pair, filter_ = score(read_pictures([png] * 3), targets, mini)
+    one, pair, filter_ = score(read_pictures([png] * 3, 224), targets, mini)
     assert one.activation == pytest.approx(logits[7].clamp_min(0).item(), rel=1e-4)
     assert one.others_sum == pytest.approx((logits.relu().sum() - logits[7].relu()).item(), rel=1e-4)
     assert one.probability == pytest.approx(logits.softmax(0)[7].item(), rel=1e-4)
@@ -56,7 +57,7 @@ def test_scores_equal_the_networks_own_numbers(mini):
 
 def test_a_picture_of_another_size_is_refused():
     with pytest.raises(DgnError, match="100 x 224 px: expected 224 x 224"):
-        read_pictures([png_of("star"), encode_png(np.zeros((224, 100, 3), np.uint8))])
+        read_pictures([png_of("star"), encode_png(np.zeros((224, 100, 3), np.uint8))], 224)
 
 
 def result(target, curve):
@@ -79,14 +80,19 @@ def scores(activation, rank):
     ],
 )
 def test_statuses(activation, rank, layer, status, reason):
-    found, why = outcome(result(filter_target(layer, 0), [1.0, 3.0]), scores(activation, rank), "fc8")
+    found, why = outcome(
+        result(filter_target(layer, 0), [1.0, 3.0]), scores(activation, rank), network_named("vgg16-mini").layers
+    )
     assert found == status
     assert why is None if reason is None else reason in why
 
 
-def test_a_target_that_is_wanted_silent_is_not_dead():
+def test_a_target_that_is_wanted_silent_has_a_status_of_its_own():
     target = Target((WeightedUnit("conv3_1", 0, -1.0),), "untrained", 0)
-    assert outcome(result(target, [-2.0, -1.0]), scores(0.0, 1), "fc8") == ("ok", None)
+    layers = network_named("vgg16-mini").layers
+    below, above = (outcome(result(target, [-2.0, -1.0]), scores(activation, 1), layers) for activation in (3.0, -0.5))
+    assert below == ("suppressed", "below zero as asked: -3 before the ReLU")
+    assert above == ("not_converged", "not below zero before the ReLU after 2 updates")
 
 
 def test_a_batch_is_scored_as_saved_and_a_picture_that_is_not_finite_has_no_scores(mini):
@@ -99,10 +105,10 @@ def test_a_batch_is_scored_as_saved_and_a_picture_that_is_not_finite_has_no_scor
     assert "not finite" in nonfinite.reason
     for one in (first, last):
         png = encode_png(one.picture_HW3)  # whose values are 0.001 lower
-        [again] = score(read_pictures([png]), [one.result.target], mini)
+        [again] = score(read_pictures([png], 224), [one.result.target], mini)
         assert again.activation == pytest.approx(one.scores.activation, rel=1e-5)
         assert again.activation != pytest.approx(one.unrounded_activation, rel=1e-5)
         assert (again.rank, again.top5[0].unit) == (one.scores.rank, one.scores.top5[0].unit)
         exact = score(one.result.picture_3HW[None], [one.result.target], mini)[0].activation
         assert one.unrounded_activation == pytest.approx(exact, rel=1e-5)
-        assert (one.status, one.reason) == outcome(one.result, one.scores, "fc8")
+        assert (one.status, one.reason) == outcome(one.result, one.scores, mini.layers)

@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from dgn.networks.tracing import layers_of
+from dgn.networks.registry import network_named
 from dgn.runs.config import RunConfig
 from dgn.runs.plan import Plan, make_plan
 from dgn.runs.shards import Committed
@@ -12,7 +12,7 @@ from dgn.runs.shards import Committed
 
 def plan_of(**settings):
     config = RunConfig(discriminator="vgg16-mini", **settings)
-    return make_plan(config, layers_of("vgg16-mini"))
+    return make_plan(config, network_named("vgg16-mini").layers)
 
 
 def test_every_target_is_in_one_shard_of_one_layer_and_mode():
@@ -31,7 +31,7 @@ def test_every_target_is_in_one_shard_of_one_layer_and_mode():
 
 def test_ten_million_targets_take_little_memory():
     config = RunConfig(targets=("classes",), discriminator="vgg16", seeds=10_000)
-    vgg = layers_of("vgg16")
+    vgg = network_named("vgg16").layers
     tracemalloc.start()
     plan = make_plan(config, vgg)
     plan.targets_sha256()

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from dgn.errors import PlanMismatch, StoreError
-from dgn.networks.tracing import layers_of
+from dgn.networks.registry import network_named
 from dgn.runs.config import RunConfig
 from dgn.runs.info import RETIRED, differences
 from dgn.runs.layout import image_key, metadata_key
@@ -23,8 +23,8 @@ def run(tmp_path):
 def identity(**settings):
     """The fingerprint of a run with these settings, and the settings."""
     config = RunConfig(discriminator="vgg16-mini", targets=("classes:0-3",), **settings)
-    plan = make_plan(config, layers_of("vgg16-mini"))
-    return fingerprint(plan, config.render_config("float32"), "vgg16-mini", "a" * 64, None), config
+    plan = make_plan(config, network_named("vgg16-mini").layers)
+    return fingerprint(plan, config.render_config("float32"), network_named("vgg16-mini"), "a" * 64, None), config
 
 
 def start(run, fingerprint, config):

@@ -12,6 +12,10 @@ FORBIDDEN = {
 }  # fmt: skip
 
 
+# A network of the user's own is code that the user names and wants to be run.
+WANTED = {"dgn/networks/own_code.py": ["exec"]}
+
+
 def unsafe_calls(source):
     """Names of what must not be in the project's code, found in its syntax tree."""
     for node in ast.walk(ast.parse(source)):
@@ -42,8 +46,8 @@ def test_the_code_unpickles_and_evaluates_nothing():
     for path in sources():
         with open(path) as file:
             if unsafe := list(unsafe_calls(file.read())):
-                found[path] = unsafe
-    assert found == {}
+                found[os.path.relpath(path, ROOT)] = unsafe
+    assert found == WANTED
 
 
 def test_the_check_looks_at_every_file_of_the_package_once():

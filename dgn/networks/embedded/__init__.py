@@ -8,7 +8,9 @@ decoder` trains it again. `tools/train_embedded.py` trained the classifiers.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from torch import nn
 from torchvision.models.vgg import VGG, make_layers
@@ -17,11 +19,12 @@ from dgn.networks.embedded.drawings import LABELS
 
 NETWORKS = ("vgg16-mini", "vgg16-mini-b")
 DECODER = "drawings"
+SIZE_PX = 224  # of the pictures that the classifiers read
 WIDTHS = (8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M")  # VGG-16's, divided by 8
 NUM_HIDDEN = 512  # 4096 / 8
 POOLED_PX = 3  # VGG-16 pools to 7 x 7; 3 x 3 keeps the file below 2 MB
 INPUT_POOL = 2  # pictures are averaged to 112 x 112 px first: a quarter of the work, and drawings lose nothing
-__all__ = ["DECODER", "LABELS", "NETWORKS", "build", "weights_path"]
+__all__ = ["DECODER", "LABELS", "NETWORKS", "SIZE_PX", "EmbeddedBuilder", "build", "weights_path"]
 
 
 def build(batch_norm: bool = False) -> nn.Module:
@@ -44,3 +47,18 @@ def build(batch_norm: bool = False) -> nn.Module:
 def weights_path(name: str) -> Path:
     """The weights file of one of NETWORKS, or of DECODER."""
     return Path(__file__).parent / f"{name}.safetensors"
+
+
+@dataclass(frozen=True)
+class EmbeddedBuilder:
+    """Builds one of NETWORKS with random weights."""
+
+    is_plain: ClassVar[bool] = True  # does nothing but make parameters
+    name: str
+
+    def __call__(self) -> nn.Module:
+        return build()
+
+    def weights_path(self) -> Path:
+        """The file of its weights."""
+        return weights_path(self.name)

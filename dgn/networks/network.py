@@ -1,0 +1,198 @@
+"""What a network is: its module, the pictures that it wants, and what its classes are."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from dgn.errors import DgnError
+from dgn.networks.layers import Layers
+from dgn.networks.tracing import trace
+from dgn.text import in_one_line
+
+ChannelOrder = Literal["RGB", "BGR"]
+Output = Literal["softmax", "sigmoid", "none"]  # what makes probabilities of the classes' values
+MIN_PX, MAX_PX = 16, 1024  # sides of pictures
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A classifier and everything that dgn has to know about it.
+
+    Pictures are RGB or grey squares with values in [0, 1]. The network gets `(value_range * picture - mean) / std`,
+    its channels in `channel_order`. One number stands for all channels; a network whose first layer reads one channel
+    gets grey pictures.
+
+    Args:
+        model: the module or, so that each process can build its own, a function that returns it.
+        size: side of the pictures that the network wants, in pixels.
+        mean: what the network's own preprocessing subtracts, one number or one per channel, in its channel order.
+        std: what it divides by.
+        channel_order: `RGB` or `BGR`.
+        value_range: what white is before `mean` is subtracted: 1 or 255.
+        labels: of the classes, by unit. Without them classes are numbers.
+        class_layer: the layer whose units are the classes; by default found from the network's output.
+        output: how the classes' values become probabilities: `softmax`, `sigmoid`, or `none` if they are not
+            probabilities of anything. By default softmax, sigmoid for a single class, and what the network itself does
+            if it ends in one of them.
+        name: what rows and messages call it; by default the module's class.
+
+    Raises: DgnError for values that cannot be.
+    """
+
+    model: nn.Module | Callable[[], nn.Module]
+    _: KW_ONLY
+    size: int
+    mean: float | Sequence[float]
+    std: float | Sequence[float]
+    channel_order: ChannelOrder = "RGB"
+    value_range: float = 1.0
+    labels: Sequence[str] = ()
+    class_layer: str | None = None
+    output: Output | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not callable(self.model):
+            raise DgnError(
+                f"network is a {type(self.model).__name__}: expected an nn.Module or a function that returns one"
+            )
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or not MIN_PX <= self.size <= MAX_PX:
+            raise DgnError(
+                f"input size {self.size!r}: expected the side of square pictures, {MIN_PX} to {MAX_PX} pixels"
+            )
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        if min(self.stds) <= 0:
+            raise DgnError(f"std {','.join(f'{number:g}' for number in self.stds)}: expected numbers above 0")
+        if self.channel_order not in get_args(ChannelOrder):
+            raise DgnError(f"channel order '{self.channel_order}': expected RGB or BGR")
+        if not (isinstance(self.value_range, int | float) and 0 < self.value_range < math.inf):
+            raise DgnError(f"value range {self.value_range}: expected 1 or 255, what white is to the network")
+        if self.output not in (None, *get_args(Output)):
+            raise DgnError(f"output '{self.output}': expected softmax, sigmoid or none")
+        if isinstance(self.labels, str | Mapping) or not isinstance(self.labels, Iterable):
+            raise DgnError(f"labels is a {type(self.labels).__name__}: expected a list of one text per class, in order")
+        object.__setattr__(self, "labels", tuple(map(str, self.labels)))
+        if not self.name:
+            name = getattr(self.model, "__name__", type(self.model).__name__)  # which modules and partials lack
+            object.__setattr__(self, "name", name)
+
+    def __repr__(self) -> str:
+        return f"<network {self.name}, {self.size} px>"
+
+    @property
+    def means(self) -> tuple[float, ...]:
+        """`mean` as numbers, one or three."""
+        return cast("tuple[float, ...]", self.mean)
+
+    @property
+    def stds(self) -> tuple[float, ...]:
+        """`std` as numbers, one or three."""
+        return cast("tuple[float, ...]", self.std)
+
+    def built(self) -> nn.Module:
+        """The module with its parameters, a copy if it was given as one. Raises: DgnError if it is not a module."""
+        try:
+            module = copy.deepcopy(self.model) if isinstance(self.model, nn.Module) else self.model()
+        except RuntimeError as error:  # PyTorch copies no tensors with a gradient's history
+            if not isinstance(self.model, nn.Module):
+                raise
+            raise DgnError(
+                f"{self.name} cannot be copied ({in_one_line(error)}); give a function that returns it"
+            ) from error
+        if not isinstance(module, nn.Module):
+            raise DgnError(f"{self.name} returned a {type(module).__name__}: expected an nn.Module")
+        return module
+
+    def bare(self) -> nn.Module:
+        """The module with its parameters' shapes. Where the builder allows it, they take no memory."""
+        # The device overrides a `torch.device("meta")` around the call. Constructors draw random numbers.
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            if not getattr(self.model, "is_plain", False):
+                return self.built()
+            with _Unfilled(on_meta=True):
+                module = self.built()
+            kept = module.state_dict().keys()
+            if not any(buffer.is_meta for name, buffer in module.named_buffers() if name not in kept):
+                return module
+            with _Unfilled(on_meta=False):  # constants that no file holds, made by the constructor in empty tensors
+                return self.built()
+
+    @cached_property
+    def layers(self) -> Layers:
+        """What targets can name. Raises: DgnError if the network does not run, or not as it was described."""
+        return trace(self)
+
+    def labelled(self, labels: Sequence[str]) -> Network:
+        """The same network with these labels. Raises: DgnError if there is not one per class."""
+        named = replace(self, labels=labels)
+        named.__dict__["layers"] = self.layers.labelled(named.labels)  # type: ignore[arg-type]
+        return named
+
+    def without(self, part: str, why: str) -> Network:
+        """The same network without the units of one of its children, which held the classes.
+
+        Args:
+            why: there are none, for messages.
+        """
+        rest = replace(self, labels=(), class_layer=None)
+        rest.__dict__["layers"] = self.layers.without(part, why)
+        return rest
+
+    def description(self) -> dict[str, Any]:
+        """What decides, beside the module and its weights, how the network sees a picture and how that is scored."""
+        return {
+            "size": self.size, "mean": list(self.means), "std": list(self.stds), "channel_order": self.channel_order,
+            "value_range": self.value_range, "output": self.layers.output,
+        }  # fmt: skip
+
+    def with_settings(self, **given: Any) -> Network:
+        """The same network with those of the settings that are not None. Raises: DgnError as the constructor does."""
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+
+def _numbers(name: str, value: Any) -> tuple[float, ...]:
+    if isinstance(value, torch.Tensor | np.ndarray):
+        value = value.tolist()
+    try:
+        numbers = tuple(float(one) for one in (value if isinstance(value, list | tuple) else (value,)))
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
+        raise DgnError(f"{name} {value!r}: expected one number, or three for red, green and blue")
+    return numbers
+
+
+class _Unfilled(TorchFunctionMode):
+    """Parameters get no first values, which a billion of them wait for.
+
+    Args:
+        on_meta: whether they take no memory either. What a constructor calculates is real, unlike within
+            `torch.device("meta")`.
+    """
+
+    FILLS = frozenset({"normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "trunc_normal_"})
+
+    def __init__(self, on_meta: bool):
+        super().__init__()
+        self.on_meta = on_meta
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if self.on_meta and func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        if args and isinstance(args[0], nn.Parameter) and getattr(func, "__name__", "") in self.FILLS:
+            return args[0]
+        return func(*args, **kwargs)
