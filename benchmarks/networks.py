@@ -11,8 +11,10 @@ OUT.jsonl` prints the table of docs/networks.md.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -32,7 +34,7 @@ from dgn.networks.weights import NetworkWeights
 from dgn.pictures.scoring import score_results
 from dgn.targets import Target, WeightedUnit
 
-LARGE_BYTES = 100 * 2**20  # of weights; larger networks run in bfloat16, which takes this processor less time
+LARGE_BYTES = 40 * 2**20  # of weights; larger networks run in bfloat16, which takes this processor less time
 CONFIG = RenderConfig.from_preset("draft", num_updates=1, num_views=1, width=1 / 32)
 
 
@@ -101,6 +103,7 @@ def work(names: list[str], out: Path, most_gib: float) -> None:
         line = json.dumps(tried(name, most_gib))
         with out.open("a") as file:
             file.write(line + "\n")
+        gc.collect()
     at.unlink()
 
 
@@ -116,6 +119,7 @@ def run(library: str, out: Path, num_processes: int, most_gib: float) -> None:
                 file.write(json.dumps({"name": left.read_text(), "outcome": "ended its process"}) + "\n")
         left.unlink()
     names = [name for name in names_of(library) if name not in done(out)]
+    random.Random(0).shuffle(names)  # so that a part of them is a fair sample
     parts = [names[n::num_processes] for n in range(num_processes)]
     command = [sys.executable, "-m", "benchmarks.networks", "--at-most", str(most_gib), "work", str(out)]
     num_done = len(done(out))

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedTensorMixin
 from torch.overrides import TorchFunctionMode
 
 from dgn.errors import DgnError
@@ -62,6 +63,7 @@ class Network:
     name: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", _unwrapped(self.model))
         if not callable(self.model):
             raise DgnError(
                 f"network is a {type(self.model).__name__}: expected an nn.Module or a function that returns one"
@@ -112,6 +114,16 @@ class Network:
             ) from error
         if not isinstance(module, nn.Module):
             raise DgnError(f"{self.name} returned a {type(module).__name__}: expected an nn.Module")
+        module = _unwrapped(module)
+        if isinstance(module, torch.jit.ScriptModule):
+            raise DgnError(
+                f"{self.name} is TorchScript, whose layers nobody can watch: give the nn.Module it came from"
+            )
+        for name, value in module.state_dict().items():
+            if isinstance(value, UninitializedTensorMixin):
+                raise DgnError(f"{self.name}: '{name}' has no shape yet: run the network on a picture first")
+            if not isinstance(value, torch.Tensor) or value.is_quantized:
+                raise DgnError(f"{self.name}: '{name}' is not a tensor of plain numbers: give the float network")
         return module
 
     def bare(self) -> nn.Module:
@@ -159,6 +171,13 @@ class Network:
     def with_settings(self, **given: Any) -> Network:
         """The same network with those of the settings that are not None. Raises: DgnError as the constructor does."""
         return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+
+def _unwrapped(model: Any) -> Any:
+    """The module inside of `torch.compile`'s, and of those that spread a batch over devices."""
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        model = getattr(model, "_orig_mod", None) or model.module
+    return model
 
 
 def _numbers(name: str, value: Any) -> tuple[float, ...]:

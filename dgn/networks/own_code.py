@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import linecache
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,12 +45,19 @@ class OwnCode:
 
     def __call__(self) -> nn.Module:
         """A module of its own for each caller; the function runs once per process."""
-        return copy.deepcopy(_run_once(self))
+        built = _run_once(self)
+        try:
+            return copy.deepcopy(built)
+        except RuntimeError as error:  # PyTorch copies no tensors with a gradient's history
+            raise DgnError(
+                f"{self.name}() returned a module that cannot be copied ({in_one_line(error)}): expected one that has "
+                "not run yet"
+            ) from error
 
     def run(self) -> nn.Module:
         """What the function returns. Raises: DgnError if it cannot be run, or returns no module."""
         place, _, attribute = self.name.rpartition(":")
-        with _importable(self.folder or "."):
+        with _importable(self.folder or os.getcwd()):
             try:
                 module = import_module(place) if self.source is None else _run(place, self.source)
             except (Exception, SystemExit) as error:  # whatever the code raises, and ImportError

@@ -121,8 +121,8 @@ def _watched(model: nn.Module, images: Tensor) -> _Seen:
         outputs.append((module, output))
         versions.append(output._version)
         own = trails.of(output)
-        is_leaf = not any(True for _ in module.children())
-        if own is not None and is_leaf and any(True for _ in module.parameters(recurse=False)):
+        is_leaf = all(name == "parametrizations" for name, _ in module.named_children())  # weight norm's, for instance
+        if own is not None and is_leaf and any(True for _ in module.parameters()):
             trails.start(output, Trail(own.axis, f"{names[module]}@{calls[module]}"))
 
     handles = [module.register_forward_hook(note) for module in names]

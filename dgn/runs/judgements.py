@@ -61,8 +61,9 @@ SCHEMA = pa.schema([
     *((column.name, column.type) for column in (*_WHOSE, *_OF_JUDGE, *_OF_OWN)),
 ])  # fmt: skip
 JUDGED = "judged-"  # starts the names of compacted files
-_NETWORK, _SHA256 = r"[A-Za-z0-9][A-Za-z0-9_.-]*", r"[0-9a-f]{64}"
-_FOLDER = rf"{_NETWORK}-[0-9a-f]{{8}}"
+_NETWORK, _SHA256 = r"[^/\\\x00-\x1f]+", r"[0-9a-f]{64}"
+_UNSAFE = r"[^A-Za-z0-9_.-]"  # in a network's name, such as the colon of FILE.py:FUNCTION
+_FOLDER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*-[0-9a-f]{8}"
 _KEY = re.compile(rf"judgements/({_FOLDER})/(\d+)\.parquet")
 
 
@@ -76,7 +77,7 @@ class Judge:
     @property
     def folder(self) -> str:
         """The judge's name in keys."""
-        return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', self.network)}-{self.sha256[:8]}"
+        return f"{re.sub(_UNSAFE, '_', self.network)}-{self.sha256[:8]}"
 
 
 @dataclass(frozen=True)
