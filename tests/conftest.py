@@ -145,6 +145,15 @@ def bucket(s3_server, monkeypatch, request):
     return name
 
 
+@pytest.fixture
+def no_internet(monkeypatch, tmp_path):
+    """Downloads are really tried, through a proxy that nobody serves; none was downloaded before."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # keeps the proxies of the process's first request for good
+
+
 @pytest.fixture(scope="session")
 def local_ray(s3_server):
     """Ray on this machine, one for all tests of a process; its workers see the S3 server."""

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
 
 # (convolution, a ReLU that is its only reader, a pool that is the ReLU's only reader) -> one module for the first two,
 # or for all three if it has `is_pooled`; None to leave them.
@@ -84,7 +85,9 @@ def fold_norms(network: fx.GraphModule) -> fx.GraphModule:
     for node in list(network.graph.nodes):
         conv, reader = _module(network, node), _only_reader(node)
         norm = _module(network, reader)
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and reader is not None:
+        if not isinstance(conv, nn.Conv2d) or is_parametrized(conv):  # whose weights are calculated
+            continue
+        if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and reader is not None:
             exact = fuse_conv_bn_eval(deepcopy(conv).double(), deepcopy(norm).double())
             _replace(network, [node, reader], exact.to(conv.weight.dtype))
     network.recompile()

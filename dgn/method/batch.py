@@ -40,8 +40,12 @@ class Classifier(Protocol):
     def units(self) -> Mapping[str, int]:
         """Number of units by layer."""
 
-    def responses(self, images_N3HW: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """The layers' outputs for RGB in [0, 1], before any activation function that follows them: (N, U, ...)."""
+    def responses(self, images_N3HW: Tensor, layers: Sequence[str], num_views: int = 0) -> dict[str, Tensor]:
+        """The layers' outputs for RGB in [0, 1], before any activation function that follows them: (N, U, ...).
+
+        Args:
+            num_views: consecutive pictures that are of one target.
+        """
 
 
 def architecture_of(config: RenderConfig, mode: Mode) -> Architecture:

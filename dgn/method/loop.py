@@ -55,7 +55,7 @@ def update(
     views = batch.pictures(noise_NK.to(like))
     if maps_NV23 is not None:
         views = move(views, maps_NV23.to(like))
-    responses = batch.classifier.responses(views, list(batch.wanted))
+    responses = batch.classifier.responses(views, list(batch.wanted), max(1, recipe.num_views))
     values = {
         layer: objectives.mean_over_views(objectives.unit_values(response), max(1, recipe.num_views))
         for layer, response in responses.items()

@@ -66,7 +66,7 @@ class FrozenNetwork:
         """Number of units by layer, in order of depth."""
         return self.layers.units
 
-    def responses(self, images_N3HW: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    def responses(self, images_N3HW: Tensor, layers: Sequence[str], num_views: int = 0) -> dict[str, Tensor]:
         """The layers' outputs in the network's dtype, before any activation function that follows them: (N, U) or, for
         maps and tokens, (N, U, ...).
 
@@ -74,13 +74,14 @@ class FrozenNetwork:
 
         Args:
             images_N3HW: RGB, values in [0, 1] can be displayed; others are allowed. Of any size.
+            num_views: pictures of one target. Where nothing is gained by more at once, each target's go through by
+                themselves, so that the others of its batch do not even change its rounding.
         """
         cut = self.cut_behind(tuple(layers))
         normalised = self._normalised(images_N3HW)
-        if not self.is_coupled:
-            return self._units_first(cut(normalised))
-        each = [self._units_first(cut(one[None])) for one in normalised]
-        return {layer: torch.cat([one[layer] for one in each]) for layer in layers}
+        at_once = 1 if self.is_coupled else num_views if self.engine.sees_targets_apart else 0
+        parts = [self._units_first(cut(part)) for part in normalised.split(at_once or len(normalised))]
+        return parts[0] if len(parts) == 1 else {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
 
     def _normalised(self, images_N3HW: Tensor) -> Tensor:
         """What the network reads: its own size, channels, and range of values; (N, C, H, W) in its dtype."""
@@ -150,10 +151,10 @@ class FrozenNetwork:
             return False
 
     def _are_close(self, one: Tensor, other: Tensor) -> bool:
-        scale = other.float().abs().max().clamp_min(1e-6)
-        return one.shape == other.shape and bool(
-            (one.float() - other.float()).abs().max() <= TOLERANCE[self.dtype] * scale
-        )
+        if one.shape != other.shape or not one.numel():
+            return one.shape == other.shape
+        one, other = (values.float().nan_to_num(0, 0, 0) for values in (one, other))  # infinite: classes left out
+        return bool((one - other).abs().max() <= TOLERANCE[self.dtype] * other.abs().max().clamp_min(1e-6))
 
     def _probes(self, count: int) -> Tensor:
         stream = torch.Generator().manual_seed(0)
@@ -165,13 +166,13 @@ class FrozenNetwork:
         """Whether a picture's values depend on the other pictures of its batch. Raises: DgnError if it cannot run."""
         pictures = self._normalised(self._probes(NUM_PROBES))
         try:
-            alone = [_values(self.model(picture[None])) for picture in pictures]
+            alone = [_values(self.model(picture[None]), 1) for picture in pictures]
         except Exception as error:  # whatever a network's own code raises
             raise DgnError(
                 f"{self.layers.network} does not run on one picture of {self.size_px} x {self.size_px} px "
                 f"({in_one_line(error)})"
             ) from error
-        together = _values(self.model(pictures))
+        together = _values(self.model(pictures), NUM_PROBES)
         is_coupled = not self._are_close(together, torch.cat(alone))
         if is_coupled:
             log.warning(
@@ -182,6 +183,7 @@ class FrozenNetwork:
         return is_coupled
 
 
-def _values(output: Any) -> Tensor:
-    """Every value of a network's output, (N, values)."""
-    return torch.cat([tensor.float().flatten(1) for _, tensor in named_outputs(output) if tensor.ndim > 1], 1)
+def _values(output: Any, num_pictures: int) -> Tensor:
+    """Every value of a network's output that has a row per picture, (N, values), on the CPU."""
+    tensors = (tensor.float().cpu() for _, tensor in named_outputs(output) if len(tensor) == num_pictures)
+    return torch.cat([torch.empty(num_pictures, 0), *(tensor.reshape(num_pictures, -1) for tensor in tensors)], 1)

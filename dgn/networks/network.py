@@ -12,7 +12,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from dgn.errors import DgnError
@@ -120,7 +120,7 @@ class Network:
                 f"{self.name} is TorchScript, whose layers nobody can watch: give the nn.Module it came from"
             )
         for name, value in module.state_dict().items():
-            if isinstance(value, UninitializedTensorMixin):
+            if is_lazy(value):
                 raise DgnError(f"{self.name}: '{name}' has no shape yet: run the network on a picture first")
             if not isinstance(value, torch.Tensor) or value.is_quantized:
                 raise DgnError(f"{self.name}: '{name}' is not a tensor of plain numbers: give the float network")

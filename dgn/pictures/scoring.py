@@ -158,9 +158,8 @@ def _score_one(
             rank = max(rank, 1 + int((before_relu_U[is_other_U] < max(before_relu_U[unit] for unit in own)).sum()))
         elif wanted := [values_U[unit] for unit, weight in own.items() if weight > 0]:
             rank = max(rank, 1 + int((values_U[is_other_U] > min(wanted)).sum()))
-    own_probabilities = (
-        [] if probability_U is None else [float(probability_U[u.unit]) for u in target.units if is_class]
-    )
+    wanted_units = [u.unit for u in target.units if is_class and (u.weight > 0 or target.is_negative)]
+    own_probabilities = [] if probability_U is None else [float(probability_U[unit]) for unit in wanted_units]
     combine = sum if layers.output == "softmax" else min
     return Scores(
         activation=activation,

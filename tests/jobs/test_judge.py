@@ -225,4 +225,5 @@ def test_in_a_bucket(judged, bucket, dgn):
 
 @pytest.mark.parametrize("flag", ["--weights", "--discriminator-weights"])
 def test_a_summary_takes_no_weights(flag, judged, dgn):
-    assert_one_line(dgn("judge", judged, "--summary", flag, "x.pth"), 2, "--summary", "leave out the flags that describe one")
+    answer = dgn("judge", judged, "--summary", flag, "x.pth")
+    assert_one_line(answer, 2, "--summary", "leave out the flags that describe one")

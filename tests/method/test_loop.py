@@ -15,6 +15,7 @@ from dgn.method.loop import render_batch
 from dgn.networks.frozen import FrozenNetwork
 from dgn.targets import MODES, Target, WeightedUnit
 from tests.conftest import NARROW
+from tests.helpers.own_networks import Own, conv, frozen, seeded
 from tests.helpers.paper_port import PaperGenerator, paper_losses
 from tests.helpers.targets import class_targets, filter_target
 
@@ -108,3 +109,17 @@ def test_curves_have_at_most_64_points_and_end_with_the_last_update(quick_config
     assert seen == list(range(70))
     assert len(result.activation_curve) == 64
     assert result.activation_curve[-1] == result.optimised_activation
+
+
+def test_a_unit_that_is_wanted_silent_is_pulled_below_zero(quick_config):
+    """A filter without anything behind it: its mean before the ReLU is linear in the picture."""
+    stem = seeded(Own(lambda s, x: s.stem(x), stem=conv(2)))
+    with torch.no_grad():
+        stem.stem.bias.copy_(torch.tensor([0.3, 0.3]))
+    classifier = frozen(stem, output="none")
+    config = replace(quick_config, untrained=replace(quick_config.untrained, width=NARROW, num_updates=8))
+    up, down = (Target((WeightedUnit("stem", 0, weight),), "untrained", 0) for weight in (1.0, -1.0))
+    raised, lowered = (render_batch([target], config, classifier)[0] for target in (up, down))
+    assert lowered.activation_curve[-1] > lowered.activation_curve[0], "of the negated value"
+    means = [classifier.responses(one.picture_3HW[None], ["stem"])["stem"][0, 0].mean() for one in (lowered, raised)]
+    assert means[0] < means[1]

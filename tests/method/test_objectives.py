@@ -52,3 +52,50 @@ def test_a_layer_that_a_target_has_no_unit_in_costs_it_nothing():
     wanted = {name: objectives.layer_weights(groups, name, 3) for name in ("a", "b")}
     assert objectives.others_sum(values, wanted).tolist() == [2.0, 2.0]
     assert objectives.activations(values, wanted).tolist() == [1.0, 1.0]
+
+
+def groups_of(*groups):
+    """Values of a layer with six units, two of them silent, and what groups of (unit, weight) want of it."""
+    values = {"conv": unit_values(torch.tensor([[2.0, -3.0, 1.0, -0.5, 4.0, 0.0]]).expand(len(groups), -1))}
+    units = [tuple(WeightedUnit("conv", unit, weight) for unit, weight in group) for group in groups]
+    return values, {"conv": objectives.layer_weights(units, "conv", 6)}
+
+
+@pytest.mark.parametrize(
+    ("group", "activation", "pulled"),
+    [
+        ([(0, -1)], -2.0, -2.0),
+        ([(1, -1)], 3.0, 3.0),  # below zero already: how far counts
+        ([(1, -2), (2, -1)], 5.0, 5.0),
+        ([(0, 1), (1, -1)], 2.0, 2.0),  # beside a wanted one a silent unit may rest
+        ([(0, 1), (4, -0.5)], 0.0, 0.0),
+        ([(3, 1), (1, -1)], 0.0, -0.5),  # the wanted one is woken, the other left
+        ([(3, 1), (2, -1)], -1.0, -1.5),
+    ],
+)
+def test_units_with_negative_weights_alone_are_pulled_below_zero(group, activation, pulled):
+    values, wanted = groups_of(group, [(0, 1)])
+    assert objectives.activations(values, wanted).tolist() == [activation, 2.0]
+    assert objectives.objectives(values, wanted, wakes_silent_units=True).tolist() == [pulled, 2.0]
+
+
+def test_a_silenced_unit_has_a_gradient_on_both_sides_of_zero():
+    for start in (3.0, -3.0):
+        response = torch.full((1, 2, 2, 2), start, requires_grad=True)
+        values = {"conv": unit_values(response)}
+        wanted = {"conv": objectives.layer_weights([(WeightedUnit("conv", 1, -1.0),)], "conv", 2)}
+        for wakes in (False, True):
+            objective = objectives.objectives(values, wanted, wakes_silent_units=wakes)
+            gradient = torch.autograd.grad(objective.sum(), response, retain_graph=True)[0]
+            assert gradient[0, 0].eq(0).all()
+            assert gradient[0, 1].eq(-0.25).all(), "the mean of four"
+
+
+def test_wanted_units_of_another_layer_let_silenced_ones_rest():
+    values = {"a": unit_values(torch.tensor([[1.0, -2.0]])), "b": unit_values(torch.tensor([[-4.0, 3.0]]))}
+    group = [(WeightedUnit("a", 0), WeightedUnit("b", 0, -1.0))]
+    wanted = {name: objectives.layer_weights(group, name, 2) for name in ("a", "b")}
+    assert objectives.activations(values, wanted).tolist() == [1.0]
+    alone = [(WeightedUnit("a", 1, -1.0), WeightedUnit("b", 0, -1.0))]
+    wanted = {name: objectives.layer_weights(alone, name, 2) for name in ("a", "b")}
+    assert objectives.activations(values, wanted).tolist() == [6.0]

@@ -209,7 +209,7 @@ def test_pictures_that_leave_each_other_alone_are_seen_together():
 
 def test_a_norm_that_needs_several_pictures_is_refused_in_one_line():
     model = nn.Sequential(conv(), nn.Flatten(), nn.BatchNorm1d(64, track_running_stats=False), nn.Linear(64, 3))
-    with pytest.raises(DgnError, match="does not run on one picture of 32 x 32 px .*more than 1 value") as caught:
+    with pytest.raises(DgnError, match=r"does not run on one picture of 32 x 32 px .*more than 1 value") as caught:
         frozen(model)
     assert "\n" not in str(caught.value)
 

@@ -49,6 +49,10 @@ def heads(run, **modules):
     return Own(run, stem=conv(), a=nn.Linear(4, 3), b=nn.Linear(4, 5), **modules)
 
 
+def gated(s, x):
+    return s.b(x) * s.a(x)[:, :1]
+
+
 Pair = namedtuple("Pair", "main extra")
 
 
@@ -94,9 +98,9 @@ def test_the_class_layer_is_what_the_output_holds(run, class_layer, num_classes)
 @pytest.mark.parametrize(
     ("run", "why"),
     [
-        (lambda s, x: (s.a(pooled(s, x)), s.b(pooled(s, x))), r"several outputs, '0' \(3 units of a\), '1' \(5 units of b\)"),
+        (lambda s, x: (s.a(pooled(s, x)), s.b(pooled(s, x))), r"outputs, '0' \(3 units of a\), '1' \(5 units of b\)"),
         (lambda s, x: Pair(s.a(pooled(s, x)), pooled(s, x)), r"'main' \(3 units of a\), 'extra' \(4 units of stem@?"),
-        (lambda s, x: {"x": s.a(pooled(s, x)), "y": {"z": s.b(pooled(s, x)) * pooled(s, x)[:, :1]}}, r"'y.z' \(5 units\)"),
+        (lambda s, x: {"x": s.a(pooled(s, x)), "y": {"z": gated(s, pooled(s, x))}}, r"'y.z' \(5 units\)"),
         (lambda s, x: s.a(pooled(s, x)).mean(), "its output has no tensor with a row per picture"),
         (lambda s, x: [s.stem(x), None][1], "its output has no tensor with a row per picture"),
         (lambda s, x: torch.stack([s.a(pooled(s, x)), s.a(pooled(s, x.flip(3)))]), "no tensor with a row per picture"),
@@ -131,7 +135,7 @@ def test_of_several_outputs_the_user_names_the_layer():
         (both, "c", "unknown class layer 'c': Own has no such layer"),
         (both, "stem", "class layer 'stem' has 4 units, but the output of Own has 3 and 5 values per picture"),
         (lambda s, x: s.a(pooled(s, x)), "stem", "class layer 'stem' has 4 units, but the output of Own has 3 values"),
-        (lambda s, x: s.a(s.stem(x).permute(0, 2, 3, 1)), "a", "'a' has 3 units, but its output is a map with channels"),
+        (lambda s, x: s.a(s.stem(x).permute(0, 2, 3, 1)), "a", "'a' has 3 units, but its output is a map with"),
     ],
 )  # fmt: skip
 def test_a_class_layer_that_the_output_does_not_show_is_refused(run, class_layer, says):
@@ -180,6 +184,12 @@ def test_what_makes_probabilities_is_found(run, classes, wanted, output, is_prob
     model = Own(lambda s, x: run(s, pooled(s, x)), stem=conv(), fc=nn.Linear(4, classes))
     found = layers(model, output=wanted)
     assert (found.output, found.is_probability, found.num_classes) == (output, is_probability, classes)
+
+
+@pytest.mark.parametrize("of", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_layers_with_calculated_weights_are_layers_like_others(of):
+    found = layers(nn.Sequential(of(conv()), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), of(nn.Linear(4, 3))))
+    assert (list(found.units), found.class_layer, found.filter_layers) == (["0", "1", "2", "3", "4"], "4", ("0",))
 
 
 def test_each_call_of_a_module_is_a_layer():
@@ -241,7 +251,7 @@ def test_how_many_channels_a_picture_has(model, settings, num_channels):
     [
         (Plain(4), {}, "Plain reads pictures of 4 channels: expected 3 .colour. or 1 .grey."),
         (Plain(1), {"std": (0.1, 0.2, 0.3)}, "Plain reads grey pictures, of 1 channel: expected one mean and one std"),
-        (nn.Sequential(conv(), nn.Flatten(), nn.Linear(5, 2)), {}, "does not run on 3 x 32 x 32 pictures .*--input-size"),
+        (nn.Sequential(conv(), nn.Flatten(), nn.Linear(5, 2)), {}, "not run on 3 x 32 x 32 pictures .*--input-size"),
     ],
 )  # fmt: skip
 def test_pictures_that_dgn_cannot_make_are_refused_in_one_line(model, settings, says):

@@ -13,6 +13,7 @@ from dgn.networks.registry import network_named
 from dgn.pictures.codec import decode_png, encode_png
 from dgn.pictures.scoring import Scores, TopUnit, outcome, read_pictures, score, score_results
 from dgn.targets import Target, WeightedUnit
+from tests.helpers.own_networks import Own, conv, frozen
 from tests.helpers.targets import filter_target
 
 
@@ -112,3 +113,108 @@ def test_a_batch_is_scored_as_saved_and_a_picture_that_is_not_finite_has_no_scor
         exact = score(one.result.picture_3HW[None], [one.result.target], mini)[0].activation
         assert one.unrounded_activation == pytest.approx(exact, rel=1e-5)
         assert (one.status, one.reason) == outcome(one.result, one.scores, mini.layers)
+
+
+BIASES = torch.tensor([3.0, -2.0, 1.0, -4.0])  # the classes' values for a black picture
+
+
+def biased(output=None, **settings):
+    """A network whose four classes have the values `BIASES` for every picture, behind a layer of maps with the same."""
+    model = Own(lambda s, x: s.fc(s.stem(x).mean((2, 3)) * 0), stem=conv(4), fc=torch.nn.Linear(4, 4))
+    with torch.no_grad():
+        model.stem.weight.zero_(), model.stem.bias.copy_(BIASES), model.fc.bias.copy_(BIASES)
+    return frozen(model, output=output, **settings)
+
+
+def of(layer, *weighted):
+    return Target(tuple(WeightedUnit(layer, unit, weight) for unit, weight in weighted), "untrained", 0)
+
+
+@pytest.mark.parametrize("layer", ["fc", "stem"])
+@pytest.mark.parametrize(
+    ("weighted", "activation", "rank"),
+    [
+        ([(3, -1.0)], 4.0, 1),  # the lowest of all
+        ([(1, -1.0)], 2.0, 2),  # one is lower
+        ([(0, -2.0)], -6.0, 4),
+        ([(3, -1.0), (1, -0.5)], 5.0, 1),  # both, and nothing lies below the higher one
+        ([(3, -1.0), (2, -1.0)], 3.0, 2),
+    ],
+)
+def test_units_that_are_wanted_silent_are_ranked_from_below(layer, weighted, activation, rank):
+    network = biased()
+    [found] = score(torch.zeros(1, 3, 32, 32), [of(layer, *weighted)], network)
+    assert (found.activation, found.rank) == (pytest.approx(activation), rank)
+    assert found.top5[0].unit == 0
+
+
+@pytest.mark.parametrize(
+    ("weighted", "rank"), [([(0, 1.0)], 1), ([(2, 1.0)], 2), ([(2, 1.0), (0, -1.0)], 1), ([(0, 1.0), (1, 1.0)], 2)]
+)
+def test_a_wanted_unit_is_ranked_among_those_that_the_target_does_not_name(weighted, rank):
+    [found] = score(torch.zeros(1, 3, 32, 32), [of("fc", *weighted)], biased())
+    assert found.rank == rank
+
+
+@pytest.mark.parametrize(
+    ("output", "weighted", "probability"),
+    [
+        ("softmax", [(0, 1.0)], BIASES.softmax(0)[0]),
+        ("softmax", [(0, 1.0), (2, 1.0)], BIASES.softmax(0)[[0, 2]].sum()),
+        ("sigmoid", [(0, 1.0)], BIASES.sigmoid()[0]),
+        ("sigmoid", [(0, 1.0), (2, 1.0)], BIASES.sigmoid()[2]),
+        ("none", [(0, 1.0)], None),
+        ("softmax", [(0, 1.0), (2, -1.0)], BIASES.softmax(0)[0]),  # of what is wanted
+        ("sigmoid", [(0, 1.0), (3, -1.0)], BIASES.sigmoid()[0]),
+    ],
+)
+def test_probabilities_are_what_the_output_means(output, weighted, probability):
+    target = of("fc", *weighted)
+    network = biased(output)
+    [found], [map_] = (score(torch.zeros(1, 3, 32, 32), [one], network) for one in (target, of("stem", *weighted)))
+    assert found.probability == (None if probability is None else pytest.approx(probability.item(), rel=1e-6))
+    assert map_.probability is None
+
+
+@pytest.mark.parametrize(
+    ("output", "weighted", "status", "says"),
+    [
+        ("softmax", [(0, 1.0)], "ok", None),
+        ("softmax", [(2, 1.0)], "not_converged", "rank 2"),
+        ("sigmoid", [(2, 1.0)], "ok", None),  # several may be true
+        ("sigmoid", [(1, 1.0)], "dead", "the activation is 0"),
+        ("sigmoid", [(0, 1.0), (1, 1.0)], "not_converged", "probability 0.119 on the saved picture: below one half"),
+        ("sigmoid", [(0, 1.0), (3, -1.0)], "ok", None),  # wanted as unlikely as it is
+        ("none", [(2, 1.0)], "ok", None),
+        ("none", [(3, -1.0)], "suppressed", "below zero as asked: -4"),
+        ("sigmoid", [(3, -1.0)], "suppressed", "below zero as asked: -4"),
+        ("softmax", [(0, -1.0)], "not_converged", "not below zero"),
+    ],
+)
+def test_a_status_says_what_the_output_can(output, weighted, status, says):
+    network = biased(output)
+    target = of("fc", *weighted)
+    [found] = score_results([replace(result(target, [-9.0]), picture_3HW=torch.zeros(3, 32, 32))], network)
+    assert found.status == status
+    assert found.reason is None if says is None else says in found.reason
+
+
+def test_one_logit_is_first_of_one_and_has_a_probability():
+    model = Own(lambda s, x: s.fc(s.stem(x).mean((2, 3)) * 0), stem=conv(4), fc=torch.nn.Linear(4, 1))
+    with torch.no_grad():
+        model.fc.bias.fill_(2.0)
+    [found] = score(torch.zeros(1, 3, 32, 32), [of("fc", (0, 1.0))], frozen(model))
+    assert (found.rank, found.probability) == (1, pytest.approx(torch.tensor(2.0).sigmoid().item()))
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_a_network_that_ends_in_probabilities_is_not_normalised_again(kind):
+    model = Own(lambda s, x: getattr(s.fc(s.stem(x).mean((2, 3))), kind)(*[1] * (kind == "softmax")), stem=conv(4),
+                fc=torch.nn.Linear(4, 3))  # fmt: skip
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    network = frozen(model)
+    [found] = score(images, [of("fc", (1, 1.0))], network)
+    with torch.no_grad():
+        want = model((images - 0.5) / 0.25)[0, 1].item()
+    assert found.probability == pytest.approx(want, rel=1e-5)
+    assert found.activation == pytest.approx(max(0, network.responses(images, ["fc"])["fc"][0, 1].item()), abs=1e-5)
