@@ -47,7 +47,8 @@ class Place:
     node: str  # Ray's id of the machine
     host: str
     device: str
+    remark: str = ""  # for people, about how its classifier is run
 
     @classmethod
-    def here(cls, device: str) -> Place:
-        return cls(ray.get_runtime_context().get_node_id(), platform.node(), device)
+    def here(cls, device: str, remark: str = "") -> Place:
+        return cls(ray.get_runtime_context().get_node_id(), platform.node(), device, remark)

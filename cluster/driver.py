@@ -91,6 +91,7 @@ class Driver:
         # The errors behind this round's failures, by worker or attempt; None for the driver's own check of the store.
         self.errors: dict[int | Attempt | None, BaseException] = {}
         self.reports: dict[Attempt, ShardReport] = {}
+        self.remarks: set[str] = set()  # of workers, each logged once
         self.last_ready_at = time.monotonic()
         self.busy_s = self.span_s = 0.0  # of all workers' devices
         self.metrics = Metrics(info.run_id)
@@ -161,6 +162,9 @@ class Driver:
             log.info(
                 "worker ready on %s, %s", actor.place.host, actor.place.device, extra=self._about(**vars(actor.place))
             )
+            if answer.remark and answer.remark not in self.remarks:
+                self.remarks.add(answer.remark)
+                log.warning("%s", answer.remark, extra=self._about())
             return [events.WorkerReady(call.worker, actor.place.node)]
         if answer is None:
             return [events.ShardRendered(call.attempt)]

@@ -86,7 +86,7 @@ class RenderWorker:
     def ready(self) -> Place:
         """Answers once the classifier is loaded. Raises: StoreError if this machine does not see the run."""
         self.run.expect(self.context.run_id)
-        return Place.here(self.engine.name)
+        return Place.here(self.engine.name, self.classifier.remark)
 
     @ray.method(concurrency_group="pulse")
     def pulse(self) -> int:

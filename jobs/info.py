@@ -59,18 +59,22 @@ def _content(network: Network, config: RenderConfig, layer: str | None) -> dict[
     layers = network.layers
     num_classes = layers.num_classes
     num_filters = sum(layers.units[name] for name in layers.filter_layers)
+    layer = layer or layers.class_layer or [*layers.units, *layers.filter_layers][-1]
     costs = {mode: count_cost(config, mode, network, layer) for mode in MODES}
     return {
         "discriminator": layers.network,
         "preset": config.preset,
         "precision": config.precision,
         "bytes_per_number": DTYPES[config.precision].itemsize,
-        "layer": layer or layers.class_layer,
+        "layer": layer,
         "modes": {
             mode: asdict(cost) | {"ops_per_update": cost.ops_per_update, "bytes_per_target": cost.bytes_per_target}
             for mode, cost in costs.items()
         },
         "input": network.description(),
+        "is_grey": layers.num_channels == 1,
+        "class_layer": layers.class_layer,
+        "why_no_classes": layers.why_no_classes,
         "classes": num_classes,
         "filters": num_filters,
         "targets_all": 2 * num_classes + num_filters,
@@ -84,6 +88,12 @@ def _print(content: dict[str, Any]) -> None:
         f"{content['discriminator']}, preset {content['preset']}, {content['precision']}, "
         f"for targets in layer {content['layer']}"
     )
+    sees = content["input"]
+    mean, std = (",".join(f"{number:g}" for number in sees[name]) for name in ("mean", "std"))
+    colours = "grey" if content["is_grey"] else sees["channel_order"]
+    print(f"  sees {colours} pictures of {sees['size']} px, mean {mean}, std {std}, white {sees['value_range']:g}")
+    classes = f"{content['classes']:,} units of {content['class_layer']}, {sees['output']}"
+    print(f"  classes: {classes if content['class_layer'] else 'none, ' + content['why_no_classes']}")
     for mode, cost in content["modes"].items():
         print(
             f"  {mode:<10} width {cost['width']:g}, {cost['num_trainable']:>9,} trainable variables per target, "

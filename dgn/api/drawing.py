@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,6 +35,8 @@ from dgn.runs.decoders import needed_decoder
 from dgn.runs.rows import Provenance, make_row
 from dgn.runs.validation import validated
 from dgn.targets import TargetBlock
+
+log = logging.getLogger("dgn")
 
 RUN_COLUMNS = ("run_id", "shard", "attempt", "file_name")  # without a value outside a run
 
@@ -148,6 +151,8 @@ def _render(network: Network, config: RunConfig, engine: Engine, progress: bool)
     network_weights = with_file or load_weights(network)
     classifier = FrozenNetwork(network_weights, engine, DTYPES[precision])
     scorer = classifier if precision == "float32" else FrozenNetwork(network_weights, engine)
+    if classifier.remark:
+        log.warning("%s", classifier.remark)
     num_updates = sum(len(block) * render_config.recipe(block.mode).num_updates for block in blocks)
     with _updates_shown(num_updates, progress) as on_update:
         return Pictures(

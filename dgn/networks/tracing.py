@@ -85,12 +85,16 @@ def _run(model: nn.Module, network: Network, num_channels: int) -> tuple[_Seen, 
     shape = (num_channels, network.size, network.size)
     try:
         with torch.device("meta"), warnings.catch_warnings(action="ignore"):
-            return _watched(model.to("meta", torch.float32), torch.empty(NUM_PICTURES, *shape)), True
+            return _watched(model.to("meta", torch.float32), torch.empty(NUM_PICTURES, *shape), network.name), True
+    except DgnError:
+        raise
     except Exception:  # whatever a network's own code raises for tensors without values
         with torch.random.fork_rng(devices=[]):
             model = network.built().eval().to("cpu", torch.float32)
     try:
-        return _watched(model, torch.zeros(NUM_REAL, *shape)), False
+        return _watched(model, torch.zeros(NUM_REAL, *shape), network.name), False
+    except DgnError:
+        raise
     except Exception as error:
         raise DgnError(
             f"{network.name} does not run on {num_channels} x {network.size} x {network.size} pictures "
@@ -99,8 +103,8 @@ def _run(model: nn.Module, network: Network, num_channels: int) -> tuple[_Seen, 
 
 
 @torch.no_grad()
-def _watched(model: nn.Module, images: Tensor) -> _Seen:
-    """Raises: whatever the network raises."""
+def _watched(model: nn.Module, images: Tensor, network_name: str) -> _Seen:
+    """Raises: whatever the network raises; DgnError if it cannot look at one picture alone."""
     names = {module: name for name, module in model.named_modules() if name}
     calls = Counter[nn.Module]()
     outputs: list[tuple[nn.Module, Tensor]] = []  # in order of completion
@@ -133,6 +137,13 @@ def _watched(model: nn.Module, images: Tensor) -> _Seen:
     finally:
         for handle in handles:
             handle.remove()
+    try:
+        model(images[:1])
+    except Exception as error:  # whatever a network's own code raises
+        raise DgnError(
+            f"{network_name} runs on several pictures and not on one ({in_one_line(error)}): expected batch "
+            "norms with running statistics, or none behind the pooling"
+        ) from error
     weights = model.state_dict(keep_vars=True)
     seen = _Seen(unused={name for name, tensor in weights.items() if not trails.has_read(tensor)})
     counted = Counter[nn.Module]()

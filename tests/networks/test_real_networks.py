@@ -1,23 +1,36 @@
-"""Real ImageNet classifiers, given by DGN_WEIGHTS: the standard preset converges on each without tuning."""
+"""Real ImageNet classifiers: the one that comes with dgn, and those given by DGN_WEIGHTS."""
 
 import pytest
+import torch
 
 from dgn.method.loop import render_batch
 from dgn.method.recipes import RenderConfig
 from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.weights import load_weights
-from dgn.pictures.codec import encode_png
+from dgn.pictures.codec import encode_png, quantised
 from dgn.pictures.scoring import read_pictures, score, score_results
 from dgn.targets import Target, WeightedUnit
+from tests.helpers.own_networks import Plain, network, seeded
 
-pytestmark = pytest.mark.real_weights
+LITE = "efficientnet_lite0"
+GIVEN = [pytest.param(name, marks=pytest.mark.real_weights) for name in ("squeezenet1_0", "mobilenet_v2")]
 
 
-@pytest.mark.parametrize("network", ["squeezenet1_0", "mobilenet_v2"])
-def test_a_mosque_in_a_third_of_the_updates(network, real_weights):
+@pytest.fixture
+def classifier(request):
+    """By name."""
+    if request.param == "of one's own":
+        return FrozenNetwork(load_weights(network(seeded(Plain()), size=64)))
+    if request.param == LITE:
+        return FrozenNetwork(load_weights(LITE))
+    folder = request.getfixturevalue("real_weights")
+    return FrozenNetwork(load_weights(request.param, folder / f"{request.param}-imagenet.safetensors"))
+
+
+@pytest.mark.parametrize("classifier", [LITE, *GIVEN], indirect=True)
+def test_a_mosque_in_a_third_of_the_updates(classifier):
     """Class 668 is first on the saved PNG, and the PNG keeps what was optimised. The preset itself takes 240 updates of
     four views each, and a generator of twice the width."""
-    classifier = FrozenNetwork(load_weights(network, real_weights / f"{network}-imagenet.safetensors"))
     config = RenderConfig.from_preset("standard", "float32", num_updates=80, num_views=1, width=0.25)
     target = Target((WeightedUnit(classifier.layers.class_layer, 668),), "untrained", 0)
     [scored] = score_results(render_batch([target], config, classifier), classifier)
@@ -27,3 +40,16 @@ def test_a_mosque_in_a_third_of_the_updates(network, real_weights):
     assert scores.top5[0].label == "mosque"
     assert scores.activation >= 0.95 * scored.unrounded_activation
     assert (scored.status, scored.reason) == ("ok", None)
+
+
+@pytest.mark.skipif(torch.get_num_threads() > 1, reason="with several threads sums are split: OMP_NUM_THREADS=1")
+@pytest.mark.parametrize("classifier", [LITE, "of one's own", GIVEN[1]], indirect=True)
+def test_a_picture_is_the_same_alone_and_in_a_batch_of_eight(classifier):
+    """Byte for byte. The last digits of a gradient change a picture visibly within ten updates."""
+    config = RenderConfig.from_preset("draft", "float32", num_updates=3, num_views=1, width=1 / 32)
+    layer = classifier.layers.class_layer
+    targets = [Target((WeightedUnit(layer, n % classifier.units[layer]),), "untrained", n) for n in range(8)]
+    together = [encode_png(quantised(result.picture_3HW)) for result in render_batch(targets, config, classifier)]
+    alone = [encode_png(quantised(render_batch([one], config, classifier)[0].picture_3HW)) for one in targets]
+    assert together == alone
+    assert len(set(together)) == len(targets)
