@@ -189,6 +189,8 @@ def _read(path: Path, what: str) -> list[_Mapping]:
     try:
         if start[8:9] == b"{":  # after the header's length
             return [_Mapping((), load_file(path), {})]
+        if start.startswith(_ZIP):
+            _check_sums(path)
         if start.startswith((_ZIP, LEGACY_START)):
             return list(_mappings(load_inertly(path)))
         kind = "a pickle that torch.save did not write" if start[:1] == b"\x80" else "neither safetensors nor torch's"
@@ -198,7 +200,7 @@ def _read(path: Path, what: str) -> list[_Mapping]:
         raise WeightsMismatch(problem) from error
     except Exception as error:  # torch's and pickle's own differ between versions; here any of them means a bad file
         reason = type(error).__name__
-        is_cut = isinstance(error, SafetensorError | EOFError | OSError | RuntimeError)
+        is_cut = isinstance(error, SafetensorError | EOFError | OSError | RuntimeError | zipfile.BadZipFile)
         if is_cut and "weights_only" not in str(error):  # which would be torch's advice to read it without safety
             reason = _shown(str(error).partition("\n")[0] or reason)
             raise WeightsMismatch(f"{path} is not a whole weights file for {what}: {reason}; copy it again") from error
@@ -206,6 +208,19 @@ def _read(path: Path, what: str) -> list[_Mapping]:
             f"{path} cannot be read safely as weights of {what}: expected .safetensors or a file of torch.save "
             f"({reason}); {_SAVE}"
         ) from error
+
+
+def _check_sums(path: Path) -> None:
+    """Compares every part of a zip with its check sum, which PyTorch does not: a changed weight would be read as it is.
+
+    Raises: OSError, RuntimeError; zipfile.BadZipFile.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            if part.CRC:  # 0 where torch.save was told to leave it out
+                with archive.open(part) as file:
+                    while file.read(1 << 20):
+                        pass
 
 
 def _mappings(content: object) -> Iterator[_Mapping]:

@@ -360,3 +360,24 @@ def test_the_line_in_a_refusal_makes_a_file_that_is_read(tmp_path, monkeypatch):
         assert state.keys() == WEIGHTS.keys()
         assert all(torch.equal(state[name], tensor) for name, tensor in WEIGHTS.items())
         made.unlink()
+
+
+def test_a_changed_weight_is_noticed(tmp_path):
+    """PyTorch reads it as it is; files without check sums are read too."""
+    path, values = tmp_path / "w.pth", torch.arange(1000, dtype=torch.float32)
+    torch.save({"weight": values}, path)
+    data = bytearray(path.read_bytes())
+    data[data.find(values.numpy().tobytes()) + 400] ^= 1
+    (tmp_path / "changed.pth").write_bytes(data)
+    changed = torch.load(tmp_path / "changed.pth", weights_only=True)["weight"]
+    assert not torch.equal(changed, values)
+    with pytest.raises(
+        WeightsMismatch, match=r"changed.pth is not a whole weights file for own: 'Bad CRC-32 .*copy it again"
+    ):
+        read_checkpoint(tmp_path / "changed.pth", ["weight"], "own")
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"weight": values}, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(read_checkpoint(path, ["weight"], "own").state["weight"], values)
