@@ -1,4 +1,4 @@
-# make demo: renders a dozen targets of the embedded classifier in both modes.
+# make demo: renders ten classes and two filters of EfficientNet-Lite0, which comes with dgn.
 # make test: runs the tests.
 # make lint: checks style, types, and that imports run downwards.
 # make docs: builds the documentation into build/site.
