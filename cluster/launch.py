@@ -12,6 +12,7 @@ from dgn.cluster.driver import Driver
 from dgn.cluster.precision import resolve_precision
 from dgn.cluster.progress import Progress
 from dgn.cost.tuned import load_tuned, tuned_path
+from dgn.networks.directions import with_absolute_path
 from dgn.networks.own_code import is_code
 from dgn.runs.config import RunConfig
 from dgn.runs.decoders import SHIPPED_DECODER, needed_decoder
@@ -70,4 +71,5 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     if is_code(config.discriminator) and ".py:" in config.discriminator:
         paths["discriminator"] = config.discriminator
     local = {name: path for name, path in paths.items() if path and "://" not in path and path != SHIPPED_DECODER}
-    return config.model_copy(update={name: str(Path(path).expanduser().absolute()) for name, path in local.items()})
+    absolute = {name: str(Path(path).expanduser().absolute()) for name, path in local.items()}
+    return config.model_copy(update={**absolute, "targets": tuple(map(with_absolute_path, config.targets))})

@@ -84,7 +84,7 @@ def render(
         network: the name of a classifier, see `dgn.known_networks()`, or `timm:NAME`; or one of your own, as
             `dgn.Network(module, size=..., mean=..., std=...)`. It stays as it is.
         targets: what to draw, one text or several: `classes:9,30`, `classes:mosque`, `filters:conv5_1:0-31`,
-            `mix:classes:9+30`, `group:conv5_1:3*0.5+17`, `all`.
+            `raw:features.0.0:0-31`, `mix:classes:9+30`, `group:conv5_1:3*0.5+17`, `direction:conv5_1:FILE.npy`, `all`.
         modes: `untrained`, `pretrained`, or both; by default untrained, but both for the classes in `all`.
         preset: `paper`, `standard` or `draft`.
         weights: a file of the network's weights, as any trainer saves them; by default the one that comes with dgn, a
@@ -103,8 +103,8 @@ def render(
         device: such as "cpu" or "cuda:1"; by default the first GPU, or the CPU if there is none.
         progress: whether to show a progress bar.
 
-    Returns: one picture per target, 8-bit RGB, of the size that the network sees, in order of mode and depth. Failed
-        targets are included, with their status.
+    Returns: one picture per target, 8 bits, RGB or grey, of the size that the network sees, in order of mode and depth.
+        Failed targets are included, with their status.
 
     Raises: DgnError for wrong settings, TargetError for targets that the network does not have, WeightsMissing and
         WeightsMismatch for the network's weights and the decoder.

@@ -14,6 +14,13 @@ from dgn.text import in_one_line
 MEASURES: tuple[Measure, ...] = ("cosine", "dot")
 
 
+def with_absolute_path(spec: str) -> str:
+    """A target's text, with the whole path of its file if it is a direction's."""
+    kind, _, rest = spec.partition(":")
+    layer, colon, file = rest.partition(":")
+    return f"{kind}:{layer}:{Path(file).expanduser().absolute()}" if kind == "direction" and colon else spec
+
+
 def read_directions(file: str, layer: str, num_units: int, spec: str) -> tuple[Measure, dict[Group, str]]:
     """The vectors in a NumPy file with their names, and what is made large.
 
@@ -50,5 +57,7 @@ def read_directions(file: str, layer: str, num_units: int, spec: str) -> tuple[M
         if not 0 < length < np.inf:
             raise TargetError(f"{name} in '{spec}' has the length {length:g}: expected finite numbers, not all 0")
         units = tuple(WeightedUnit(layer, int(n), float(row[n] / length)) for n in np.flatnonzero(row))
+        if units in directions:
+            raise TargetError(f"{name} and {directions[units]} in '{spec}' are the same direction: leave one out")
         directions[units] = name
     return measure, directions

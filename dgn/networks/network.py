@@ -166,6 +166,7 @@ class Network:
         return {
             "size": self.size, "mean": list(self.means), "std": list(self.stds), "channel_order": self.channel_order,
             "value_range": self.value_range, "output": self.layers.output,
+            **({"code_sha256": code} if (code := getattr(self.model, "sha256", None)) else {}),
         }  # fmt: skip
 
     def with_settings(self, **given: Any) -> Network:

@@ -40,6 +40,11 @@ class OwnCode:
     folder: str = ""
 
     @property
+    def sha256(self) -> str | None:
+        """Of the file's text, as 64 hex digits; None for a package."""
+        return None if self.source is None else hashlib.sha256(self.source.encode()).hexdigest()
+
+    @property
     def __name__(self) -> str:
         return self.name
 

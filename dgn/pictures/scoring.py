@@ -211,6 +211,8 @@ def outcome(result: RenderResult, scores: Scores, layers: Layers) -> tuple[Statu
         if scores.activation > 0:
             return Status.SUPPRESSED, f"below zero as asked: {-scores.activation:.4g} before the ReLU"
         return Status.NOT_CONVERGED, f"not below zero before the ReLU after {result.num_updates} updates"
+    if target.measure != "sum" and scores.activation <= 0:
+        return Status.NOT_CONVERGED, f"the {target.measure} with the direction is {scores.activation:.3g}: not above 0"
     if target.measure == "sum" and scores.activation <= 0 and all(unit.weight > 0 for unit in target.units):
         return Status.DEAD, f"the activation is 0 on the saved picture after {result.num_updates} updates"
     if layers.class_layer in target.layers and layers.output == "softmax" and (scores.rank or 1) > 1:
