@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, cast, get_args
@@ -132,11 +133,11 @@ class Network:
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             if not getattr(self.model, "is_plain", False):
                 return self.built()
-            with _Unfilled(on_meta=True):
+            with suppress(RuntimeError), _Unfilled(on_meta=True):  # of constructors that run a part of the network
                 module = self.built()
-            kept = module.state_dict().keys()
-            if not any(buffer.is_meta for name, buffer in module.named_buffers() if name not in kept):
-                return module
+                kept = module.state_dict().keys()
+                if not any(buffer.is_meta for name, buffer in module.named_buffers() if name not in kept):
+                    return module
             with _Unfilled(on_meta=False):  # constants that no file holds, made by the constructor in empty tensors
                 return self.built()
 
