@@ -14,7 +14,7 @@ from dgn.cost.tuned import Variant, check_writable, load_tuned, store_tuned, tun
 from dgn.jobs.common.flags import with_settings
 from dgn.jobs.common.printing import print_json, print_table
 from dgn.method.recipes import RenderConfig
-from dgn.runs.config import RunConfig
+from dgn.runs.config import NETWORK_SETTINGS, RunConfig
 from dgn.runs.validation import validated
 from dgn.targets import mode_rank
 from dgn.text import plural
@@ -22,7 +22,7 @@ from dgn.text import plural
 BUSY_SHARE = 0.5  # of the cores, in use by other processes
 
 
-@with_settings(RunConfig, "discriminator", "preset")
+@with_settings(RunConfig, *NETWORK_SETTINGS, "preset")
 def command(
     settings: dict[str, Any], as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
 ) -> None:

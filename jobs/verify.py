@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgn.errors import DgnError, Incomplete, RunDamaged
+from dgn.errors import DgnError, Incomplete, RunDamaged, WeightsMissing
 from dgn.jobs.common.flags import RunArgument, flag
 from dgn.runs.config import RunConfig
 from dgn.runs.run import Run
@@ -17,6 +17,7 @@ from dgn.text import plural, printable
 
 if TYPE_CHECKING:
     from dgn.networks.frozen import FrozenNetwork
+    from dgn.networks.network import Network
 
 RELATIVE_TOLERANCE = 1e-3  # float32 convolutions add in another order on another machine
 NUM_SHOWN = 20
@@ -38,10 +39,12 @@ def command(
     opened = Run.at(run)
     info = opened.info()
     config = own_config(info, {"weights": weights, "discriminator": discriminator, "labels": labels})
-    problems, sampled, num_found, num_extra = _check_rows(opened, config, sample)
+    frozen = own_weights(info, config) if sample else None
+    network = frozen.network if frozen else _described(config)
+    problems, sampled, num_found, num_extra = _check_rows(opened, config, network, sample)
     num_scored = 0
-    if not problems and sampled:
-        problems = _score_again(opened, FrozenNetwork(own_weights(info, config)), sampled)
+    if not problems and sampled and frozen:
+        problems = _score_again(opened, FrozenNetwork(frozen), sampled)
         num_scored = len(sampled)
     for problem in problems[:NUM_SHOWN]:
         print(printable(problem))
@@ -56,13 +59,22 @@ def command(
         )
 
 
-def _check_rows(run: Run, config: RunConfig, sample: int) -> tuple[list[str], Sample, int, int]:
-    """Problems, a random sample of rows with pictures, and the numbers of expected and unexpected rows."""
+def _described(config: RunConfig) -> Network:
+    """The run's network for a look at its rows, also where its weights are not."""
     from dgn.runs.networks import describe_network
+
+    try:
+        return describe_network(config)
+    except WeightsMissing:
+        return describe_network(config.model_copy(update={"weights": None}))
+
+
+def _check_rows(run: Run, config: RunConfig, network: Network, sample: int) -> tuple[list[str], Sample, int, int]:
+    """Problems, a random sample of rows with pictures, and the numbers of expected and unexpected rows."""
     from dgn.runs.origin import own_plan
 
     info = run.info()
-    plan = own_plan(run, info, config, describe_network(config))
+    plan = own_plan(run, info, config, network)
     committed = run.committed(info.num_shards)
     problems: list[str] = []
     sampled: Sample = []

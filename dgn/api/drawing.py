@@ -151,6 +151,8 @@ def _render(network: Network, config: RunConfig, engine: Engine, progress: bool)
     network_weights = with_file or load_weights(network)
     classifier = FrozenNetwork(network_weights, engine, DTYPES[precision])
     scorer = classifier if precision == "float32" else FrozenNetwork(network_weights, engine)
+    for remark in network_weights.remarks:
+        log.info("%s: %s", network_weights.source, remark)
     if classifier.remark:
         log.warning("%s", classifier.remark)
     num_updates = sum(len(block) * render_config.recipe(block.mode).num_updates for block in blocks)

@@ -90,7 +90,7 @@ def _classifier_cost(network: Network, layer: str | None, dtype: torch.dtype) ->
     layer = layer or network.layers.classes()
     device = "meta" if network.layers.is_symbolic else "cpu"
     with torch.device(device):
-        state = network.bare().to(device).state_dict()
+        state = (network.bare().to(device) if network.layers.is_symbolic else network.built()).state_dict()
         classifier = FrozenNetwork(NetworkWeights(network, state, "", "meta"), Engine(device), dtype)
         weights = [*classifier.model.state_dict().values(), *classifier.cut_behind((layer,)).state_dict().values()]
         own = {tensor.untyped_storage()._cdata for tensor in weights}

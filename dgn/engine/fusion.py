@@ -27,6 +27,9 @@ def called_as_modules(network: fx.GraphModule) -> fx.GraphModule:
             continue  # nothing to fold it into
         names, make = _AS_MODULE[node.target]
         given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
+        rest = {name: value for name, value in given.items() if not isinstance(value, fx.Node)}
+        if _has_nodes(rest):
+            continue  # calculated from the picture's shape, for instance
         tensors = {name: _stored(network, value) for name, value in given.items() if isinstance(value, fx.Node)}
         if None in tensors.values():  # calculated, like the weights of weight-standardised convolutions
             continue
@@ -65,6 +68,12 @@ _AS_MODULE: dict[Any, tuple[tuple[str, ...], Callable[..., nn.Module | None]]] =
     torch.conv2d: (("weight", "bias", "stride", "padding", "dilation", "groups"), _convolution),
     F.batch_norm: (("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"), _batch_norm),
 }
+
+
+def _has_nodes(arguments: Any) -> bool:
+    found: list[fx.Node] = []
+    fx.node.map_arg(arguments, found.append)
+    return bool(found)
 
 
 def _node(argument: Any) -> fx.Node | None:

@@ -64,7 +64,7 @@ def update(
         activation_N = objectives.activations(values, batch.wanted)
         objective_N = objectives.objectives(values, batch.wanted, wakes_silent_units=recipe.wakes_silent_units)
         others_N = objectives.others_sum(values, batch.wanted)
-    else:  # a direction is of all units: there are no others
+    else:  # a direction combines all units of its layer, so no others are left to penalise
         [(layer, direction_NU)] = batch.wanted.items()
         activation_N = objective_N = objectives.along(values[layer].before_relu, direction_NU, batch.measure)
         others_N = torch.zeros_like(objective_N)

@@ -28,6 +28,15 @@ _MIXES_ANY_AXIS = ("einsum", "tensordot")
 _REORDERS = ("permute", "transpose", "transpose_", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "adjoint", "T",
              "mT", "H", "mH")  # fmt: skip
 NORMALISERS = ("softmax", "sigmoid", "softmax_", "sigmoid_")
+_RECTIFIES = ("relu", "relu_", "relu6", "hardtanh", "hardtanh_")
+# Each unit keeps its position and its sign: shapes, types, averages, functions that rise everywhere.
+_KEEPS_UNITS = frozenset({
+    *_REORDERS, *NORMALISERS, *_RECTIFIES, "log_softmax", "logsigmoid", "flatten", "view", "reshape", "squeeze",
+    "unsqueeze", "contiguous", "clone", "detach", "to", "float", "double", "type", "dropout", "dropout1d", "dropout2d",
+    "alpha_dropout", "feature_dropout", "mean", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "clamp", "clip", "log", "exp", "tanh",
+})  # fmt: skip
+_KEEPS_UNITS_BY_A_NUMBER = ("mul", "mul_", "div", "div_", "true_divide", "__mul__", "__rmul__", "__truediv__")
 
 
 @dataclass(frozen=True)
@@ -35,14 +44,16 @@ class Trail:
     """What is known about a tensor: the axis of its channels, and where they come from.
 
     Args:
-        layer: whose units the channels still are, each changed by itself or averaged at most; None after functions
-            that mix them.
+        layer: whose units the channels still are, in their order, each changed by itself or averaged at most, and a
+            higher value still means more; None after any other function.
         normaliser: `softmax` or `sigmoid` if one was applied since that layer.
+        is_rectified: whether a ReLU was.
     """
 
     axis: int
     layer: str | None = None
     normaliser: str | None = None
+    is_rectified: bool = False
 
 
 class ChannelTrails(TorchFunctionMode):
@@ -87,8 +98,10 @@ class ChannelTrails(TorchFunctionMode):
         known = [(tensor, trail) for tensor in tensors if (trail := self.of(tensor))]
         normaliser = _normaliser(name, [trail for _, trail in known])
         if made.ndim < 2:
-            is_one = made.ndim == 1 and len(known) == 1
-            return replace(known[0][1], axis=0, normaliser=normaliser) if is_one else None
+            if made.ndim == 0 or len(known) != 1:
+                return None
+            layer = known[0][1].layer if _keeps_units(name, args) else None
+            return replace(known[0][1], axis=0, layer=layer, normaliser=normaliser)
         if name in _MAKES_LAST_AXIS:
             first = self.of(tensors[0])
             return Trail(first.axis if first and tensors[0].ndim == made.ndim else made.ndim - 1)
@@ -102,8 +115,18 @@ class ChannelTrails(TorchFunctionMode):
         )
         if axis is None:
             return None
-        is_same = len(known) == 1 and made.shape[axis] == source.shape[trail.axis]
-        return Trail(axis, trail.layer if is_same else None, normaliser)
+        is_same = len(known) == 1 and made.shape[axis] == source.shape[trail.axis] and _keeps_units(name, args)
+        is_rectified = trail.is_rectified or name in _RECTIFIES
+        return Trail(axis, trail.layer if is_same else None, normaliser, is_same and is_rectified)
+
+
+def _keeps_units(name: str, args: tuple[Any, ...]) -> bool:
+    if name in _KEEPS_UNITS_BY_A_NUMBER:
+        return any(isinstance(one, int | float) and one > 0 for one in args)
+    if name == "__getitem__":  # ranges and single positions keep the order, lists of positions need not
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return all(one is None or one is ... or isinstance(one, slice | int) for one in index)
+    return name in _KEEPS_UNITS
 
 
 def _normaliser(name: str, trails: list[Trail]) -> str | None:
@@ -133,14 +156,14 @@ def _kept(source: Tensor, axis: int, made: Tensor) -> int | None:
         return axis
     if made.numel() == source.numel():  # a change of shape keeps the order of values
         before = math.prod(source.shape[:axis])
-        for place in range(1, made.ndim):
-            if made.shape[place] == num_channels and math.prod(made.shape[:place]) == before:
-                return place
+        for found in range(1, made.ndim):
+            if made.shape[found] == num_channels and math.prod(made.shape[:found]) == before:
+                return found
         return None
-    if made.ndim == source.ndim:  # of parts, or several joined
+    if made.ndim == source.ndim:  # a part of the channels, or those of several tensors
         return axis
-    places = [place for place in range(1, made.ndim) if made.shape[place] == num_channels]
-    return places[0] if len(places) == 1 else None
+    as_long = [one for one in range(1, made.ndim) if made.shape[one] == num_channels]
+    return as_long[0] if len(as_long) == 1 else None
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -24,7 +24,7 @@ from dgn.text import plural, printable
 
 MAX_WRAPPERS = 3  # containers around the weights
 MAX_SHOWN = 3  # names in a message
-MAX_CHARS = 80  # of a name in a message
+MAX_CHARS = 80  # in a name in a message
 MAX_REPEATED = 10**8  # values of a tensor that has more of them than its storage, as a file of bytes can claim
 _ZIP = b"PK\x03\x04"
 _AVERAGES = {"ema", "swa", "avg", "average", "averaged", "shadow", "momentum", "teacher"}
@@ -293,12 +293,13 @@ def _renamed_versions(best: _Choice) -> OrderedDict[str, Mapping[str, int]]:
 
 
 def _checked(path: Path, name: str, tensor: Tensor) -> Tensor:
-    """The tensor as plain numbers, floating ones as float32. Raises: WeightsMismatch."""
+    """The tensor as plain numbers, floating ones as float32, in memory of its own: the file may change later.
+
+    Raises: WeightsMismatch.
+    """
     problem = ""
-    if type(tensor) not in (
-        Tensor,
-        torch.nn.Parameter,
-    ):  # a few classes count as safe once torch.distributed is imported
+    # Once torch.distributed is imported, torch takes a few more classes for safe.
+    if type(tensor) not in (Tensor, torch.nn.Parameter):
         problem = f"is a {type(tensor).__name__}"
     elif tensor.layout is not torch.strided or tensor.is_nested:
         problem = "is sparse or nested"
@@ -314,8 +315,8 @@ def _checked(path: Path, name: str, tensor: Tensor) -> Tensor:
         )
     tensor = tensor.detach()
     if tensor.dtype in _INTEGERS:
-        return tensor
-    tensor = tensor.float()
+        return tensor.clone()
+    tensor = tensor.to(torch.float32, copy=True)
     if not (is_finite := torch.isfinite(tensor)).all():
         bad = f"{tensor.numel() - int(is_finite.sum()):,} of {plural(tensor.numel(), 'value')}"
         raise WeightsMismatch(

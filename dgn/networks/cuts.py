@@ -29,7 +29,7 @@ class Watched(nn.Module):
     def __init__(self, model: nn.Module, known: Layers, layers: Sequence[str], is_stopped: bool = True):
         super().__init__()
         self.model, self.known, self.layers, self.is_stopped = model, known, tuple(layers), is_stopped
-        self.output: Any = None  # of the latest run, if it was not stopped
+        self.output: Any = None  # of the latest run, unless it is stopped: it would hold memory
 
     def forward(self, images: Tensor) -> Responses:
         kept: Responses = {}
@@ -51,15 +51,18 @@ class Watched(nn.Module):
             return keep
 
         handles = [self.model.get_submodule(module).register_forward_hook(hook(module)) for module in wanted]
+        output = None
         try:
-            self.output = self.model(images)
+            output = self.model(images)
         except _Stop:
-            self.output = None
+            pass
         finally:
             for handle in handles:
                 handle.remove()
         if OUTPUT in self.layers:
-            kept[OUTPUT] = class_values(self.output, self.known.class_output)
+            kept[OUTPUT] = class_values(output, self.known.class_output)
+        if not self.is_stopped:
+            self.output = output
         return {layer: kept[layer] for layer in self.layers}
 
 
@@ -82,20 +85,21 @@ class _Tracer(fx.Tracer):
 
 def graph_up_to(model: nn.Module, known: Layers, layers: Sequence[str]) -> fx.GraphModule | None:
     """The network's graph from pictures to the responses of layers; None if it cannot be traced."""
-    if OUTPUT in layers:
-        return None
     tracer = _Tracer()
     try:
         graph = tracer.trace(model)
+        [end] = (node for node in graph.nodes if node.op == "output")
         nodes = {}
         for layer in layers:
+            if layer == OUTPUT:  # traced if it is all that the network returns
+                nodes[layer] = end.args[0] if not known.class_output and isinstance(end.args[0], fx.Node) else None
+                continue
             module, call = known.module_of(layer)
             nodes[layer] = tracer.nodes[module][call]
     except Exception:  # whatever a network's code raises for symbols in place of tensors
         return None
     if None in nodes.values():
         return None
-    [end] = (node for node in graph.nodes if node.op == "output")
     graph.erase_node(end)
     graph.output(nodes)
     for node in reversed(graph.nodes):  # fx's own pruning keeps what could draw random numbers

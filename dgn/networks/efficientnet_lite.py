@@ -6,37 +6,26 @@ dgn depends on the smallest; the other two can be installed beside it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
 
 from torch import nn
 
 from dgn.errors import WeightsMissing
-from dgn.networks.network import Network
+from dgn.networks.network import NamedBuilder, Network
 from dgn.networks.torchvision_networks import imagenet_labels
 
 SIZES_PX = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 MEAN, STD = 127.0, 128.0  # of values from 0 to 255
 
 
-@dataclass(frozen=True)
-class LiteBuilder:
+class LiteBuilder(NamedBuilder):
     """Builds a network with random weights."""
-
-    is_plain: ClassVar[bool] = True  # does nothing but make parameters
-    name: str
-    num_classes: int | None = None
 
     def __call__(self) -> nn.Module:
         from efficientnet_lite_pytorch import EfficientNet
 
-        own: dict[str, Any] = {} if self.num_classes is None else {"num_classes": self.num_classes}
-        return EfficientNet.from_name(self.name.replace("_", "-"), **own)
-
-    def with_classes(self, num_classes: int) -> LiteBuilder:
-        return replace(self, num_classes=num_classes)
+        return EfficientNet.from_name(self.name.replace("_", "-"), **self.arguments)
 
     def weights_path(self) -> Path:
         """The weights file. Raises: WeightsMissing if its package is not installed."""
@@ -55,5 +44,5 @@ def lite_network(name: str) -> Network:
     """One of `SIZES_PX`."""
     return Network(
         LiteBuilder(name), size=SIZES_PX[name], mean=MEAN, std=STD, value_range=255.0, labels=imagenet_labels(),
-        output="softmax", name=name,
+        name=name,
     )  # fmt: skip

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +19,10 @@ from dgn.method.engine import Engine
 from dgn.method.moves import resized
 from dgn.method.precision import exact_float32
 from dgn.networks.cuts import Watched, graph_up_to
+from dgn.networks.layers import OUTPUT
 from dgn.networks.outputs import class_values, named_outputs
 from dgn.networks.weights import NetworkWeights, filled
-from dgn.text import in_one_line
+from dgn.text import in_one_line, plural
 
 log = logging.getLogger("dgn")
 
@@ -48,11 +48,15 @@ class FrozenNetwork:
         for module in model.modules():
             if getattr(module, "inplace", False):  # an in-place ReLU would overwrite the response before it
                 module.inplace = False  # type: ignore[assignment]
-        model = model.eval().requires_grad_(False).to(self.engine.device, dtype)
-        self.model = model.to(memory_format=torch.channels_last)
+        self.model = model.eval().requires_grad_(False).to(self.engine.device)
+        self.memory_format = torch.channels_last
         self.mean_c11, self.std_c11 = self._normalisation(self.network.means), self._normalisation(self.network.stds)
         self._cut: dict[tuple[str, ...], nn.Module] = {}
-        self.is_coupled = not self.engine.is_symbolic and self._finds_coupling()
+        self.is_coupled = self.is_random = False
+        if self.engine.is_symbolic:
+            self._lay_out(dtype)
+        else:
+            self._probe()
 
     def _normalisation(self, numbers: Sequence[float]) -> Tensor:
         """A mean or standard deviation for RGB (or grey) in [0, 1]: (C, 1, 1), C the network's channels or 1."""
@@ -60,6 +64,12 @@ class FrozenNetwork:
         if self.network.channel_order == "BGR":
             in_range = in_range.flip(0)
         return in_range.float().to(self.engine.device).reshape(-1, 1, 1)
+
+    def _lay_out(self, dtype: torch.dtype) -> None:
+        self.model = self.model.to(dtype)
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            if tensor.ndim == 4:
+                tensor.data = tensor.data.contiguous(memory_format=self.memory_format)
 
     @property
     def units(self) -> Mapping[str, int]:
@@ -91,10 +101,17 @@ class FrozenNetwork:
         images = (images - self.mean_c11) / self.std_c11
         if self.network.channel_order == "BGR":
             images = images.flip(1)
-        return images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return images.to(self.dtype).contiguous(memory_format=self.memory_format)
 
     def _units_first(self, responses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {layer: response.movedim(self.layers.axes.get(layer, 1), 1) for layer, response in responses.items()}
+        """(N, U) also for maps of one position."""
+        ordered = {layer: response.movedim(self.layers.axes.get(layer, 1), 1) for layer, response in responses.items()}
+        if OUTPUT in ordered:
+            ordered[OUTPUT] = class_values(ordered[OUTPUT], "")
+        return {
+            layer: response.flatten(1) if response[0, 0].numel() == 1 else response
+            for layer, response in ordered.items()
+        }
 
     def cut_behind(self, layers: tuple[str, ...]) -> nn.Module:
         """The network up to the last of `layers`, as the engine runs it. Only the latest is kept, because each has its
@@ -144,17 +161,12 @@ class FrozenNetwork:
         if self.engine.is_symbolic:
             return True
         picture = self._normalised(self._probes(1))
-        responses = plain(picture)
+        responses = self._units_first(plain(picture))
         try:
-            return all(self._are_close(cut(picture)[layer], response) for layer, response in responses.items())
-        except RuntimeError:  # a graph that was traced with constants which do not fit
+            found = self._units_first(cut(picture))
+            return all(_are_close(found[layer], response, self.dtype) for layer, response in responses.items())
+        except Exception:  # whatever a network's own code raises for what was traced as a constant
             return False
-
-    def _are_close(self, one: Tensor, other: Tensor) -> bool:
-        if one.shape != other.shape or not one.numel():
-            return one.shape == other.shape
-        one, other = (values.float().nan_to_num(0, 0, 0) for values in (one, other))  # infinite: classes left out
-        return bool((one - other).abs().max() <= TOLERANCE[self.dtype] * other.abs().max().clamp_min(1e-6))
 
     def _probes(self, count: int) -> Tensor:
         """Blotches of random colours, each picture darker than the one before: statistics of a batch have to differ
@@ -165,31 +177,60 @@ class FrozenNetwork:
 
     @torch.no_grad()
     @exact_float32()
-    def _finds_coupling(self) -> bool:
-        """Whether a picture's values depend on the other pictures of its batch. Raises: DgnError if it cannot run."""
-        pictures = self._normalised(self._probes(NUM_PROBES))
+    def _probe(self) -> None:
+        """Finds the memory format that the network's code takes, and whether pictures of a batch change each other. In
+        float32 or wider, because rounding would hide that; then the network gets its own precision.
+
+        Raises: DgnError if the network cannot run.
+        """
+        dtype = self.dtype
+        self.dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        pictures = self._probes(NUM_PROBES)
         try:
-            alone = [_values(self.model(picture[None]), 1) for picture in pictures]
+            self._lay_out(self.dtype)
+            self.model(self._normalised(pictures[:1]))
+        except Exception:  # `.view` of a map, for instance, does not take channels last; other errors come again
+            self.memory_format = torch.contiguous_format
+            self._lay_out(self.dtype)
+        alone, again, together = (self._outputs(some) for some in (pictures[:1], pictures[:1], pictures))
+        rows = [name for name, values in alone.items() if len(values) == 1 and len(together[name]) == NUM_PROBES]
+        self.is_random = not all(_are_close(again[name], alone[name], self.dtype) for name in rows)
+        self.is_coupled = not self.is_random and not all(
+            _are_close(together[name][:1], alone[name], self.dtype) for name in rows
+        )
+        self.dtype = dtype
+        self._lay_out(dtype)
+        if dtype == torch.bfloat16:
+            self._outputs(pictures[:1])
+
+    def _outputs(self, images_N3HW: Tensor) -> dict[str, Tensor]:
+        """What the network returns, by name. Raises: DgnError."""
+        try:
+            return dict(named_outputs(self.model(self._normalised(images_N3HW))))
         except Exception as error:  # whatever a network's own code raises
+            advice = "; try --precision float32 (in Python precision=)" if self.dtype == torch.bfloat16 else ""
             raise DgnError(
-                f"{self.layers.network} does not run on one picture of {self.size_px} x {self.size_px} px "
-                f"({in_one_line(error)})"
+                f"{self.layers.network} does not run on {plural(len(images_N3HW), 'picture')} of {self.size_px} x "
+                f"{self.size_px} px in {str(self.dtype).removeprefix('torch.')} ({in_one_line(error)}){advice}"
             ) from error
-        together = _values(self.model(pictures), NUM_PROBES)
-        return not self._are_close(together, torch.cat(alone))
 
     @property
     def remark(self) -> str:
         """What people should know about how the network is run; empty if there is nothing."""
-        if not self.is_coupled:
-            return ""
-        return (
-            f"{self.layers.network} lets the pictures of a batch change each other (batch norm without running "
-            "statistics does): it sees them one by one"
-        )
+        if self.is_random:
+            return (
+                f"{self.layers.network} answers the same picture differently each time: its scores cannot be repeated"
+            )
+        if self.is_coupled:
+            return (
+                f"{self.layers.network} lets the pictures of a batch change each other (batch norm without running "
+                "statistics does): it sees them one by one"
+            )
+        return ""
 
 
-def _values(output: Any, num_pictures: int) -> Tensor:
-    """Every value of a network's output that has a row per picture, (N, values), on the CPU."""
-    tensors = (tensor.float().cpu() for _, tensor in named_outputs(output) if len(tensor) == num_pictures)
-    return torch.cat([torch.empty(num_pictures, 0), *(tensor.reshape(num_pictures, -1) for tensor in tensors)], 1)
+def _are_close(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    if one.shape != other.shape or not one.numel():
+        return one.shape == other.shape
+    one, other = (values.float().nan_to_num(0, 0, 0) for values in (one, other))  # infinite: classes left out
+    return bool((one - other).abs().max() <= TOLERANCE[dtype] * other.abs().max().clamp_min(1e-6))

@@ -8,7 +8,7 @@ from dgn.errors import DgnError, TargetError
 from dgn.targets import Target
 from dgn.text import plural
 
-OUTPUT = "output"  # the layer of classes if they are no single module's units, such as the mean of two heads
+OUTPUT = "output"  # the layer of classes if no single module has them as units: the mean of two heads, for instance
 
 
 @dataclass(frozen=True)

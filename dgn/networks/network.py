@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -133,7 +133,7 @@ class Network:
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             if not getattr(self.model, "is_plain", False):
                 return self.built()
-            with suppress(RuntimeError), _Unfilled(on_meta=True):  # of constructors that run a part of the network
+            with suppress(RuntimeError), _Unfilled(on_meta=True):  # some constructors run a part of the network
                 module = self.built()
                 kept = module.state_dict().keys()
                 if not any(buffer.is_meta for name, buffer in module.named_buffers() if name not in kept):
@@ -172,7 +172,13 @@ class Network:
 
     def with_settings(self, **given: Any) -> Network:
         """The same network with those of the settings that are not None. Raises: DgnError as the constructor does."""
-        return replace(self, **{name: value for name, value in given.items() if value is not None})
+        settings = {name: value for name, value in given.items() if value is not None}
+        if self.value_range != 1 and settings.keys() & {"mean", "std"} and "value_range" not in settings:
+            raise DgnError(
+                f"{self.name} reads values from 0 to {self.value_range:g}: with a mean or std of your own, say with "
+                "--value-range (in Python value_range=) what white is to it"
+            )
+        return replace(self, **settings)
 
 
 def _unwrapped(model: Any) -> Any:
@@ -180,6 +186,27 @@ def _unwrapped(model: Any) -> Any:
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
         model = getattr(model, "_orig_mod", None) or model.module
     return model
+
+
+@dataclass(frozen=True)
+class NamedBuilder:
+    """Builds one of a library's networks by its name, with random weights; subclasses say how.
+
+    Args:
+        num_classes: another number than the published weights have.
+    """
+
+    is_plain: ClassVar[bool] = True  # does nothing but make parameters
+    name: str
+    num_classes: int | None = None
+
+    def with_classes(self, num_classes: int) -> Self:
+        return replace(self, num_classes=num_classes)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the library's own builder has to be told."""
+        return {} if self.num_classes is None else {"num_classes": self.num_classes}
 
 
 def _numbers(name: str, value: Any) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ from dgn.method.colours import IMAGENET_MEAN, IMAGENET_STD
 from dgn.networks import embedded
 from dgn.networks.efficientnet_lite import SIZES_PX, lite_network
 from dgn.networks.network import Network
+from dgn.networks.own_code import is_code
 from dgn.networks.timm_networks import PREFIX, timm_network
 from dgn.networks.torchvision_networks import torchvision_names, torchvision_network
 from dgn.text import near
@@ -29,10 +30,14 @@ def network_named(name: str) -> Network:
     if name in embedded.NETWORKS:
         return Network(
             embedded.EmbeddedBuilder(name), size=embedded.SIZE_PX, mean=IMAGENET_MEAN, std=IMAGENET_STD,
-            labels=embedded.LABELS, output="softmax", name=name,
+            labels=embedded.LABELS, name=name,
         )  # fmt: skip
     if name in torchvision_names():
         return torchvision_network(name)
+    if is_code(name):
+        raise DgnError(
+            f"network '{name}': only commands run code by its name; in Python give dgn.Network(function, ...)"
+        )
     raise DgnError(
         f"unknown network '{name}': {near(name, known_networks())} (`dgn info --networks` and `dgn.known_networks()` "
         "list dgn's and torchvision's; timm:NAME is one of timm's, FILE.py:FUNCTION one of your own)"

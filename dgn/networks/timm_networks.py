@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
 from dgn.errors import DgnError, WeightsMissing
-from dgn.networks.network import Network, Output
+from dgn.networks.network import NamedBuilder, Network, Output
 from dgn.networks.torchvision_networks import imagenet_labels
 from dgn.text import in_one_line, near
 
@@ -24,20 +23,11 @@ def _timm() -> Any:
     return timm
 
 
-@dataclass(frozen=True)
-class TimmBuilder:
-    """Builds a network with random weights; with other classes than its default if asked for."""
-
-    is_plain: ClassVar[bool] = True  # does nothing but make parameters
-    name: str  # without the prefix
-    num_classes: int | None = None
+class TimmBuilder(NamedBuilder):
+    """Builds a network with random weights; its name is without the prefix."""
 
     def __call__(self) -> nn.Module:
-        own = {} if self.num_classes is None else {"num_classes": self.num_classes}
-        return _timm().create_model(self.name, pretrained=False, **own)
-
-    def with_classes(self, num_classes: int) -> TimmBuilder:
-        return replace(self, num_classes=num_classes)
+        return _timm().create_model(self.name, pretrained=False, **self.arguments)
 
     def converted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights as their authors published them under timm's names, if timm has a filter for them."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 from unittest.mock import patch
 from urllib.error import URLError
 
@@ -13,28 +12,20 @@ from torchvision import models
 from torchvision.models import VisionTransformer, WeightsEnum
 
 from dgn.errors import WeightsMissing
-from dgn.networks.network import Network
+from dgn.networks.network import NamedBuilder, Network
 
 
-@dataclass(frozen=True)
-class TorchvisionBuilder:
+class TorchvisionBuilder(NamedBuilder):
     """Builds a network with random weights; with other classes than the published weights have if asked for."""
 
-    is_plain: ClassVar[bool] = True  # does nothing but make parameters
-    name: str
-    num_classes: int | None = None
-
     def __call__(self) -> nn.Module:
-        own: dict[str, Any] = {} if self.num_classes is None else {"num_classes": self.num_classes}
+        own = self.arguments
         # These two were trained with another normalisation and apply the difference in their forward pass.
         if self.name in ("inception_v3", "googlenet"):
             own |= {"init_weights": False, "transform_input": True}
         if models.get_model_builder(self.name).__annotations__["return"] is VisionTransformer:
             own["image_size"] = self._published().meta["min_size"][0]
         return models.get_model(self.name, weights=None, **own)
-
-    def with_classes(self, num_classes: int) -> TorchvisionBuilder:
-        return replace(self, num_classes=num_classes)
 
     def converted(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A published file's weights under today's names, as torchvision's own builder reads it.
@@ -76,6 +67,5 @@ def torchvision_network(name: str) -> Network:
         mean=tuple(transforms.mean),
         std=tuple(transforms.std),
         labels=tuple(published.meta["categories"]),
-        output="softmax",
         name=name,
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +22,8 @@ from dgn.text import in_one_line, plural
 if TYPE_CHECKING:
     from dgn.networks.network import Network
 
-NUM_PICTURES, NUM_REAL = 11, 3  # without and with values. 11 of anything else are rare: what has no row each shows
+# Pictures that are shown, without and with values. A tensor that happens to have 11 rows of another kind is rare.
+NUM_PICTURES, NUM_REAL = 11, 3
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -71,6 +72,7 @@ class _Seen:
     """What one run of a network showed. Layers have their modules' dotted names, with `@CALL` if there are several."""
 
     layers: dict[str, tuple[int, int]] = field(default_factory=dict)  # axis of the units, and their number; in order
+    with_maps: set[str] = field(default_factory=set)  # layers with several values per unit
     convolutions: list[str] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)  # convolution -> the norm that reads it
     outputs: dict[str, Tensor] = field(default_factory=dict)  # by name, those with a row per picture
@@ -111,11 +113,13 @@ def _watched(model: nn.Module, images: Tensor, network_name: str) -> _Seen:
     # Modules that read a tensor, by its id and version: an in-place function gives it another.
     read_by: dict[tuple[int, int], list[nn.Module]] = {}
     versions: list[int] = []  # of the outputs when they were made
+    inputs_alive: list[Tensor] = []  # or another tensor could get the id of one
     trails = ChannelTrails()
 
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         for tensor in inputs:
             if isinstance(tensor, Tensor):
+                inputs_alive.append(tensor)
                 read_by.setdefault((id(tensor), tensor._version), []).append(module)
 
     def note(module: nn.Module, _: object, output: object) -> None:
@@ -155,6 +159,8 @@ def _watched(model: nn.Module, images: Tensor, network_name: str) -> _Seen:
         if trail is None or not 2 <= output.ndim <= 4 or len(output) != len(images) or trail.axis == 0:
             continue
         seen.layers[name] = (trail.axis, output.shape[trail.axis])
+        if output.numel() > len(images) * output.shape[trail.axis]:
+            seen.with_maps.add(name)
         if isinstance(module, CONVOLUTIONS):
             seen.convolutions.append(name)
             readers = read_by.get((id(output), version), [])
@@ -178,7 +184,7 @@ def _once(trail: Trail, calls: Mapping[str, int]) -> Trail:
     if trail.layer is None:
         return trail
     name = trail.layer.partition("@")[0]
-    return trail if _is_numbered(name, calls[name]) else Trail(trail.axis, name, trail.normaliser)
+    return trail if _is_numbered(name, calls[name]) else replace(trail, layer=name)
 
 
 def _is_numbered(name: str, num_calls: int) -> bool:
@@ -231,7 +237,9 @@ def _class_layer(
     [seen.class_output] = candidates
     trail, num_units = seen.trails[seen.class_output], seen.outputs[seen.class_output].shape[1]
     if trail is not None and trail.layer is not None and units.get(trail.layer) == num_units and wanted is None:
-        return trail.layer, "", trail.normaliser
+        # A map counts after its ReLU, so it stands for the output only if the network has that ReLU too.
+        is_map = trail.layer in seen.with_maps and not trail.is_rectified
+        return OUTPUT if is_map else trail.layer, "", trail.normaliser
     return OUTPUT, "", trail.normaliser if trail else None
 
 

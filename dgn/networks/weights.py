@@ -51,7 +51,7 @@ def load_weights(network: Network | str, path: Path | None = None) -> NetworkWei
         return replace(_from_file(network, found), source=f"embedded:{found.name}")
     if path is not None:
         path = path.expanduser()
-        if not path.exists():
+        if not (path.is_file() or path.is_dir()):  # a folder is named for what it is
             raise WeightsMissing(f"no weights file at {path}: expected a .safetensors or .pth file for {network.name}")
         return _from_file(network, path)
     if not hasattr(builder, "download"):
@@ -68,9 +68,12 @@ def load_weights(network: Network | str, path: Path | None = None) -> NetworkWei
 
 def _from_file(network: Network, path: Path) -> NetworkWeights:
     expected = network.bare().state_dict()
+    sha256 = file_sha256(path) if path.is_file() else ""
     checkpoint = read_checkpoint(path, expected.keys(), network.name)
+    if file_sha256(path) != sha256:
+        raise WeightsMismatch(f"{path} changed while it was read: wait until its writer is done, or give a copy")
     network = _with_classes_of(network, expected, checkpoint.state)
-    weights = _fitted(network, checkpoint.state, file_sha256(path), path.name)
+    weights = _fitted(network, checkpoint.state, sha256, path.name)
     return replace(weights, remarks=(*checkpoint.remarks, *weights.remarks))
 
 
@@ -144,8 +147,11 @@ def _fitted(network: Network, state: dict[str, Tensor], sha256: str, source: str
     own_parts = {_part(name) for name in expected}
     over = [name for name in state if name not in expected]
     strange = [f"{name} is not a weight of {network.name}" for name in over if _part(name) in own_parts]
-    head = _part(network.layers.module_of(network.layers.class_layer)[0]) if network.layers.class_layer else None
-    lost_head = bool(missing) and all(_part(name) == head for name in missing) and len(own_parts) > 1
+    module = network.layers.module_of(network.layers.class_layer)[0] if network.layers.class_layer else ""
+    head = _part(module)
+    is_of_head = [_part(name) == head for name in missing]
+    is_lost = any(name.startswith(f"{module}.") for name in missing)
+    lost_head = bool(head) and is_lost and all(is_of_head) and len(own_parts) > 1
     problems = [*([] if lost_head else [f"{name} is missing" for name in missing]), *strange, *wrong]
     if problems:
         raise _mismatch(network, source, problems)
@@ -153,8 +159,8 @@ def _fitted(network: Network, state: dict[str, Tensor], sha256: str, source: str
         [f"left out {plural(len(over), 'tensor')} of {', '.join(sorted({_part(n) for n in over}))}"] if over else []
     )
     if lost_head:
-        network = network.without(head or "", f"{source} has no weights for {head}")
-        remarks.append(f"no weights for {head}: there are no classes to draw")
+        network = network.without(head, f"{source} has no weights for {head}")
+        remarks.append(f"no weights for {head}, so classes cannot be drawn")
     try:
         model = filled(network, {name: tensor for name, tensor in state.items() if name in expected}, versions)
     except RuntimeError as error:

@@ -39,7 +39,7 @@ class Accuracy:
     num_photographs: int
     first: float
     top5: float
-    # The usual preprocessing with which most are first, and that share; None if it is no better than the network's own.
+    # A usual preprocessing that gives a higher share of first ranks, and that share; None if there is none.
     better: tuple[Mapping[str, Any], float] | None
 
 
@@ -54,6 +54,8 @@ def measure_accuracy(weights: NetworkWeights, folder: Path, engine: Engine | Non
     """
     layers = weights.network.layers
     layers.classes()
+    if layers.num_classes == 1:
+        raise DgnError(f"{layers.network} has one class: expected two or more, of which one can be first")
     found = _labelled(folder, layers)
     if not found:
         raise DgnError(

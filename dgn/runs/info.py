@@ -48,6 +48,11 @@ class RunInfo:
     num_shards: Annotated[int, Field(ge=0, le=MAX_SHARDS)]
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """The fingerprint, with what earlier versions did without writing it."""
+        return {**ASSUMED, **self.fingerprint}
+
+    @property
     def run_config(self) -> RunConfig:
         """The settings that the run was started with. Raises: StoreError."""
         try:

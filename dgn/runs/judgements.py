@@ -77,7 +77,8 @@ class Judge:
     @property
     def folder(self) -> str:
         """The judge's name in keys."""
-        return f"{re.sub(_UNSAFE, '_', self.network)}-{self.sha256[:8]}"
+        safe = re.sub(rf"^[.-]|{_UNSAFE}", "_", self.network)
+        return f"{safe}-{self.sha256[:8]}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
@@ -38,6 +39,8 @@ def load_network(config: RunConfig) -> NetworkWeights:
     network = _network(config)
     if config.weights is None:
         weights = load_weights(network)
+        if config.weights_sha256 not in (None, weights.sha256):
+            raise WeightsMismatch(f"{weights.source} has the SHA-256 {weights.sha256}, not {config.weights_sha256}")
     else:
         with _fetched(config.weights, config.weights_sha256) as path:
             weights = load_weights(network, path)
@@ -68,10 +71,14 @@ def _labelled(network: Network, config: RunConfig) -> Network:
     """Raises: DgnError for labels that are not one per class."""
     if config.labels is None:
         return network
+    is_here = "://" not in config.labels
+    if not (config.labels.startswith("s3://") or (is_here and Path(config.labels).expanduser().is_file())):
+        what = "no labels file at" if is_here else "labels"
+        raise DgnError(f"{what} {config.labels}: expected a file or s3:// with one label per class")
     try:
         data = read_url(config.labels)
     except FileNotFoundError as error:
-        raise DgnError(f"no labels at {config.labels}: expected a file with one label per class") from error
+        raise DgnError(f"no labels at {config.labels}: expected a file or s3:// with one label per class") from error
     return network.labelled(parse_labels(data, Path(config.labels).name))
 
 
@@ -113,7 +120,7 @@ def _downloaded(url: str, sha256: str | None) -> Path:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
         except RuntimeError as error:  # the hash differs
             raise WeightsMismatch(f"{url} does not have the SHA-256 {sha256}: {in_one_line(error)}") from error
-        except (URLError, OSError) as error:
+        except (URLError, OSError, ValueError, HTTPException) as error:
             raise WeightsMissing(f"no weights at {url}: the download failed ({in_one_line(error)})") from error
     return path
 

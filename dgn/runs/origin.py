@@ -9,7 +9,7 @@ from dgn.networks.network import Network
 from dgn.networks.own_code import is_code
 from dgn.networks.weights import NetworkWeights
 from dgn.runs.config import RunConfig
-from dgn.runs.info import RunInfo
+from dgn.runs.info import RunInfo, differences
 from dgn.runs.networks import load_network
 from dgn.runs.plan import Plan, make_plan
 from dgn.runs.run import Run
@@ -37,7 +37,10 @@ def own_plan(run: Run, info: RunInfo, config: RunConfig, network: Network) -> Pl
     plan = make_plan(config, network.layers)
     is_same_size = (plan.num_targets, plan.num_shards) == (info.num_targets, info.num_shards)
     if not is_same_size or plan.targets_sha256() != info.fingerprint["targets_sha256"]:
-        raise DgnError(f"{run.store.url}: the settings in run.json do not give its own target list; it was edited")
+        why = (
+            "it was edited" if "network" in info.fingerprint else "it was edited, or an earlier dgn drew these filters"
+        )
+        raise DgnError(f"{run.store.url}: the settings in run.json do not give its own target list; {why}")
     return plan
 
 
@@ -57,4 +60,10 @@ def own_weights(info: RunInfo, config: RunConfig, flag: str = "--weights") -> Ne
         ) from error
     if weights.sha256 != info.fingerprint["weights_sha256"]:
         raise DgnError(f"{weights.source} is not the weights file of this run: give it with {flag} FILE")
+    theirs = info.identity["network"]
+    if differing := sorted(differences(theirs, weights.network.description())):
+        name, there, here = differing[0]
+        raise DgnError(
+            f"{weights.network.name} is not the network of this run any more: its {name} is {there} there, {here} here"
+        )
     return weights

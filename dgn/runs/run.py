@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from dgn.errors import DgnError, PlanMismatch, RunDamaged, StoreError
 from dgn.runs import schema
 from dgn.runs.config import RunConfig
-from dgn.runs.info import ASSUMED, RunInfo, differences
+from dgn.runs.info import RunInfo, differences
 from dgn.runs.layout import RUN_FILE, failure_key, metadata_key, new_run_id, sha256
 from dgn.runs.shards import Committed
 from dgn.runs.stores import KeyExists, Store, open_store
@@ -90,7 +90,7 @@ class Run:
     def _continued(self, fingerprint: dict[str, Any]) -> RunInfo:
         """The run that is there. Raises: PlanMismatch, naming a setting that differs."""
         info = self.info()
-        differing = sorted(differences({**ASSUMED, **info.fingerprint}, fingerprint))
+        differing = sorted(differences(info.identity, fingerprint))
         if differing:
             name, theirs, ours = differing[0]
             more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""

@@ -60,7 +60,10 @@ BAD = {
     "only for batches": (("for_several", *SEES), "runs on several pictures and not on one"),
     "without classes": (("backbone", *SEES, "--class-layer", "9"), "unknown class layer '9'"),
     "wrong labels": (("build", *SEES, "--labels", "two.txt"), "2 labels for 3 classes in 4; expected one per class"),
-    "no labels": (("build", *SEES, "--labels", "none.txt"), "none.txt: expected a file with one label per class"),
+    "no labels": (
+        ("build", *SEES, "--labels", "none.txt"),
+        "none.txt: expected a file or s3:// with one label per class",
+    ),
     "not a number": (("build", *SEES, "--weights", "nan.pth"), "4.bias"),
     "a web page": (("build", *SEES, "--weights", "page.pth"), "is a web page instead of the file that it links to"),
     "other weights": (("build", *SEES, "--weights", "other.pth"), "other.pth"),

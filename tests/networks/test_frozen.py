@@ -239,3 +239,70 @@ def test_half_a_modules_weights_are_whole_here(dtype):
     assert network.responses(pictures(2).to(dtype), ["fc"])["fc"].dtype == dtype
     want, _ = by_hand(model.float(), (pictures(2) - 0.5) / 0.25, ["fc"])
     torch.testing.assert_close(network.responses(pictures(2), ["fc"])["fc"].float(), want["fc"], rtol=1e-4, atol=1e-5)
+
+
+class LeNet(nn.Module):
+    """As people write it: `.view` takes a map in one memory order alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 6, 5), nn.Linear(6 * 14 * 14, 4)
+
+    def forward(self, x):
+        return self.fc(torch.max_pool2d(self.conv(x).relu(), 2).view(x.size(0), -1))
+
+
+class Flat(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3 * 32 * 32, 4)
+
+    def forward(self, x):
+        return self.fc(x.view(-1, 3 * 32 * 32))
+
+
+@pytest.mark.parametrize("model", [LeNet(), Flat()])
+def test_a_network_that_views_its_map_as_a_row_runs(model):
+    network, images = frozen(seeded(model)), pictures(3)
+    alone, output = by_hand(model, (images - 0.5) / 0.25, ["fc"])
+    torch.testing.assert_close(network.responses(images, ["fc"])["fc"], alone["fc"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(network.scores(images, "fc")[1], output, rtol=1e-4, atol=1e-4)
+    assert frozen(seeded(model), dtype=torch.bfloat16).responses(images, ["fc"])["fc"].shape == (3, 4)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.05])
+def test_coupling_is_found_in_bfloat16_too(share):
+    mixed = Own(
+        lambda s, x: s.fc((y := s.conv(x).relu().mean((2, 3))) + share * y.mean(0)), conv=conv(), fc=nn.Linear(4, 3)
+    )
+    assert frozen(seeded(mixed), dtype=torch.bfloat16).is_coupled
+
+
+def test_an_output_of_its_own_length_is_no_coupling_and_chance_is_told_apart():
+    scaled = Own(lambda s, x: (s.fc(s.conv(x).mean((2, 3))), torch.ones(1)), conv=conv(), fc=nn.Linear(4, 3))
+    assert not frozen(seeded(scaled), class_layer="fc").is_coupled
+    random = Own(lambda s, x: s.fc(torch.dropout(s.conv(x).mean((2, 3)), 0.5, True)), conv=conv(), fc=nn.Linear(4, 3))
+    network = frozen(seeded(random))
+    assert (network.is_coupled, network.is_random) == (False, True)
+    assert "differently each time" in network.remark
+
+
+def test_padding_of_the_pictures_own_shape():
+    model = Own(lambda s, x: s.fc(torch.conv2d(x, s.conv.weight, None, 8, (x.shape[2] // 8, 0)).mean((2, 3))),
+                conv=conv(), fc=nn.Linear(4, 3))  # fmt: skip
+    network = frozen(seeded(model))
+    images = pictures(2)
+    alone, _ = by_hand(model, (images - 0.5) / 0.25, ["fc"])
+    torch.testing.assert_close(network.responses(images, ["fc"])["fc"], alone["fc"], rtol=1e-4, atol=1e-4)
+
+
+def test_the_networks_own_order_of_classes_is_that_of_its_rank():
+    """A head whose classes are means of maps, without a ReLU."""
+    model = seeded(Own(lambda s, x: s.head(s.conv(x).relu()).mean((2, 3)), conv=conv(), head=nn.Conv2d(4, 5, 1)))
+    network, images = frozen(model), pictures(4)
+    assert network.layers.class_layer == "output"
+    response, values = network.scores(images, "output")
+    assert torch.equal(response, values)
+    assert torch.equal(values.argsort(1), by_hand(model, (images - 0.5) / 0.25, [])[1].argsort(1))
+    torch.testing.assert_close(network.responses(images, ["output"])["output"], values, rtol=1e-4, atol=1e-4)
+    assert type(network.cut_behind(("output",))).__name__ != "Watched", "traced like any other layer"

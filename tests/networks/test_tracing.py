@@ -80,13 +80,16 @@ def auxiliary_last(s, x):
         (lambda s, x: (s.a(pooled(s, x)),), "a", 3),
         (lambda s, x: [s.a(pooled(s, x)), 0.5, None, {"note": "text"}], "a", 3),
         (lambda s, x: (s.a(pooled(s, x)), torch.zeros(5, 4), torch.tensor(1.0)), "a", 3),  # a loss, some prototypes
-        (lambda s, x: s.a(s.stem(x).permute(0, 2, 3, 1)).mean((1, 2)), "a", 3),
-        (lambda s, x: s.a(pooled(s, x)) + torch.ones(3), "a", 3),
+        # The mean of a map: its layer counts after a ReLU, which the network does not have.
+        (lambda s, x: s.a(s.stem(x).permute(0, 2, 3, 1)).mean((1, 2)), "output", 3),
+        (lambda s, x: s.a(s.stem(x).permute(0, 2, 3, 1)).relu().mean((1, 2)), "a", 3),
+        (lambda s, x: s.a(pooled(s, x)) + torch.ones(3), "output", 3),
+        (lambda s, x: -s.a(pooled(s, x)), "output", 3),
         (lambda s, x: (s.a(pooled(s, x)) + s.a(pooled(s, x.flip(3)))) / 2, "output", 3),  # DeiT's mean of heads
         (lambda s, x: s.a(pooled(s, x))[:, :2], "output", 2),
         (lambda s, x: torch.cat([s.a(pooled(s, x)), s.b(pooled(s, x))], 1), "output", 8),
         (lambda s, x: pooled(s, x), "stem", 4),
-        (lambda s, x: s.stem(x), "stem", 4),
+        (lambda s, x: s.stem(x), "output", 4),
     ],
 )
 def test_the_class_layer_is_what_the_output_holds(run, class_layer, num_classes):

@@ -101,7 +101,7 @@ def test_the_number_of_classes_is_the_files(name, class_layer, tmp_path):
         ("googlenet", None, (), None),
         ("googlenet", 5, ("aux1", "aux2"), None),
         ("inception_v3", None, ("AuxLogits",), None),
-        ("googlenet", None, ("aux1", "aux2", "fc"), "no weights for fc: there are no classes to draw"),
+        ("googlenet", None, ("aux1", "aux2", "fc"), "no weights for fc, so classes cannot be drawn"),
     ],
 )
 def test_heads_for_training_may_be_there_or_not(name, num_classes, left_out, remark, tmp_path):
@@ -117,7 +117,7 @@ def test_a_backbones_file_has_filters_and_no_classes(name, tmp_path):
     head = network_named(name).layers.class_layer.partition(".")[0]
     weights = loaded(name, without(built(name), head), tmp_path)
     found = weights.network.layers
-    assert weights.remarks == (f"no weights for {head}: there are no classes to draw",)
+    assert weights.remarks == (f"no weights for {head}, so classes cannot be drawn",)
     assert parse_targets(["filters"], found, None) == parse_targets(["all"], found, None)
     assert not [layer for layer in found.units if layer.partition(".")[0] == head]
     with pytest.raises(TargetError, match=f"{name} has no classes: w.pth has no weights for {head}; its filters"):
@@ -215,3 +215,19 @@ def test_a_file_fits_a_module_of_ones_own(tmp_path):
     assert_same(weights, file.state_dict())
     with pytest.raises(WeightsMismatch, match=r"fc.weight is \(7, 6\) instead of \(3, 6\)"):
         loaded(network(Plain()), Plain(classes=7).state_dict(), tmp_path)
+
+
+def test_one_logit_is_a_sigmoid_in_a_named_network_too(tmp_path):
+    model = network_named("resnet18").model.with_classes(1)()
+    torch.save(model.state_dict(), tmp_path / "one.pth")
+    layers = load_weights("resnet18", tmp_path / "one.pth").network.layers
+    assert (layers.num_classes, layers.output) == (1, "sigmoid")
+
+
+def test_weights_are_in_memory_of_their_own(tmp_path, mini_weights):
+    for name, save in (("w.pth", torch.save), ("w.safetensors", save_file)):
+        state = {key: tensor.clone() for key, tensor in mini_weights.state.items()}
+        save(state, tmp_path / name)
+        loaded = load_weights("vgg16-mini", tmp_path / name)
+        (tmp_path / name).write_bytes(bytes((tmp_path / name).stat().st_size))
+        assert all(torch.equal(loaded.state[key], tensor) for key, tensor in state.items())

@@ -76,9 +76,11 @@ def test_a_file_with_fewer_classes_has_labels_of_its_own(tmp_path):
     ("change", "error", "says"),
     [
         ({"input_size": None, "std": None}, DgnError, "does not say what pictures it wants: give --input-size, --std"),
-        ({"labels": "none.txt"}, DgnError, "no labels at none.txt: expected a file with one label per class"),
+        ({"labels": "none.txt"}, DgnError, "no labels file at none.txt: expected a file or s3:// with"),
         ({"labels": "three.txt"}, DgnError, "3 labels for 2 classes in fc; expected one per class"),
-        ({"labels": "."}, DgnError, "Is a directory"),
+        ({"labels": "."}, DgnError, "no labels file at .: expected a file"),
+        ({"labels": "/dev/zero"}, DgnError, "no labels file at /dev/zero: expected a file"),
+        ({"labels": "https://localhost/l.txt"}, DgnError, "labels https://localhost/l.txt: expected a file or s3://"),
         ({"weights": "none.pth"}, WeightsMissing, "no weights file at none.pth"),
         ({"weights": "w.safetensors", "weights_sha256": "0" * 64}, WeightsMismatch,
          r"w.safetensors has the SHA-256 [0-9a-f]{64}, not 0{64}: it is another file"),
@@ -137,3 +139,8 @@ def test_weights_and_labels_from_a_bucket(bucket, own, tmp_path):
         with pytest.raises(error, match=says) as caught:
             load_network(config(**settings | change))
         assert "\n" not in str(caught.value)
+
+
+def test_a_hash_is_checked_without_a_file_too():
+    with pytest.raises(WeightsMismatch, match=r"has the SHA-256 .*, not 0000"):
+        load_network(RunConfig(discriminator="vgg16-mini", weights_sha256="0" * 64))
