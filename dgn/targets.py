@@ -8,7 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 # What is made large: the weighted sum of units or, for a direction in the space of a layer's units, the cosine with it
 # or the projection on it.
@@ -97,28 +101,58 @@ class Target:
         return int.from_bytes(digest[:8], "big") >> 1
 
 
-@dataclass(frozen=True)
-class TargetBlock:
-    """Targets of one layer and mode: every group with every seed, in that order. Each is created when asked for.
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """Directions in the space of a layer's units. An array, because units take fifty times the memory: a direction's
+    are made when they are asked for.
 
     Args:
-        names: of the groups, if they are directions.
+        names: of the directions.
+        vectors_DU: (directions, units), numbers of any type; each vector has a length above 0.
     """
 
     layer: str
-    groups: tuple[Group, ...]
+    names: tuple[str, ...]
+    vectors_DU: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, which: int) -> Group:
+        vector_U = of_length_1(self.vectors_DU[which])
+        return tuple(WeightedUnit(self.layer, int(unit), float(vector_U[unit])) for unit in np.flatnonzero(vector_U))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of names and numbers as they were given, because machines differ in the last bit of a length."""
+        digest = hashlib.sha256(f"{self.names} {self.vectors_DU.dtype} {self.vectors_DU.shape}".encode())
+        digest.update(np.ascontiguousarray(self.vectors_DU).data)
+        return digest.hexdigest()
+
+
+def of_length_1(vector_U: NDArray[Any]) -> NDArray[np.float64]:
+    """The vector divided by its length."""
+    wide_U = vector_U.astype(np.float64)
+    return wide_U / np.linalg.norm(wide_U)
+
+
+@dataclass(frozen=True)
+class TargetBlock:
+    """Targets of one layer and mode: every group with every seed, in that order. Each is created when asked for."""
+
+    layer: str
+    groups: tuple[Group, ...] | Directions
     mode: Mode
     first_seed: int
     num_seeds: int
     measure: Measure = "sum"
-    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.groups) * self.num_seeds
 
     def target(self, i: int) -> Target:
         which, seed = divmod(i, self.num_seeds)
-        name = self.names[which] if self.names else ""
+        name = self.groups.names[which] if isinstance(self.groups, Directions) else ""
         return Target(self.groups[which], self.mode, self.first_seed + seed, self.measure, name)
 
     def __iter__(self) -> Iterator[Target]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dgn.errors import TargetError
-from dgn.targets import Group, Measure, WeightedUnit
+from dgn.targets import Directions, Measure, of_length_1
 from dgn.text import in_one_line
 
+NamedVector = tuple[str, NDArray[Any]]
 MEASURES: tuple[Measure, ...] = ("cosine", "dot")
 
 
@@ -21,8 +25,8 @@ def with_absolute_path(spec: str) -> str:
     return f"{kind}:{layer}:{Path(file).expanduser().absolute()}" if kind == "direction" and colon else spec
 
 
-def read_directions(file: str, layer: str, num_units: int, spec: str) -> tuple[Measure, dict[Group, str]]:
-    """The vectors in a NumPy file with their names, and what is made large.
+def read_directions(file: str, layer: str, num_units: int, spec: str) -> tuple[Measure, dict[bytes, NamedVector]]:
+    """What is made large, and the vectors in a NumPy file with their names, by a hash of their directions.
 
     Args:
         file: `FILE.npy`, `FILE.npy:cosine` (the same) or `FILE.npy:dot`: one vector, or a row for each.
@@ -48,16 +52,22 @@ def read_directions(file: str, layer: str, num_units: int, spec: str) -> tuple[M
         raise TargetError(
             f"'{spec}' holds {found}: expected {num_units} numbers, one per unit of {layer}, or rows of them"
         )
-    rows = np.atleast_2d(vectors).astype(np.float64)
     stem = re.sub(r"[^A-Za-z0-9_.]+", "_", path.stem)[:40]
+    rows = np.atleast_2d(vectors)
     names = [stem] if vectors.ndim == 1 else [f"{stem}-{n:05d}" for n in range(len(rows))]
-    directions: dict[Group, str] = {}
+    directions: dict[bytes, NamedVector] = {}
     for name, row in zip(names, rows, strict=True):
-        length = np.linalg.norm(row)
+        length = np.linalg.norm(row.astype(np.float64))
         if not 0 < length < np.inf:
             raise TargetError(f"{name} in '{spec}' has the length {length:g}: expected finite numbers, not all 0")
-        units = tuple(WeightedUnit(layer, int(n), float(row[n] / length)) for n in np.flatnonzero(row))
-        if units in directions:
-            raise TargetError(f"{name} and {directions[units]} in '{spec}' are the same direction: leave one out")
-        directions[units] = name
+        key = hashlib.sha256((of_length_1(row) + 0.0).tobytes()).digest()  # the sum makes 0 of -0
+        if key in directions:
+            raise TargetError(f"{name} and {directions[key][0]} in '{spec}' are the same direction: leave one out")
+        directions[key] = name, row
     return measure, directions
+
+
+def stacked(layer: str, directions: dict[bytes, NamedVector]) -> Directions:
+    """Vectors of one layer as one array."""
+    names, vectors = zip(*directions.values(), strict=True)
+    return Directions(layer, names, np.stack(vectors))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from dgn.errors import TargetError
-from dgn.networks.directions import read_directions
+from dgn.networks.directions import NamedVector, read_directions, stacked
 from dgn.networks.layers import Layers
 from dgn.targets import MODES, Group, Measure, Mode, TargetBlock, WeightedUnit
 from dgn.text import near
@@ -34,11 +34,12 @@ def parse_targets(
     if not specs:
         raise TargetError("no targets: expected for instance all, classes, classes:0-99 or filters:LAYER:0-31")
     assert num_seeds >= 1
-    wanted: dict[tuple[Mode, str, Measure], dict[Group, str]] = {}  # with the names of directions
+    groups: dict[tuple[Mode, str], dict[Group, None]] = {}
+    directions: dict[tuple[Mode, str, Measure], dict[bytes, NamedVector]] = {}
 
-    def add(layer: str, groups: Sequence[Group], default_modes: Sequence[str]) -> None:
+    def add(layer: str, some: Sequence[Group], default_modes: Sequence[str]) -> None:
         for mode in modes or default_modes:
-            wanted.setdefault((mode, layer, "sum"), {}).update(dict.fromkeys(groups, ""))  # type: ignore[arg-type]
+            groups.setdefault((mode, layer), {}).update(dict.fromkeys(some))  # type: ignore[arg-type]
 
     for spec in specs:
         kind, _, rest = spec.partition(":")
@@ -63,9 +64,9 @@ def parse_targets(
         elif kind == "direction" and ":" in rest:
             layer, _, file = rest.partition(":")
             layer = _check_layer(layer, layers, spec)
-            measure, directions = read_directions(file, layer, layers.units[layer], spec)
+            measure, vectors = read_directions(file, layer, layers.units[layer], spec)
             for mode in modes or ("untrained",):
-                wanted.setdefault((mode, layer, measure), {}).update(directions)  # type: ignore[arg-type]
+                directions.setdefault((mode, layer, measure), {}).update(vectors)  # type: ignore[arg-type]
         elif kind == "mix" and rest.startswith("classes:"):
             group = _parse_group(layers.classes(), rest.removeprefix("classes:"), layers, spec)
             add(layers.classes(), [group], ("untrained",))
@@ -79,14 +80,15 @@ def parse_targets(
                 "filters:LAYER:0-31, raw:LAYER:0-31, mix:classes:9+30, group:LAYER:3*0.5+17 or "
                 "direction:LAYER:FILE.npy"
             )
+    blocks = [
+        TargetBlock(layer, tuple(found), mode, first_seed, num_seeds) for (mode, layer), found in groups.items()
+    ] + [
+        TargetBlock(layer, stacked(layer, vectors), mode, first_seed, num_seeds, measure)
+        for (mode, layer, measure), vectors in directions.items()
+    ]
     depth = {layer: i for i, layer in enumerate(layers.units)}
-    keys = sorted(wanted, key=lambda key: (MODES.index(key[0]), depth[key[1]], get_args(Measure).index(key[2])))
-    blocks = []
-    for mode, layer, measure in keys:
-        groups = wanted[mode, layer, measure]
-        names = () if measure == "sum" else tuple(groups.values())
-        blocks.append(TargetBlock(layer, tuple(groups), mode, first_seed, num_seeds, measure, names))
-    return blocks
+    measures = get_args(Measure)
+    return sorted(blocks, key=lambda one: (MODES.index(one.mode), depth[one.layer], measures.index(one.measure)))
 
 
 def _singles(layer: str, units: Sequence[int]) -> list[Group]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dgn
@@ -19,7 +19,7 @@ from dgn.networks.layers import Layers
 from dgn.networks.specs import parse_targets
 from dgn.runs import schema
 from dgn.runs.config import RunConfig
-from dgn.targets import Target, TargetBlock
+from dgn.targets import Directions, Target, TargetBlock
 
 if TYPE_CHECKING:
     from dgn.networks.network import Network
@@ -70,12 +70,17 @@ class Plan:
 
     def targets_sha256(self) -> str:
         """Hash of the target list: of its blocks, which determine every target and its shard."""
-        blocks = [asdict(block) for block in self.blocks]
-        for block in blocks:
-            if block["measure"] == "sum":  # as in runs from before there were directions
-                del block["measure"], block["names"]
-        lines = [json.dumps(block, sort_keys=True) for block in blocks]
+        lines = [json.dumps(_content(block), sort_keys=True) for block in self.blocks]
         return hashlib.sha256("\n".join([*lines, str(self.shard_size)]).encode()).hexdigest()
+
+
+def _content(block: TargetBlock) -> dict[str, Any]:
+    """What determines the block's targets."""
+    if isinstance(block.groups, Directions):
+        return asdict(replace(block, groups=())) | {"groups": block.groups.sha256}
+    content = asdict(block)
+    del content["measure"]  # as in runs from before there were directions
+    return content
 
 
 def make_plan(config: RunConfig, layers: Layers) -> Plan:

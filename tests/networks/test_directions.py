@@ -1,5 +1,6 @@
 """Directions in the space of a layer's units, from NumPy files."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,10 @@ from dgn.method.loop import render_batch
 from dgn.method.objectives import along
 from dgn.method.recipes import RenderConfig
 from dgn.networks.directions import with_absolute_path
+from dgn.networks.layers import Layers
 from dgn.networks.specs import parse_targets
 from dgn.pictures.scoring import score_results
+from dgn.runs.plan import Plan
 from dgn.targets import Target
 from tests.conftest import NARROW
 
@@ -31,6 +34,43 @@ def test_each_row_is_a_target_of_length_1(mini, tmp_path):
     assert {first.measure, second.measure} == {"dot"}
     assert first.target_id.startswith("conv3_1-dot-concepts-00000-")
     assert (mini.layers.label(second), second.unit, second.is_negative) == ("concepts-00001", None, False)
+
+
+WIDE = Layers("wide", {"codes": 2048}, None, (), (), {})
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_plan_of_many_directions_is_as_large_as_their_file(dtype, tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(64, 2048)).astype(dtype)
+    np.save(tmp_path / "features.npy", np.asfortranarray(vectors))
+    plan = Plan(parse_targets([f"direction:codes:{tmp_path}/features.npy"], WIDE, None), shard_size=32)
+    travelled = pickle.dumps(plan)
+    assert len(travelled) < vectors.nbytes + 5_000
+    again = pickle.loads(travelled)
+    assert again.targets_sha256() == plan.targets_sha256()
+    last = again.shard(1).targets[-1]
+    assert last == plan.shard(1).targets[-1]
+    assert [u.weight for u in last.units] == list(vectors[-1].astype(float) / np.linalg.norm(vectors[-1].astype(float)))
+    assert plan_sha256(vectors * 2, tmp_path) != plan.targets_sha256() == plan_sha256(vectors, tmp_path)
+
+
+def plan_sha256(vectors, folder):
+    np.save(folder / "features.npy", vectors)
+    return Plan(parse_targets([f"direction:codes:{folder}/features.npy"], WIDE, None), 32).targets_sha256()
+
+
+def test_names_of_directions_stay_what_they_were(mini, tmp_path):
+    np.save(tmp_path / "v.npy", np.arange(-16, 16) / 8)
+    [target] = parsed(mini, f"direction:conv3_1:{tmp_path}/v.npy")
+    assert target.target_id == "conv3_1-cosine-v-f1b60a7c-untrained-s0"
+
+
+def test_the_same_direction_in_two_files_is_one_target(mini, tmp_path):
+    rows = np.eye(32)[:3]
+    np.save(tmp_path / "a.npy", rows)
+    np.save(tmp_path / "b.npy", np.float32(7) * rows[2:].astype(np.float32))
+    [block] = parse_targets([f"direction:conv3_1:{tmp_path}/{name}.npy" for name in "ab"], mini.layers, None)
+    assert [[(u.unit, u.weight) for u in target.units] for target in block] == [[(0, 1)], [(1, 1)], [(2, 1)]]
 
 
 def test_the_cosine_and_the_projection():
@@ -67,6 +107,7 @@ def test_a_picture_turns_towards_its_direction_and_is_scored_by_it(mini, tmp_pat
         (np.full(32, np.nan), "has the length nan"),
         (np.array(["a"] * 32), "expected 32 numbers"),
         (np.ones((2, 32)), "are the same direction: leave one out"),
+        (np.array([[0.0, *[1] * 31], [-0.0, *[2] * 31]]), "v-00001 and v-00000 in .* are the same direction"),
     ],
 )
 def test_what_is_no_direction_is_one_line(array, says, mini, tmp_path):
