@@ -229,7 +229,10 @@ class _Unfilled(TorchFunctionMode):
             `torch.device("meta")`.
     """
 
-    FILLS = frozenset({"normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "trunc_normal_"})
+    FILLS = frozenset({
+        "normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "erfinv_", "mul_", "div_",
+        "add_", "clamp_",
+    })  # fmt: skip
 
     def __init__(self, on_meta: bool):
         super().__init__()
@@ -241,6 +244,7 @@ class _Unfilled(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if self.on_meta and func is torch.empty and kwargs.get("device") is None:
             kwargs["device"] = "meta"
-        if args and isinstance(args[0], nn.Parameter) and getattr(func, "__name__", "") in self.FILLS:
-            return args[0]
+        filled = args[0] if args else kwargs.get("tensor")  # as `nn.init` names it
+        if isinstance(filled, nn.Parameter) and getattr(func, "__name__", "") in self.FILLS:
+            return filled
         return func(*args, **kwargs)

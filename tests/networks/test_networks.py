@@ -176,3 +176,27 @@ def test_finding_layers_draws_no_random_numbers_of_the_caller():
 def test_a_named_network_takes_no_memory_until_it_has_weights():
     assert all(tensor.is_meta for tensor in network_named("vgg16").bare().state_dict().values())
     assert not any(tensor.is_meta for tensor in network_named("squeezenet1_1").built().state_dict().values())
+
+
+def test_first_values_are_not_made_even_where_a_constant_has_to_be():
+    """Otherwise the parameters of a large network would take its memory before it has weights."""
+
+    class WithConstant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+            self.register_buffer("positions", torch.empty(4), persistent=False)
+            with torch.no_grad():
+                self.positions.copy_(torch.arange(4.0))
+                nn.init.normal_(self.fc.weight).div_(2)
+
+    builder = functools.partial(WithConstant)
+    builder.is_plain = True
+    torch.use_deterministic_algorithms(True)  # what nobody fills is then NaN
+    try:
+        module = network(builder).bare()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert module.positions.tolist() == [0, 1, 2, 3]
+    assert module.conv.weight.isnan().all()
+    assert module.fc.weight.isnan().all()
