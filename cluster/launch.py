@@ -18,7 +18,7 @@ from dgn.runs.config import RunConfig
 from dgn.runs.decoders import SHIPPED_DECODER, needed_decoder
 from dgn.runs.index import forget_missing
 from dgn.runs.layout import RUN_FILE
-from dgn.runs.networks import describe_network, load_network
+from dgn.runs.networks import describe_network, labels_sha256, load_network
 from dgn.runs.plan import fingerprint, make_plan
 from dgn.runs.run import Run
 from dgn.runs.stores import LocalStore, open_store
@@ -56,8 +56,8 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
     resolved = resolve_precision(precision, workers.gpus_each > 0, tuned)
     config = config.model_copy(update={"precision": resolved})
     render = config.render_config(resolved, decoder.width if decoder else None)
-    decoder_sha256 = decoder.sha256 if decoder else None
-    identity = fingerprint(plan, render, weights.network, weights.sha256, decoder_sha256)
+    decoder_sha256, labels = decoder.sha256 if decoder else None, labels_sha256(weights.network, config)
+    identity = fingerprint(plan, render, weights.network, weights.sha256, decoder_sha256, labels)
     info = run.start(identity, config, plan.num_targets, plan.num_shards)
     batch_size = None if config.batch_size == "auto" else config.batch_size
     context = RunContext(store.url, info.run_id, plan, render, identity, batch_size, tuned)

@@ -23,6 +23,8 @@ ASSUMED = {
         "value_range": 1.0, "output": "softmax",
     }
 }  # fmt: skip
+# What earlier versions did not write although runs can differ in it: compared only where it was written.
+UNWRITTEN = {"labels_sha256"}
 
 
 def _having(*names: str) -> AfterValidator:
@@ -67,7 +69,8 @@ def differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, s
     """(setting, their value, our value) for every leaf in which two fingerprints differ, except retired settings."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for key in theirs.keys() | ours.keys():
-            yield from differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
+            if key in theirs or key not in UNWRITTEN:
+                yield from differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
     elif theirs != ours and name not in RETIRED:
         yield name, _short(theirs), _short(ours)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +47,12 @@ def load_network(config: RunConfig) -> NetworkWeights:
         with _fetched(config.weights, config.weights_sha256) as path:
             weights = load_weights(network, path)
     return replace(weights, network=_labelled(weights.network, config))
+
+
+def labels_sha256(network: Network, config: RunConfig) -> str | None:
+    """Of the labels that the settings give, as 64 hex digits, whatever kind of file has them; None for the network's
+    own."""
+    return None if config.labels is None else hashlib.sha256(json.dumps(network.labels).encode()).hexdigest()
 
 
 def _network(config: RunConfig) -> Network:

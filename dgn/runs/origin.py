@@ -10,7 +10,7 @@ from dgn.networks.own_code import is_code
 from dgn.networks.weights import NetworkWeights
 from dgn.runs.config import RunConfig
 from dgn.runs.info import RunInfo, differences
-from dgn.runs.networks import load_network
+from dgn.runs.networks import labels_sha256, load_network
 from dgn.runs.plan import Plan, make_plan
 from dgn.runs.run import Run
 from dgn.runs.validation import validated
@@ -44,26 +44,30 @@ def own_plan(run: Run, info: RunInfo, config: RunConfig, network: Network) -> Pl
     return plan
 
 
-def own_weights(info: RunInfo, config: RunConfig, flag: str = "--weights") -> NetworkWeights:
+def own_weights(info: RunInfo, config: RunConfig, flags: str = "--") -> NetworkWeights:
     """The network that made the run's pictures.
 
     Args:
-        flag: the one that gives a file that moved, for messages.
+        flags: how the flags begin that give files that moved, for messages.
 
-    Raises: WeightsMissing; DgnError for another file.
+    Raises: WeightsMissing; DgnError for another file, or other labels.
     """
     try:
         weights = load_network(config)
     except WeightsMissing as error:
         raise WeightsMissing(
-            f"cannot load the network that made these pictures: {error}; give its file with {flag} FILE"
+            f"cannot load the network that made these pictures: {error}; give its file with {flags}weights FILE"
         ) from error
     if weights.sha256 != info.fingerprint["weights_sha256"]:
-        raise DgnError(f"{weights.source} is not the weights file of this run: give it with {flag} FILE")
+        raise DgnError(f"{weights.source} is not the weights file of this run: give it with {flags}weights FILE")
     theirs = info.identity["network"]
     if differing := sorted(differences(theirs, weights.network.description())):
         name, there, here = differing[0]
         raise DgnError(
             f"{weights.network.name} is not the network of this run any more: its {name} is {there} there, {here} here"
         )
+    ours = labels_sha256(weights.network, config)
+    if info.fingerprint.get("labels_sha256", ours) != ours:  # which earlier versions did not write
+        advice = f"give theirs with {flags}labels FILE" if info.fingerprint["labels_sha256"] else "give none"
+        raise DgnError(f"the labels of {weights.network.name} are not those of this run's rows: {advice}")
     return weights

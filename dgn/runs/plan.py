@@ -89,15 +89,25 @@ def make_plan(config: RunConfig, layers: Layers) -> Plan:
 
 
 def fingerprint(
-    plan: Plan, render: RenderConfig, network: Network, weights_sha256: str, decoder_sha256: str | None
+    plan: Plan,
+    render: RenderConfig,
+    network: Network,
+    weights_sha256: str,
+    decoder_sha256: str | None,
+    labels_sha256: str | None = None,
 ) -> dict[str, Any]:
-    """Everything that decides a run's pictures. Two runs with the same fingerprint make the same pictures."""
+    """Everything that decides a run's pictures and their labels. Two runs with the same fingerprint make the same.
+
+    Args:
+        labels_sha256: of labels that were given; None for the network's own.
+    """
     return {
         "schema_version": schema.VERSION,
         "dgn_version": dgn.__version__,
         "discriminator": network.name,
         "weights_sha256": weights_sha256,
         "decoder_sha256": decoder_sha256,
+        "labels_sha256": labels_sha256,
         "render": json.loads(json.dumps(asdict(render))),
         "targets_sha256": plan.targets_sha256(),
         "network": network.description(),

@@ -31,6 +31,11 @@ from dgn.runs.validation import first_problem
 from dgn.text import NOT_JSON
 
 VERIFY = "dgn verify lists everything that is wrong"  # advice that ends a message
+# Differences between fingerprints that say nothing as hashes.
+_DIFFERING = {
+    "labels_sha256": "its labels are not those that it was started with",
+    "targets_sha256": "its targets, seeds or shard size differ",
+}
 NUM_READERS = 10  # files that are read at a time: as many connections as the S3 client keeps
 
 
@@ -94,9 +99,7 @@ class Run:
         if differing:
             name, theirs, ours = differing[0]
             more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
-            what = f"{name} is {theirs} there, {ours} here"
-            if name == "targets_sha256":
-                what = "its targets, seeds or shard size differ"
+            what = _DIFFERING.get(name, f"{name} is {theirs} there, {ours} here")
             raise PlanMismatch(
                 f"{self.store.url} holds a run with other settings: {what}{more}; "
                 "give another folder, or the settings that the run was started with (dgn resume reads them from it)"

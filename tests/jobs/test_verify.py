@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from dgn.networks.registry import network_named
 from dgn.runs import lease
 from dgn.runs.lease import Lease
 from dgn.runs.stores import open_store
@@ -63,6 +64,24 @@ def test_verify_counts_by_the_target_list_not_by_an_edited_file(copy, dgn):
     content = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps({**content, "num_targets": 9}))
     assert_one_line(dgn("verify", copy), 2, "it was edited")
+
+
+def test_other_labels_than_the_runs_are_refused(copy, tmp_path, dgn):
+    (tmp_path / "labels.txt").write_text("\n".join(["another", *network_named("vgg16-mini").labels[1:]]))
+    say = "the labels of vgg16-mini are not those of this run's rows: give none"
+    assert_one_line(dgn("verify", copy, "--labels", tmp_path / "labels.txt"), 2, say)
+    assert_one_line(
+        dgn("judge", copy, "--by", "vgg16-mini-b", "--discriminator-labels", tmp_path / "labels.txt"), 2, say
+    )
+    content = json.loads((copy / "run.json").read_text())
+    content["config"]["labels"] = str(tmp_path / "labels.txt")
+    (copy / "run.json").write_text(json.dumps(content))
+    (copy / "metadata" / "000002.parquet").unlink()
+    assert_one_line(dgn("resume", copy), 2, "its labels are not those that it was started with")
+    content["fingerprint"]["labels_sha256"] = "0" * 64
+    (copy / "run.json").write_text(json.dumps(content))
+    say = "are not those of this run's rows: give theirs with --labels FILE"
+    assert_one_line(dgn("verify", copy), 2, say)
 
 
 def test_gc_deletes_only_what_no_row_names(copy, dgn):

@@ -69,6 +69,27 @@ def test_any_other_setting_that_only_one_of_them_has_refuses_a_run(run, name):
         start(run, ours, config)
 
 
+def test_other_labels_refuse_a_run(run):
+    own, config = identity()
+    given, others = (own | {"labels_sha256": letter * 64} for letter in "ab")
+    first = start(run, given, config)
+    assert start(run, given, config) == first
+    for wrong in (others, own):
+        with pytest.raises(
+            PlanMismatch, match="settings: its labels are not those that it was started with; "
+        ) as caught:
+            start(run, wrong, config)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_run_from_before_labels_were_written_is_continued_with_its_own(run):
+    ours, config = identity()
+    earlier = {name: value for name, value in ours.items() if name != "labels_sha256"}
+    first = start(run, earlier, config)
+    assert start(run, ours, config) == first
+    assert start(run, ours | {"labels_sha256": "a" * 64}, config) == first
+
+
 def test_every_setting_of_the_fingerprint_counts():
     ours, _ = identity()
     leaves = list(differences(ours, {}))
