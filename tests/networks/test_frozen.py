@@ -135,6 +135,21 @@ def test_a_graph_that_does_not_answer_as_the_network_is_not_used(name, is_traced
     assert any("cannot be traced to fc" in line for line in caplog.messages) is not is_traced
 
 
+def nearly_right(s, x):
+    """Tracing takes a way that changes a little."""
+    x = s.stem(x).relu()
+    return s.fc((x if isinstance(x, torch.Tensor) else 1.1 * x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding_hides_no_graph_that_answers_differently(dtype):
+    right, wrong = (Own(run, stem=conv(), fc=nn.Linear(4, 3)) for run in (NETWORKS["a plain one"][0], nearly_right))
+    right.norm = nn.BatchNorm2d(4)
+    for model, is_traced in ((right, True), (wrong, False)):
+        cut = frozen(seeded(model), dtype=dtype).cut_behind(("fc",))
+        assert isinstance(cut, Watched) is not is_traced
+
+
 PREPROCESSING = {
     "one number": ({"mean": 0.4, "std": 0.2}, lambda x: (x - 0.4) / 0.2),
     "one per channel": (
