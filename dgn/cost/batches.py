@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 from dgn.cost.counted import count_cost
 from dgn.cost.tuned import Tuned
@@ -10,6 +10,8 @@ from dgn.method.recipes import RenderConfig
 from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.network import Network
 from dgn.targets import Mode
+
+_counted: WeakKeyDictionary[Network, dict[tuple[RenderConfig, Mode, str], int]] = WeakKeyDictionary()
 
 
 def choose_batch_size(
@@ -25,6 +27,9 @@ def choose_batch_size(
     return min(size, fitting) if size else fitting
 
 
-@lru_cache(maxsize=64)
 def _bytes_per_target(config: RenderConfig, mode: Mode, network: Network, layer: str) -> int:
-    return count_cost(config, mode, network, layer).bytes_per_target
+    """Counted once per network, because counting runs it. Nothing is kept of a network that nobody else needs."""
+    known = _counted.setdefault(network, {})
+    if (config, mode, layer) not in known:
+        known[config, mode, layer] = count_cost(config, mode, network, layer).bytes_per_target
+    return known[config, mode, layer]

@@ -1,6 +1,8 @@
 """How many targets a device optimises together."""
 
 import copy
+import gc
+import weakref
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -10,6 +12,7 @@ import torch
 from dgn.cost.batches import choose_batch_size
 from dgn.cost.counted import count_cost
 from dgn.networks.registry import network_named
+from tests.helpers.own_networks import Plain, frozen
 from tests.helpers.tuned import TUNED
 
 
@@ -18,6 +21,21 @@ def test_a_cpu_takes_the_tuned_size_or_a_few(quick_config, mini):
     assert choose_batch_size(quick_config, "untrained", mini, "fc8", TUNED) == 2
     only_untrained = replace(TUNED, batch_size={"untrained": 2})
     assert choose_batch_size(quick_config, "pretrained", mini, "fc8", only_untrained) == 4
+
+
+def test_what_was_counted_keeps_no_network_alive(quick_config, monkeypatch):
+    """A network may hold the weights of the module that it was made of."""
+    counted = []
+    monkeypatch.setattr("dgn.cost.batches.count_cost", lambda *what: counted.append("once") or count_cost(*what))
+    classifier = frozen(Plain())
+    classifier.engine = copy.copy(classifier.engine)
+    classifier.engine.usual_batch_size, classifier.engine.free_bytes = None, lambda: 10.0**9
+    sizes = {choose_batch_size(quick_config, "untrained", classifier, "fc") for _ in range(3)}
+    assert (len(sizes), counted) == (1, ["once"])
+    model = weakref.ref(classifier.network.model)
+    del classifier
+    gc.collect()
+    assert model() is None
 
 
 @pytest.fixture
