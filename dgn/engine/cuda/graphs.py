@@ -41,7 +41,7 @@ class Replayed:
                 # A stream of this device: torch's own for recording is of whichever device was current first.
                 with torch.cuda.graph(graph, stream=torch.cuda.Stream(self.device)):
                     self.outputs = self.function(*self.inputs)
-            except RuntimeError as error:
+            except Exception as error:  # CUDA's, or whatever a network's own code makes of it
                 if is_out_of_memory(error):
                     raise
                 log.warning("an update cannot be recorded as a CUDA graph and runs slower without one: %s", error)
