@@ -100,10 +100,12 @@ def _judge_run(run: Run, by: RunConfig, moved: dict[str, str | None]) -> tuple[i
     frozen = load_network(by)
     own_frozen = own_weights(info, config, "--discriminator-")
     plan = own_plan(run, info, config, own_frozen.network)
-    check_independent(frozen, own_frozen)
+    remark = check_independent(frozen, own_frozen)
     if not run.committed(info.num_shards).count:
         raise DgnError(f"{run.store.url} has no pictures yet")
     log_to_stderr()
+    if remark:
+        log.warning("%s", remark)
     index = update_index(run)
     identity = Judge(frozen.network.name, frozen.sha256)
     judged = (one for part in index.parts for one in part.judged if one.judge == identity)

@@ -30,8 +30,11 @@ class Opinion:
     after: dict[str, Scores]  # the network's own, by distortion
 
 
-def check_independent(judge: NetworkWeights, own: NetworkWeights) -> None:
-    """Raises: DgnError if the judge is the network itself, or was trained on other classes."""
+def check_independent(judge: NetworkWeights, own: NetworkWeights) -> str:
+    """Returns: what people should know because labels are missing; empty if the classes are known to be the same.
+
+    Raises: DgnError if the judge is the network itself, or was trained on other classes.
+    """
     is_same_file = judge.sha256 == own.sha256
     if is_same_file or (judge.network.name == own.network.name and _are_equal(judge.state, own.state)):
         raise DgnError(
@@ -39,7 +42,8 @@ def check_independent(judge: NetworkWeights, own: NetworkWeights) -> None:
             "weights"
         )
     theirs, ours = judge.network.layers, own.network.layers
-    if theirs.labels != ours.labels or theirs.num_classes != ours.num_classes:
+    unlabelled = [layers.network for layers in (theirs, ours) if layers.num_classes and not layers.labels]
+    if theirs.num_classes != ours.num_classes or (theirs.labels != ours.labels and not unlabelled):
         unit = next((u for u, (a, b) in enumerate(zip(theirs.labels, ours.labels, strict=False)) if a != b), None)
         differing = (
             f"; class {unit} is {theirs.labels[unit]} there and {ours.labels[unit]} here" if unit is not None else ""
@@ -49,6 +53,11 @@ def check_independent(judge: NetworkWeights, own: NetworkWeights) -> None:
             f"{ours.num_classes} here{differing}); expected a network that was trained on the same classes, with the "
             "same labels"
         )
+    if not unlabelled:
+        return ""
+    names = list(dict.fromkeys(unlabelled))
+    have = "has" if len(names) == 1 else "have"
+    return f"{' and '.join(names)} {have} no labels: dgn cannot check that the classes are the same, in the same order"
 
 
 def _are_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

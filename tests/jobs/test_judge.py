@@ -131,9 +131,26 @@ def test_judges_that_prove_nothing_are_refused(rendered, dgn, tmp_path):
 
 def test_other_labels_are_named_by_the_first_that_differs():
     judge, own = load_weights("vgg16-mini-b"), load_weights("vgg16-mini")
-    check_independent(judge, own)
+    assert check_independent(judge, own) == ""
     with pytest.raises(DgnError, match="class 0 is tench there"):
         check_independent(type(judge)(network_named("squeezenet1_0"), {}, "0" * 64, "x.pth"), own)
+
+
+def test_a_judge_without_labels_is_believed_and_one_line_says_so(rendered, tmp_path, dgn, caplog):
+    shutil.copytree(rendered, tmp_path / "run")
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom tests.helpers.own_networks import Plain\n\n"
+        "def build(classes=24):\n    torch.manual_seed(0)\n    return Plain(classes=classes)\n\n"
+        "def other():\n    return build(23)\n"
+    )
+    sees = ("--input-size", "32", "--mean", "0.5", "--std", "0.25")
+    assert dgn("judge", tmp_path / "run", "--by", f"{tmp_path}/net.py:build", *sees)[0] == 0
+    said = "net.py:build has no labels: dgn cannot check that the classes are the same, in the same order"
+    assert caplog.messages.count(said) == 1
+    refused = dgn("judge", tmp_path / "run", "--by", f"{tmp_path}/net.py:other", *sees)
+    assert_one_line(refused, 2, "it has other classes (23 there, 24 here)")
+    assert dgn("judge", tmp_path / "run", *BY)[0] == 0
+    assert caplog.messages.count(said) == 1
 
 
 def test_weights_that_moved(run, dgn, tmp_path):
