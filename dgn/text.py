@@ -20,6 +20,11 @@ def plural(num: int, noun: str) -> str:
     return f"{num:,} {noun}" if num == 1 else f"{num:,} {noun}s"
 
 
+def as_flag(values: float | Iterable[float]) -> str:
+    """Numbers as a flag takes them: `0.5`, `0.485,0.456,0.406`."""
+    return ",".join(f"{number:g}" for number in (values if isinstance(values, Iterable) else (values,)))
+
+
 def near(name: str, known: Iterable[str], are: str = "expected") -> str:
     """What to try instead of an unknown name: `did you mean A or B?` or, if none is similar, the first of all."""
     by_lower = {one.lower(): one for one in known}

@@ -14,7 +14,7 @@ from dgn.jobs.common.flags import with_settings
 from dgn.runs.config import NETWORK_SETTINGS, RunConfig
 from dgn.runs.stores import open_store
 from dgn.runs.validation import validated
-from dgn.text import plural
+from dgn.text import as_flag, plural
 
 if TYPE_CHECKING:
     from dgn.networks.weights import NetworkWeights
@@ -80,10 +80,6 @@ def _check_accuracy(weights: NetworkWeights, images: Path) -> str | None:
         return None
     print(f"--  {what}")
     settings, share = found.better
-    means, stds = (_numbers(settings[name]) for name in ("mean", "std"))
-    flags = f"--mean {means} --std {stds} --value-range {settings['value_range']:g}"
+    mean, std = (as_flag(settings[name]) for name in ("mean", "std"))
+    flags = f"--mean {mean} --std {std} --value-range {settings['value_range']:g}"
     return f"the network's preprocessing looks wrong: {share:.0%} are first with {flags}"
-
-
-def _numbers(value: float | tuple[float, ...]) -> str:
-    return ",".join(f"{number:g}" for number in (value if isinstance(value, tuple) else (value,)))

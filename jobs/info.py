@@ -15,7 +15,7 @@ from dgn.networks.network import Network
 from dgn.runs.config import NETWORK_SETTINGS, RunConfig
 from dgn.runs.validation import validated
 from dgn.targets import MODES
-from dgn.text import plural
+from dgn.text import as_flag, plural
 
 
 @with_settings(RunConfig, *NETWORK_SETTINGS, "preset", "width")
@@ -89,7 +89,7 @@ def _print(content: dict[str, Any]) -> None:
         f"for targets in layer {content['layer']}"
     )
     sees = content["input"]
-    mean, std = (",".join(f"{number:g}" for number in sees[name]) for name in ("mean", "std"))
+    mean, std = (as_flag(sees[name]) for name in ("mean", "std"))
     colours = "grey" if content["is_grey"] else sees["channel_order"]
     print(f"  sees {colours} pictures of {sees['size']} px, mean {mean}, std {std}, white {sees['value_range']:g}")
     classes = f"{content['classes']:,} units of {content['class_layer']}, {sees['output']}"

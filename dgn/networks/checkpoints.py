@@ -317,13 +317,18 @@ def _checked(path: Path, name: str, tensor: Tensor) -> Tensor:
     if tensor.dtype in _INTEGERS:
         return tensor.clone()
     tensor = tensor.to(torch.float32, copy=True)
+    check_finite(tensor, f"{path}: the tensor {_shown(name)}")
+    return tensor
+
+
+def check_finite(tensor: Tensor, what: str) -> None:
+    """Raises: WeightsMismatch for NaN or infinity in the tensor, which messages call `what`."""
     if not (is_finite := torch.isfinite(tensor)).all():
         bad = f"{tensor.numel() - int(is_finite.sum()):,} of {plural(tensor.numel(), 'value')}"
         raise WeightsMismatch(
-            f"{path}: the tensor {_shown(name)} has NaN or infinity in {bad}: "
-            "expected finite numbers within float32; give weights from before the training diverged"
+            f"{what} has NaN or infinity in {bad}: expected finite numbers within float32; give weights from before "
+            "the training diverged"
         )
-    return tensor
 
 
 def _remarks(best: _Choice, choices: list[_Choice]) -> tuple[str, ...]:

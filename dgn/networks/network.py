@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from dgn.errors import DgnError
 from dgn.networks.layers import Layers
 from dgn.networks.tracing import trace
-from dgn.text import in_one_line
+from dgn.text import as_flag, in_one_line
 
 ChannelOrder = Literal["RGB", "BGR"]
 Output = Literal["softmax", "sigmoid", "none"]  # what makes probabilities of the classes' values
@@ -76,7 +76,7 @@ class Network:
         for name in ("mean", "std"):
             object.__setattr__(self, name, _numbers(name, getattr(self, name)))
         if min(self.stds) <= 0:
-            raise DgnError(f"std {','.join(f'{number:g}' for number in self.stds)}: expected numbers above 0")
+            raise DgnError(f"std {as_flag(self.stds)}: expected numbers above 0")
         if self.channel_order not in get_args(ChannelOrder):
             raise DgnError(f"channel order '{self.channel_order}': expected RGB or BGR")
         if not (isinstance(self.value_range, int | float) and 0 < self.value_range < math.inf):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dgn.errors import WeightsMismatch, WeightsMissing
 from dgn.networks import embedded
-from dgn.networks.checkpoints import read_checkpoint
+from dgn.networks.checkpoints import check_finite, read_checkpoint
 from dgn.networks.network import Network
 from dgn.networks.registry import network_named
 from dgn.text import in_one_line, plural
@@ -83,11 +83,7 @@ def _with_own_weights(network: Network) -> NetworkWeights:
         for name, tensor in network.built().state_dict().items()
     }
     for name, tensor in state.items():
-        if not tensor.isfinite().all():
-            raise WeightsMismatch(
-                f"{network.name}: its tensor '{name}' has NaN or infinity: expected finite numbers; give weights from "
-                "before the training diverged"
-            )
+        check_finite(tensor, f"{network.name}: the tensor '{name}'")
     return _fitted(network, state, state_sha256(state), f"the weights that {network.name} was built with")
 
 
