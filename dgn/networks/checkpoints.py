@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections import Counter, OrderedDict, deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from dgn.errors import WeightsMismatch
 from dgn.networks.standins import LEGACY_START, StandIn, Unreadable, load_inertly, module_state
 from dgn.text import plural, printable
 
+Convert = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 MAX_WRAPPERS = 3  # containers around the weights
 MAX_SHOWN = 3  # names in a message
 MAX_CHARS = 80  # in a name in a message
@@ -91,12 +92,13 @@ class _Choice:
         return _shown("/".join(self.mapping.at) or self.stripped) if self.mapping.at or self.stripped else "the top"
 
 
-def read_checkpoint(path: Path, expected: Collection[str], what: str) -> Checkpoint:
+def read_checkpoint(path: Path, expected: Collection[str], what: str, convert: Convert | None = None) -> Checkpoint:
     """The weights of a network from a file that exists, whichever of the known trainers wrote it.
 
     Args:
         expected: names of the network's own state dict, by which the weights are found in the file.
         what: the network's name, for messages.
+        convert: changes the names that the network's authors gave their weights into the expected ones.
 
     Raises: WeightsMismatch.
     """
@@ -106,14 +108,20 @@ def read_checkpoint(path: Path, expected: Collection[str], what: str) -> Checkpo
     mappings = _read(path, what)
     beginnings = _beginnings(expected)
     choices = [choice for mapping in mappings for choice in _choices(mapping, beginnings)]
-    if not choices:
+    best = max(choices, key=lambda choice: choice.rank, default=None)  # the first of equals
+    if convert and mappings and (best is None or best.num_covered < len(expected)):
+        source = best.mapping if best else max(mappings, key=lambda mapping: len(mapping.tensors))
+        others = [choice for mapping in _converted(source, convert) for choice in _choices(mapping, beginnings)]
+        other = max(others, key=lambda choice: choice.rank, default=None)
+        if other and (best is None or other.num_covered > best.num_covered):
+            best, choices = other, [other]
+    if best is None:
         most = max((mapping.tensors for mapping in mappings), key=len, default={})
         names = f" ({_listed(most)})" if most else ""
         raise WeightsMismatch(
             f"{path} holds no weights of {what}: it has {plural(len(most), 'tensor')}{names}, "
             f"expected names such as {_listed(expected)}; give weights of {what}"
         )
-    best = max(choices, key=lambda choice: choice.rank)  # the first of equals
     state: OrderedDict[str, Tensor] = OrderedDict()
     for name, tensor in best.mapping.tensors.items():
         if (renamed := best.renamed(name)) is not None:
@@ -287,6 +295,15 @@ def _choices(mapping: _Mapping, beginnings: Mapping[str, set[str]]) -> list[_Cho
     return [_Choice(mapping, prefix, added, num) for (prefix, added), num in covered.items()]
 
 
+def _converted(mapping: _Mapping, convert: Convert) -> Iterator[_Mapping]:
+    """The mapping under converted names, for each prefix that a trainer may have put in front of the authors'."""
+    plain = {name: tensor for name, tensor in mapping.tensors.items() if not _problem(tensor)}
+    for prefix in _beginnings(plain):
+        inner = {name.removeprefix(prefix): tensor for name, tensor in plain.items() if name.startswith(prefix)}
+        state = convert(inner)
+        yield _Mapping(mapping.at, state, _versions(getattr(state, "_metadata", None)))
+
+
 def _renamed_versions(best: _Choice) -> OrderedDict[str, Mapping[str, int]]:
     renamed = {best.renamed(f"{name}." if name else ""): entry for name, entry in best.mapping.versions.items()}
     return OrderedDict((name.removesuffix("."), entry) for name, entry in renamed.items() if name is not None)
@@ -297,19 +314,7 @@ def _checked(path: Path, name: str, tensor: Tensor) -> Tensor:
 
     Raises: WeightsMismatch.
     """
-    problem = ""
-    # Once torch.distributed is imported, torch takes a few more classes for safe.
-    if type(tensor) not in (Tensor, torch.nn.Parameter):
-        problem = f"is a {type(tensor).__name__}"
-    elif tensor.layout is not torch.strided or tensor.is_nested:
-        problem = "is sparse or nested"
-    elif tensor.is_meta:
-        problem = "has no values"
-    elif tensor.dtype not in _FLOATS | _INTEGERS:
-        problem = f"is of type {tensor.dtype}"
-    elif tensor.numel() > MAX_REPEATED and tensor.nbytes > tensor.untyped_storage().nbytes():
-        problem = "claims more values than the file has"
-    if problem:
+    if problem := _problem(tensor):
         raise WeightsMismatch(
             f"{path}: the tensor {_shown(name)} {problem}: expected plain numbers; convert it before saving"
         )
@@ -319,6 +324,22 @@ def _checked(path: Path, name: str, tensor: Tensor) -> Tensor:
     tensor = tensor.to(torch.float32, copy=True)
     check_finite(tensor, f"{path}: the tensor {_shown(name)}")
     return tensor
+
+
+def _problem(tensor: Tensor) -> str:
+    """Why a tensor is not one of plain numbers; empty if it is."""
+    # Once torch.distributed is imported, torch takes a few more classes for safe.
+    if type(tensor) not in (Tensor, torch.nn.Parameter):
+        return f"is a {type(tensor).__name__}"
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return "is sparse or nested"
+    if tensor.is_meta:
+        return "has no values"
+    if tensor.dtype not in _FLOATS | _INTEGERS:
+        return f"is of type {tensor.dtype}"
+    if tensor.numel() > MAX_REPEATED and tensor.nbytes > tensor.untyped_storage().nbytes():
+        return "claims more values than the file has"
+    return ""
 
 
 def check_finite(tensor: Tensor, what: str) -> None:

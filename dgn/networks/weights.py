@@ -63,13 +63,16 @@ def load_weights(network: Network | str, path: Path | None = None) -> NetworkWei
             f"no weights for {network.name}: {error}; without internet give a file (--weights FILE, or weights=); "
             f"efficientnet_lite0, {' and '.join(embedded.NETWORKS)} come with dgn"
         ) from error
-    return _fitted(network, state, state_sha256(state), f"published weights of {network.name}")
+    sha256 = state_sha256(state)
+    if hasattr(builder, "converted") and not network.bare().state_dict().keys() <= state.keys():
+        state = builder.converted(state)
+    return _fitted(network, state, sha256, f"published weights of {network.name}")
 
 
 def _from_file(network: Network, path: Path) -> NetworkWeights:
     expected = network.bare().state_dict()
     sha256 = file_sha256(path) if path.is_file() else ""
-    checkpoint = read_checkpoint(path, expected.keys(), network.name)
+    checkpoint = read_checkpoint(path, expected.keys(), network.name, getattr(network.model, "converted", None))
     if file_sha256(path) != sha256:
         raise WeightsMismatch(f"{path} changed while it was read: wait until its writer is done, or give a copy")
     network = _with_classes_of(network, expected, checkpoint.state)
@@ -126,9 +129,6 @@ def _fitted(network: Network, state: dict[str, Tensor], sha256: str, source: str
     Raises: WeightsMismatch.
     """
     expected = network.bare().state_dict()
-    convert = getattr(network.model, "converted", None)
-    if convert and not expected.keys() <= state.keys():
-        state = convert(state)
     unused = {name for name in expected if name in network.layers.unused or name.endswith(COUNTER)}
     versions = getattr(state, "_metadata", None)
     state = {

@@ -185,6 +185,33 @@ def test_timms_networks_are_read_under_their_authors_names(tmp_path):
     assert_same(loaded("timm:pvt_v2_b0", {"model": original}, tmp_path), state)
 
 
+def old_convnext(name):
+    """A tensor's name in ConvNeXt's own repository."""
+    for pattern, theirs in (
+        (r"^stem\.", "downsample_layers.0."),
+        (r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1."),
+        (r"^stages\.(\d)\.blocks\.", r"stages.\1."),
+        (r"conv_dw", "dwconv"),
+        (r"mlp\.fc", "pwconv"),
+        (r"^head\.norm\.", "norm."),
+        (r"^head\.fc\.", "head."),
+    ):
+        name = re.sub(pattern, theirs, name)
+    return name
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.encoder."])
+@pytest.mark.parametrize("num_classes", [1000, 7])
+def test_names_of_authors_that_share_nothing_with_timms(prefix, num_classes, tmp_path):
+    """Their convolutions of 1 x 1 are matrices too."""
+    state = built("timm:convnext_atto", num_classes)
+    original = {prefix + old_convnext(name): t.flatten(1) if t.shape[2:] == (1, 1) else t for name, t in state.items()}
+    assert not original.keys() & state.keys()
+    weights = loaded("timm:convnext_atto", {"optimizer": {"lr": 1.0}, "model": original}, tmp_path)
+    assert_same(weights, state)
+    assert weights.network.layers.num_classes == num_classes
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_of_another_precision_are_float32_here(dtype, tmp_path):
     state = {name: tensor.to(dtype) for name, tensor in built("squeezenet1_1").items()}
