@@ -1,7 +1,9 @@
 """Weights from https addresses, from a server of our own: what fits its SHA-256 is used, all else is one line."""
 
+import json
 import ssl
 import subprocess
+import tarfile
 import threading
 import urllib.request
 from functools import partial
@@ -15,6 +17,7 @@ from dgn.runs.config import RunConfig
 from dgn.runs.networks import load_network
 from tests.conftest import free_port
 from tests.helpers.rows import assert_one_line
+from tests.runs.test_earlier_versions import ARCHIVE
 
 ABOUT = "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"
 
@@ -85,3 +88,19 @@ def test_any_other_answer_is_one_line(path, says, site, tmp_path, dgn, monkeypat
     flags = ("--discriminator", "vgg16-mini", "--weights", f"{address}/{path}", "--weights-sha256", "0" * 64)
     assert_one_line(dgn("info", *flags), 2, f"{address}/{path}", says)
     assert not [*(tmp_path / "torch" / "hub" / "checkpoints").iterdir()], "nothing is left of a download that failed"
+
+
+@pytest.mark.parametrize("sample", ["8", "0"])
+def test_the_address_in_a_runs_own_file_is_fetched_unless_a_file_is_given(sample, site, tmp_path, dgn):
+    """Also of a run from elsewhere, as docs/networks.md says."""
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    path, weights = tmp_path / "run" / "run.json", tmp_path / "site" / "w.safetensors"
+    content = json.loads(path.read_text())
+    content["config"] |= {"weights": f"{site}/w.safetensors", "weights_sha256": file_sha256(weights)}
+    path.write_text(json.dumps(content))
+    verify, kept = ("verify", tmp_path / "run", "--sample", sample), tmp_path / "torch" / "hub" / "checkpoints"
+    assert dgn(*verify, "--weights", weights)[0] == 0
+    assert not kept.exists()
+    assert dgn(*verify)[0] == 0
+    assert len([*kept.iterdir()]) == 1
