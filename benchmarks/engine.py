@@ -100,12 +100,12 @@ def same_start() -> Iterator[None]:
 
 
 class Ours:
-    """dgn's update of N targets, as `render_batch` runs it."""
+    """dgn's update of N targets, as `render_batch` runs it, with pictures of the whole size."""
 
     def __init__(
         self, classifier: FrozenNetwork, kind: str, mode: Mode, precision: Any, batch: int, preset: str = "paper"
     ):
-        self.config = RenderConfig.from_preset(preset, precision)
+        self.config = RenderConfig.from_preset(preset, precision, small_share=0.0)
         self.classifier, self.kind, self.mode, self.batch = classifier, kind, mode, batch
         self.decoder = random_decoder(self.config.pretrained.width) if mode == "pretrained" else None
 

@@ -16,7 +16,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from benchmarks.timing import DEVICE, HAS_GPU, synchronised
 from dgn.engine import engine_for
 from dgn.method.batch import start_batch
 from dgn.method.decoder import random_decoder, read_decoder
-from dgn.method.loop import update
+from dgn.method.loop import Optimisation
 from dgn.method.precision import DTYPES, exact_float32
 from dgn.method.recipes import PRESETS, RenderConfig
 from dgn.networks.frozen import FrozenNetwork
@@ -54,12 +53,11 @@ def ours(
     looked: list[Looked] = []
     num_updates, spent, start = config.recipe(mode).num_updates, 0.0, synchronised()
     with classifier.engine.keep_memory(), exact_float32():
-        batch = start_batch(targets, config, classifier, decoder)
-        step = classifier.engine.repeated(partial(update, batch, batch.optimiser()))
+        run = Optimisation(start_batch(targets, config, classifier, decoder))
         for n in range(1, num_updates + 1):
-            step(*batch.random())
+            run.step()
             if n % (num_updates // looks) == 0 or n == num_updates:
-                pictures = list(batch.snapshot().cpu())
+                pictures = list(run.batch.snapshot().cpu())
                 spent += synchronised() - start
                 looked.append((spent / len(targets), pictures))
                 start = synchronised()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from dgn.cluster import connection, fleet
@@ -50,12 +51,15 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
     if isinstance(store, LocalStore):
         fleet.check_shared(store)
     run = Run(store)
+    begun = run.info() if store.exists(RUN_FILE) else None
     precision: str = config.precision
-    if precision == "auto" and store.exists(RUN_FILE):  # the machines may differ from those that the run began on
-        precision = run.info().run_config.precision
+    if precision == "auto" and begun:  # the machines may differ from those that the run began on
+        precision = begun.run_config.precision
     resolved = resolve_precision(precision, workers.gpus_each > 0, tuned)
     config = config.model_copy(update={"precision": resolved})
     render = config.render_config(resolved, decoder.width if decoder else None)
+    if begun and begun.run_config.recipe_settings == config.recipe_settings:  # presets change from version to version
+        render = replace(begun.render_config, precision=resolved)
     decoder_sha256, labels = decoder.sha256 if decoder else None, labels_sha256(weights.network, config)
     identity = fingerprint(plan, render, weights.network, weights.sha256, decoder_sha256, labels)
     info = run.start(identity, config, plan.num_targets, plan.num_shards)

@@ -17,6 +17,8 @@ from dgn.runs.validation import validated
 from dgn.targets import MODES
 from dgn.text import as_flag, plural
 
+SUMS = ("ops_per_update", "ops_per_picture", "bytes_per_target")  # what a cost's parts add up to
+
 
 @with_settings(RunConfig, *NETWORK_SETTINGS, "preset", "width")
 def command(
@@ -67,10 +69,7 @@ def _content(network: Network, config: RenderConfig, layer: str | None) -> dict[
         "precision": config.precision,
         "bytes_per_number": DTYPES[config.precision].itemsize,
         "layer": layer,
-        "modes": {
-            mode: asdict(cost) | {"ops_per_update": cost.ops_per_update, "bytes_per_target": cost.bytes_per_target}
-            for mode, cost in costs.items()
-        },
+        "modes": {mode: asdict(cost) | {name: getattr(cost, name) for name in SUMS} for mode, cost in costs.items()},
         "input": network.description(),
         "is_grey": layers.num_channels == 1,
         "class_layer": layers.class_layer,
@@ -98,7 +97,8 @@ def _print(content: dict[str, Any]) -> None:
         print(
             f"  {mode:<10} width {cost['width']:g}, {cost['num_trainable']:>9,} trainable variables per target, "
             f"{cost['ops_per_update'] / 1e9:.1f} GFLOP per update ({plural(cost['num_views'], 'view')}), "
-            f"{cost['num_updates']} updates, {cost['bytes_per_target'] / 1e6:.0f} MB"
+            f"{cost['num_updates']} updates, {cost['ops_per_picture'] / 1e12:.2f} TFLOP per picture, "
+            f"{cost['bytes_per_target'] / 1e6:.0f} MB"
         )
     print(
         f"  targets: {content['classes']} classes x 2 modes + {content['filters']} conv filters = "

@@ -99,10 +99,9 @@ def print_plan(config: RunConfig) -> None:
     costs: dict[tuple[str, str], Cost] = {}
     for block in plan.blocks:
         cost = costs[block.mode, block.layer] = count_cost(render_config, block.mode, network, block.layer)
-        ops = cost.ops_per_update * cost.num_updates
-        total_ops += ops * len(block)
+        total_ops += cost.ops_per_picture * len(block)
         num = plural(len(block), "target")
-        print(f"  {block.mode:<10} {block.layer:<12} {num:>17}  {ops / 1e12:8.1f} TFLOP per picture")
+        print(f"  {block.mode:<10} {block.layer:<12} {num:>17}  {cost.ops_per_picture / 1e12:8.1f} TFLOP per picture")
     for mode in dict.fromkeys(block.mode for block in plan.blocks):
         needed = max(cost.bytes_per_target for (of_mode, _), cost in costs.items() if of_mode == mode)
         print(f"  memory per {mode} target: at most {needed / 1e6:.0f} MB")

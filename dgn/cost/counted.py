@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -31,16 +32,24 @@ class Cost:
     width: float
     num_trainable: int
     num_updates: int
+    num_small_updates: int  # of them, those in which the classifier sees pictures of half its size
     num_views: int
     generator_ops_per_update: int
     classifier_ops_per_view: int
+    classifier_ops_per_small_view: int
     state_bytes: int
     generator_map_bytes: int
     classifier_map_bytes_per_view: int
 
     @property
     def ops_per_update(self) -> int:
+        """Of one with pictures of the classifier's own size."""
         return self.generator_ops_per_update + self.num_views * self.classifier_ops_per_view
+
+    @property
+    def ops_per_picture(self) -> int:
+        saved = self.classifier_ops_per_view - self.classifier_ops_per_small_view
+        return self.num_updates * self.ops_per_update - self.num_small_updates * self.num_views * saved
 
     @property
     def bytes_per_target(self) -> int:
@@ -51,17 +60,19 @@ class Cost:
 def count_cost(config: RenderConfig, mode: Mode, network: Network, layer: str | None = None) -> Cost:
     """The cost of one target in a layer of a network; in the layer of its classes if none is given."""
     recipe, architecture = config.recipe(mode), architecture_of(config, mode)
-    classifier_ops, classifier_map_bytes = _classifier_cost(network, layer, DTYPES[config.precision])
+    full, small = _classifier_costs(network, layer, DTYPES[config.precision])
     return Cost(
         width=recipe.width,
         num_trainable=architecture.num_trainable,
         num_updates=recipe.num_updates,
+        num_small_updates=recipe.num_small if small else 0,
         num_views=max(1, recipe.num_views),
         generator_ops_per_update=_generator_ops(config, mode),
-        classifier_ops_per_view=classifier_ops,
+        classifier_ops_per_view=full.ops,
+        classifier_ops_per_small_view=(small or full).ops,
         state_bytes=4 * COPIES[recipe.optimiser] * architecture.num_trainable,  # 84 MB untrained at width 1
         generator_map_bytes=_generator_map_bytes(config, mode),
-        classifier_map_bytes_per_view=classifier_map_bytes,
+        classifier_map_bytes_per_view=full.map_bytes,
     )
 
 
@@ -85,26 +96,39 @@ def _generator_ops(config: RenderConfig, mode: Mode) -> int:
     return int(counter.get_total_flops())
 
 
-def _classifier_cost(network: Network, layer: str | None, dtype: torch.dtype) -> tuple[int, int]:
-    """For one view: operations forward and backward, and bytes of the maps that the backward pass needs."""
+class _ViewCost(NamedTuple):
+    """What one view costs in the classifier."""
+
+    ops: int  # forward and backward
+    map_bytes: int  # of the maps that the backward pass needs
+
+
+def _classifier_costs(network: Network, layer: str | None, dtype: torch.dtype) -> tuple[_ViewCost, _ViewCost | None]:
+    """Of views of the network's own size, and of half of it if the network reads such pictures."""
     layer = layer or network.layers.classes()
     device = "meta" if network.layers.is_symbolic else "cpu"
     with torch.device(device):
         state = (network.bare().to(device) if network.layers.is_symbolic else network.built()).state_dict()
         classifier = FrozenNetwork(NetworkWeights(network, state, "", "meta"), Engine(device), dtype)
-        weights = [*classifier.model.state_dict().values(), *classifier.cut_behind((layer,)).state_dict().values()]
-        own = {tensor.untyped_storage()._cdata for tensor in weights}
-        kept: dict[int, int] = {}
+        small_px = classifier.small_px(layer)
+        full = _view_cost(classifier, layer, network.size)
+        return full, _view_cost(classifier, layer, small_px) if small_px else None
 
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in own:
-                kept[storage._cdata] = storage.nbytes()
-            return tensor
 
-        picture = torch.zeros(1, 3, network.size, network.size, requires_grad=True)
-        with FlopCounterMode(display=False) as counter:
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                response = classifier.responses(picture, [layer])[layer]
-            response.sum().backward()
-    return int(counter.get_total_flops()), sum(kept.values())
+def _view_cost(classifier: FrozenNetwork, layer: str, px: int) -> _ViewCost:
+    weights = [*classifier.model.state_dict().values(), *classifier.cut_behind((layer,)).state_dict().values()]
+    own = {tensor.untyped_storage()._cdata for tensor in weights}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    picture = torch.zeros(1, 3, px, px, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            response = classifier.responses(picture, [layer])[layer]
+        response.sum().backward()
+    return _ViewCost(int(counter.get_total_flops()), sum(kept.values()))

@@ -40,6 +40,9 @@ class Classifier(Protocol):
     def units(self) -> Mapping[str, int]:
         """Number of units by layer."""
 
+    def small_px(self, layer: str) -> int | None:
+        """Half of `size_px`, if a layer's targets can be sought in such pictures."""
+
     def responses(self, images_N3HW: Tensor, layers: Sequence[str], num_views: int = 0) -> dict[str, Tensor]:
         """The layers' outputs for RGB in [0, 1], before any activation function that follows them: (N, U, ...).
 
@@ -66,6 +69,7 @@ class Batch:
     wanted: dict[str, Tensor]  # per layer (N, U)
     streams: list[torch.Generator]  # each target's own, on the CPU so that every device sees the same numbers
     dtype: torch.dtype  # of the generator; own weights are float32 or wider
+    seen_px: int  # side at which the classifier sees the pictures
     measure: Measure = "sum"
 
     def features(self, noise_NK: Tensor | None) -> Tensor:
@@ -83,14 +87,12 @@ class Batch:
         f_NK = alpha_NK if noise_NK is None else alpha_NK * (1 + self.recipe.noise_sigma * noise_NK)
         return f_NK if self.architecture.mode == "untrained" else f_NK.relu()
 
-    def pictures(self, noise_NK: Tensor | None) -> Tensor:
-        """The pictures that the classifier sees, (N, 3, H, W): RGB, values in [0, 1] can be displayed.
-
-        They have the classifier's own size, and equal channels if it sees grey.
-        """
+    def pictures(self, noise_NK: Tensor | None, px: int) -> Tensor:
+        """The pictures with side `px`, (N, 3, px, px): RGB, values in [0, 1] can be displayed. Their channels are equal
+        if the classifier sees grey."""
         pictures = self._drawn(noise_NK)
-        if self.classifier.size_px != PICTURE_PX:
-            pictures = moves.resized(pictures, self.classifier.size_px)
+        if px != PICTURE_PX:
+            pictures = moves.resized(pictures, px)
         return grey(pictures).expand(-1, 3, -1, -1) if self.classifier.is_grey else pictures
 
     def _drawn(self, noise_NK: Tensor | None) -> Tensor:
@@ -108,7 +110,7 @@ class Batch:
     @torch.no_grad()
     def snapshot(self) -> Tensor:
         """The pictures without noise, drawn with their own statistics: RGB in [0, 1], float32, (N, 3, H, W)."""
-        pictures = self.pictures(None).float()
+        pictures = self.pictures(None, self.classifier.size_px).float()
         if self.recipe.tone_mapping == "notebook":
             normalised = (pictures - self.classifier.mean_c11) / self.classifier.std_c11
             pictures = stretch_tones(normalised, gamma=0.5 if self.architecture.mode == "untrained" else 1.0)
@@ -159,7 +161,10 @@ def start_batch(
     Raises: DgnError for the pretrained mode without a decoder.
     """
     mode, measure = targets[0].mode, targets[0].measure
+    recipe = config.recipe(mode)
     assert all((target.mode, target.measure) == (mode, measure) for target in targets), "a batch is of one kind"
+    if recipe.num_small:
+        assert len({classifier.small_px(target.layer) for target in targets}) == 1, "a batch is of one kind"
     engine, architecture = classifier.engine, architecture_of(config, mode)
     dtype, device = DTYPES[config.precision], engine.device
     wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -178,7 +183,9 @@ def start_batch(
         layer: objectives.layer_weights(groups, layer, classifier.units[layer]).to(device, wide) for layer in layers
     }
     own = {name: engine.lay_out(tensor.to(device, wide)).requires_grad_() for name, tensor in own.items()}
-    return Batch(architecture, config.recipe(mode), classifier, own, shared, wanted, streams, dtype, measure)
+    small_px = classifier.small_px(targets[0].layer) if recipe.num_small else None
+    seen_px = small_px or classifier.size_px
+    return Batch(architecture, recipe, classifier, own, shared, wanted, streams, dtype, seen_px, measure)
 
 
 def _contrasted(

@@ -79,6 +79,11 @@ class Engine:
         """AdaMax over stacked variables. It works element by element, so targets stay independent."""
         return torch.optim.Adamax(variables, lr=learning_rate, betas=BETAS, eps=EPS)
 
+    def set_learning_rate(self, optimiser: torch.optim.Optimizer, rate: float) -> None:
+        """Between two updates."""
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+
     def repeated(self, update: Update) -> Update:
         """The same function of tensors, faster if it is called many times with the same shapes."""
         return update

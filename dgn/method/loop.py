@@ -52,7 +52,7 @@ def update(
 ) -> tuple[Tensor, Tensor]:
     """One step of all targets. Returns the activations and the losses before it, (N,) both."""
     like, recipe = batch.own["alpha"], batch.recipe
-    views = batch.pictures(noise_NK.to(like))
+    views = batch.pictures(noise_NK.to(like), batch.seen_px)
     if maps_NV23 is not None:
         views = move(views, maps_NV23.to(like))
     responses = batch.classifier.responses(views, list(batch.wanted), max(1, recipe.num_views))
@@ -80,6 +80,36 @@ def update(
     return activation_N.detach(), loss_N.detach()
 
 
+class Optimisation:
+    """Targets on their way to their pictures, one update at a time."""
+
+    def __init__(self, batch: Batch):
+        self.batch, self.optimiser = batch, batch.optimiser()
+        self.num_small = batch.recipe.num_small if batch.seen_px != batch.classifier.size_px else 0
+        self.num_done = 0
+        self._record()
+
+    def _record(self) -> None:
+        self._update = self.batch.classifier.engine.repeated(partial(update, self.batch, self.optimiser))
+
+    def step(self) -> tuple[Tensor, Tensor]:
+        """The next update of all targets, see `update`."""
+        recipe, classifier = self.batch.recipe, self.batch.classifier
+        if self.num_done == self.num_small > 0:
+            self.batch.seen_px = classifier.size_px
+            self._record()
+        if recipe.last_rate != 1:
+            classifier.engine.set_learning_rate(self.optimiser, recipe.rate(self.num_done))
+        self.num_done += 1
+        activation_N, loss_N = self._update(*self.batch.random())
+        return activation_N, loss_N
+
+    def drop(self, is_done_N: Tensor) -> None:
+        """Goes on without the finished targets."""
+        self.batch, self.optimiser = self.batch.without(is_done_N, self.optimiser)
+        self._record()
+
+
 @exact_float32()
 def render_batch(
     targets: Sequence[Target],
@@ -98,38 +128,36 @@ def render_batch(
     Raises: DgnError for the pretrained mode without a decoder.
     """
     start = time.perf_counter()
-    batch = start_batch(targets, config, classifier, decoder)
-    recipe, num_targets, engine = batch.recipe, len(targets), classifier.engine
-    optimiser = batch.optimiser()
-    step = engine.repeated(partial(update, batch, optimiser))
-    alive = torch.arange(num_targets, device=engine.device)  # targets that are still being optimised
-    activations_TN = torch.zeros(recipe.num_updates, num_targets, device=engine.device)
+    run = Optimisation(start_batch(targets, config, classifier, decoder))
+    recipe, num_targets, device = config.recipe(targets[0].mode), len(targets), classifier.engine.device
+    alive = torch.arange(num_targets, device=device)  # targets that are still being optimised
+    activations_TN = torch.zeros(recipe.num_updates, num_targets, device=device)
     num_updates = [recipe.num_updates] * num_targets
     pictures = torch.empty(num_targets, 3, classifier.size_px, classifier.size_px)
     snapshots: list[Tensor] = []
     for i in range(recipe.num_updates):
-        activation_N, loss_N = step(*batch.random())
+        activation_N, loss_N = run.step()
         activations_TN[i, alive] = activation_N.to(activations_TN)
         if on_update:
             on_update(i, loss_N)
         remaining = recipe.num_updates - 1 - i
         snapshots_left, is_between = divmod(remaining, recipe.updates_per_snapshot)
         if 1 < recipe.num_snapshots > snapshots_left and not is_between:
-            snapshots.append(batch.snapshot())
-        if recipe.min_rise and remaining and (i + 1) % RISE_UPDATES == 0:
-            has_stopped = ~_is_rising(activations_TN[: i + 1, alive], recipe.min_rise)
+            snapshots.append(run.batch.snapshot())
+        num_whole = i + 1 - run.num_small  # updates that looked at pictures of the whole size
+        if recipe.min_rise and remaining and num_whole > 0 and num_whole % RISE_UPDATES == 0:
+            has_stopped = ~_is_rising(activations_TN[run.num_small : i + 1, alive], recipe.min_rise)
             if has_stopped.any():
                 done = alive[has_stopped].tolist()
-                pictures[done] = batch.snapshot()[has_stopped].cpu()
+                pictures[done] = run.batch.snapshot()[has_stopped].cpu()
                 for n in done:
                     num_updates[n] = i + 1
                 alive = alive[~has_stopped]
                 if not len(alive):
                     break
-                batch, optimiser = batch.without(has_stopped, optimiser)
-                step = engine.repeated(partial(update, batch, optimiser))
+                run.drop(has_stopped)
     if len(alive):
-        last = torch.stack(snapshots).median(0).values if snapshots else batch.snapshot()
+        last = torch.stack(snapshots).median(0).values if snapshots else run.batch.snapshot()
         pictures[alive.tolist()] = last.cpu()
     activations_NT = activations_TN.T.cpu()
     seconds = (time.perf_counter() - start) / num_targets

@@ -5,8 +5,10 @@ Plain data without torch, so that commands which render nothing start quickly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+import json
+import math
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, cast
 
 from dgn.errors import DgnError
 from dgn.targets import Mode
@@ -42,6 +44,8 @@ class Recipe:
     num_updates: int = 500
     optimiser: Literal["adamax", "sgd"] = "adamax"
     learning_rate: float = 0.002
+    last_rate: float = 1.0  # share of the learning rate that is left at the end, reached along a cosine; 1: constant
+    small_share: float = 0.0  # of the updates, the first ones: classes are sought in pictures of half the side
     noise_sigma: float = 2.0
     penalty_others: float = 0.01  # lambda of Eq. 2; the notebooks' 10 / 1000 classes
     num_views: int = 0  # moved views per update; 0: the classifier sees the picture itself
@@ -62,13 +66,24 @@ class Recipe:
             raise DgnError(f"smallest rise {self.min_rise}: expected a share from 0 (never stop early) to below 1")
         if self.min_rise and self.num_snapshots > 1:
             raise DgnError(
-                "preset paper cannot stop early, because its picture is the median of ten snapshots: "
-                "use standard or draft"
+                "preset paper cannot stop early, because its picture is the median of ten snapshots: use standard"
             )
-        if self.min_rise and self.num_updates <= 2 * RISE_UPDATES:
+        if self.min_rise and self.num_updates - self.num_small <= 2 * RISE_UPDATES:
+            of_full_size = f", {self.num_small} of them at half size," if self.num_small else ""
             raise DgnError(
-                f"{self.num_updates} updates are too few to stop early: expected more than {2 * RISE_UPDATES}"
+                f"{self.num_updates} updates{of_full_size} are too few to stop early: expected more than "
+                f"{2 * RISE_UPDATES} at full size"
             )
+
+    @property
+    def num_small(self) -> int:
+        """Updates that look at pictures of half the side, where the target is a class and the classifier reads them."""
+        return round(self.small_share * self.num_updates)
+
+    def rate(self, update: int) -> float:
+        """The learning rate of an update, counted from 0."""
+        falling = (1 + math.cos(math.pi * update / self.num_updates)) / 2
+        return self.learning_rate * (self.last_rate + (1 - self.last_rate) * falling)
 
 
 PAPER = {
@@ -77,7 +92,15 @@ PAPER = {
 }
 _DISPLAYABLE = Recipe(noise_sigma=0.3, penalty_others=0.001, num_views=4, is_displayable=True, wakes_silent_units=True)
 STANDARD = {  # chosen by measurement, docs/method.md
-    "untrained": replace(_DISPLAYABLE, width=0.5, has_last_relu=False, num_updates=240),
+    "untrained": replace(
+        _DISPLAYABLE,
+        width=0.25,
+        has_last_relu=False,
+        num_updates=160,
+        learning_rate=0.004,
+        last_rate=0.05,
+        small_share=0.6,
+    ),
     "pretrained": replace(
         _DISPLAYABLE,
         num_updates=180,
@@ -112,6 +135,10 @@ class RenderConfig:
         recipes = PRESETS[preset]
         untrained, pretrained = (replace(recipes[mode], **changes) for mode in ("untrained", "pretrained"))
         return cls(preset, untrained, pretrained, precision)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as run.json has it."""
+        return cast("dict[str, Any]", json.loads(json.dumps(asdict(self))))
 
     def recipe(self, mode: Mode) -> Recipe:
         return self.untrained if mode == "untrained" else self.pretrained

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, fx, nn
@@ -26,6 +27,7 @@ from dgn.text import in_one_line, plural
 
 log = logging.getLogger("dgn")
 
+MIN_SMALL_PX = 96  # below, a class's things are too small to be told apart
 NUM_PROBES = 3  # pictures that are shown to the network alone and together
 # Shares of the largest value by which answers may differ: after other operations that should come to the same, and
 # after the same operations, for which a GPU may choose other algorithms.
@@ -86,7 +88,8 @@ class FrozenNetwork:
         Runs only as deep as the deepest of `layers`. Differentiable with respect to the pictures.
 
         Args:
-            images_N3HW: RGB, values in [0, 1] can be displayed; others are allowed. Of any size.
+            images_N3HW: RGB, values in [0, 1] can be displayed; others are allowed. Of the network's own size, or of
+                another that it reads: they are not resized.
             num_views: pictures of one target. Where nothing is gained by more at once, each target's go through by
                 themselves, so that the others of its batch do not even change its rounding.
         """
@@ -97,9 +100,7 @@ class FrozenNetwork:
         return parts[0] if len(parts) == 1 else {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
 
     def _normalised(self, images_N3HW: Tensor) -> Tensor:
-        """What the network reads: its own size, channels, and range of values; (N, C, H, W) in its dtype."""
-        if images_N3HW.shape[-1] != self.size_px:
-            images_N3HW = resized(images_N3HW, self.size_px)
+        """What the network reads: its own channels and range of values; (N, C, H, W) in its dtype."""
         images = grey(images_N3HW) if self.is_grey else images_N3HW
         images = (images - self.mean_c11) / self.std_c11
         if self.network.channel_order == "BGR":
@@ -157,7 +158,9 @@ class FrozenNetwork:
             (N, classes), None if it has no classes; both float32.
         """
         plain = Watched(self.model, self.layers, [layer], is_stopped=False)
-        normalised = self._normalised(images_N3HW.to(self.engine.device))
+        images_N3HW = images_N3HW.to(self.engine.device)
+        own_size = images_N3HW if images_N3HW.shape[-1] == self.size_px else resized(images_N3HW, self.size_px)
+        normalised = self._normalised(own_size)
         parts = []
         for images in normalised.split(1) if self.is_coupled else [normalised]:
             response = self._units_first(plain(images))[layer].float()
@@ -175,6 +178,27 @@ class FrozenNetwork:
             return all(_are_close(found[layer], response, tolerance) for layer, response in expected.items())
         except Exception:  # whatever a network's own code raises for what was traced as a constant
             return False
+
+    def small_px(self, layer: str) -> int | None:
+        """Half of `size_px`, if a layer's targets can be sought in such pictures: a class is a thing as a whole, but a
+        filter's pattern would be drawn at twice its scale. None also if the network does not read them."""
+        return self._half_px if layer == self.layers.class_layer else None
+
+    @cached_property
+    @torch.no_grad()
+    def _half_px(self) -> int | None:
+        px = self.size_px // 2
+        if px < MIN_SMALL_PX:
+            return None
+        layers = (self.layers.classes(),)
+        picture = self._normalised(resized(self._probes(1), px))
+        try:
+            expected = Watched(self.model, self.layers, layers)(picture)
+        except Exception:  # whatever a network's own code raises for a size that it does not read
+            return None
+        cut = self.cut_behind(layers)
+        is_alike = self.engine.is_symbolic or self._answers(cut, picture, expected, TOLERANCE[self.dtype])
+        return px if is_alike and self._units_first(expected)[layers[0]].shape == (1, self.layers.num_classes) else None
 
     def _probes(self, count: int) -> Tensor:
         """Blotches of random colours, each picture darker than the one before: statistics of a batch have to differ

@@ -135,8 +135,8 @@ class RunConfig(BaseModel):
         default=None,
         gt=0,
         lt=1,
-        description="Stop a picture when 20 updates raise its activation by less than this share, from update 40 on. "
-        "Default: never.",
+        description="Stop a picture when 20 updates raise its activation by less than this share, after 40 at the "
+        "whole size. Default: never.",
     )
     tone_mapping: Literal["none", "notebook"] = Field(
         default="none",
@@ -171,6 +171,17 @@ class RunConfig(BaseModel):
         """The smallest and the largest number of workers; None if it follows the machines."""
         return None if self.workers is None else _fewest_and_most(self.workers)
 
+    @property
+    def recipe_settings(self) -> dict[str, Any]:
+        """Those that choose the numbers of the method."""
+        return {"preset": self.preset, "tone_mapping": self.tone_mapping, **self._changes}
+
+    @property
+    def _changes(self) -> dict[str, Any]:
+        """What this run changes of its preset, by the names that recipes have for it."""
+        own = {"num_updates": self.updates, "num_views": self.views, "width": self.width, "min_rise": self.stop_early}
+        return {name: value for name, value in own.items() if value is not None}
+
     def render_config(
         self, precision: Literal["float32", "bfloat16"], decoder_width: float | None = None
     ) -> RenderConfig:
@@ -178,9 +189,7 @@ class RunConfig(BaseModel):
 
         Raises: DgnError for settings that contradict each other.
         """
-        own = {"num_updates": self.updates, "num_views": self.views, "width": self.width, "min_rise": self.stop_early}
-        given = {name: value for name, value in own.items() if value is not None}
-        config = RenderConfig.from_preset(self.preset, precision, tone_mapping=self.tone_mapping, **given)
+        config = RenderConfig.from_preset(self.preset, precision, tone_mapping=self.tone_mapping, **self._changes)
         if decoder_width is None:
             return config
         return replace(config, pretrained=replace(config.pretrained, width=decoder_width))

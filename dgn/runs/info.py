@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from dgn.errors import StoreError
+from dgn.method.recipes import RenderConfig
 from dgn.runs.config import RunConfig
 from dgn.runs.layout import RUN_FILE
 from dgn.runs.shards import MAX_SHARDS
 from dgn.runs.validation import first_problem
+from dgn.targets import MODES
 
 # Settings that earlier versions wrote into the fingerprint and that never changed a picture.
 RETIRED = {"render.untrained.noise", "render.pretrained.noise"}
@@ -25,6 +27,8 @@ ASSUMED = {
 }  # fmt: skip
 # What earlier versions did not write although runs can differ in it: compared only where it was written.
 UNWRITTEN = {"labels_sha256"}
+
+_RENDER_CONFIG = TypeAdapter(RenderConfig)
 
 
 def _having(*names: str) -> AfterValidator:
@@ -44,7 +48,7 @@ class RunInfo:
 
     run_id: str
     created_at: str
-    fingerprint: Annotated[dict[str, Any], _having("discriminator", "weights_sha256", "targets_sha256")]
+    fingerprint: Annotated[dict[str, Any], _having("discriminator", "weights_sha256", "targets_sha256", "render")]
     config: Annotated[dict[str, Any], _having("preset")]
     num_targets: int
     num_shards: Annotated[int, Field(ge=0, le=MAX_SHARDS)]
@@ -52,7 +56,19 @@ class RunInfo:
     @property
     def identity(self) -> dict[str, Any]:
         """The fingerprint, with what earlier versions did without writing it."""
-        return {**ASSUMED, **self.fingerprint}
+        theirs, complete = self.fingerprint["render"], self.render_config.as_json()
+        recipes = {mode: {**complete[mode], **theirs[mode]} for mode in MODES}
+        return {**ASSUMED, **self.fingerprint, "render": {**theirs, **recipes}}
+
+    @property
+    def render_config(self) -> RenderConfig:
+        """The numbers that the run was started with, whatever its preset has become since. Raises: StoreError."""
+        try:
+            return _RENDER_CONFIG.validate_python(self.fingerprint["render"])
+        except ValidationError as error:
+            raise StoreError(
+                f"{RUN_FILE} of run {self.run_id} does not fit this dgn: {first_problem(error)}"
+            ) from error
 
     @property
     def run_config(self) -> RunConfig:

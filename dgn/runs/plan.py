@@ -108,7 +108,7 @@ def fingerprint(
         "weights_sha256": weights_sha256,
         "decoder_sha256": decoder_sha256,
         "labels_sha256": labels_sha256,
-        "render": json.loads(json.dumps(asdict(render))),
+        "render": render.as_json(),
         "targets_sha256": plan.targets_sha256(),
         "network": network.description(),
     }

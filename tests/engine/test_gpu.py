@@ -171,7 +171,7 @@ def test_a_batch_that_runs_out_of_memory_is_halved(mini_weights):
 
 def test_pictures_from_python_that_stop_early():
     """Targets leave their batch at different updates; AdaMax's state and the recorded graph go with it."""
-    settings = {"preset": "draft", "updates": 80, "stop_early": 0.3, "precision": "float32", "batch_size": 6}
+    settings = {"preset": "draft", "updates": 120, "stop_early": 0.3, "precision": "float32", "batch_size": 6}
     found = dgn.render("vgg16-mini", "classes:0-5", device="cuda", progress=False, **settings)
     updates = [picture.row["updates"] for picture in found]
     print(f"\nupdates {updates}, ranks {[picture.rank for picture in found]}")

@@ -50,7 +50,7 @@ def _through_colours(network, components):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_batch_of_eight_equals_eight_batches_of_one(mode, quick_config, mini_float64):
-    recipe = replace(quick_config.recipe(mode), width=NARROW, num_updates=3)
+    recipe = replace(quick_config.recipe(mode), width=NARROW, num_updates=3, small_share=0.0)
     config, decoder = replace(quick_config, precision="float64", **{mode: recipe}), random_decoder(NARROW)
     mixed = [
         filter_target("conv3_1", 5, mode),
@@ -117,7 +117,8 @@ def test_a_unit_that_is_wanted_silent_is_pulled_below_zero(quick_config):
     with torch.no_grad():
         stem.stem.bias.copy_(torch.tensor([0.3, 0.3]))
     classifier = frozen(stem, output="none")
-    config = replace(quick_config, untrained=replace(quick_config.untrained, width=NARROW, num_updates=8))
+    recipe = replace(quick_config.untrained, width=NARROW, num_updates=8, num_views=0, noise_sigma=0.0)
+    config = replace(quick_config, untrained=recipe)
     up, down = (Target((WeightedUnit("stem", 0, weight),), "untrained", 0) for weight in (1.0, -1.0))
     raised, lowered = (render_batch([target], config, classifier)[0] for target in (up, down))
     assert lowered.activation_curve[-1] > lowered.activation_curve[0], "of the negated value"

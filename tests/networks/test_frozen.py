@@ -186,12 +186,23 @@ def test_grey_networks_see_the_brightness_of_a_picture():
     assert network.is_grey
 
 
-def test_pictures_of_another_size_are_brought_to_the_networks():
+def test_pictures_of_another_size_are_scored_at_the_networks():
     model = seeded(Plain())
     network = frozen(model, mean=0, std=1)
     level = torch.full((1, 3, 96, 96), 0.7)
     want, _ = by_hand(model, torch.full((1, 3, 32, 32), 0.7), ["conv"])
-    torch.testing.assert_close(network.responses(level, ["conv"])["conv"], want["conv"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(network.scores(level, "conv")[0], want["conv"], rtol=1e-4, atol=1e-5)
+
+
+def test_classes_can_be_sought_at_half_size_where_the_network_reads_it():
+    pooled = frozen(seeded(Plain()), size=200)
+    assert pooled.small_px("fc") == 100
+    assert pooled.small_px("conv") is None, "a filter's pattern would be drawn at twice its scale"
+    assert frozen(seeded(Plain()), size=190).small_px("fc") is None, "things would be too small"
+    fixed = Own(lambda s, x: s.fc(s.conv(x).flatten(1)), conv=conv(2), fc=nn.Linear(2 * 25 * 25, 3))
+    assert frozen(seeded(fixed), size=200).small_px("fc") is None, "its head has a weight for each place"
+    by_places = frozen(seeded(Own(lambda s, x: s.conv(x).flatten(2).mean(1), conv=conv(2))), size=200)
+    assert by_places.small_px(by_places.layers.class_layer) is None, "fewer classes"
 
 
 COUPLED = {

@@ -58,8 +58,8 @@ def test_the_first_wrong_setting_is_named(given, says):
 
 def test_settings_change_the_preset():
     config = validated(
-        RunConfig, {"preset": "draft", "updates": "50", "views": "0", "width": "0.25", "stop_early": 0.1}
+        RunConfig, {"preset": "draft", "updates": "120", "views": "0", "width": "0.2", "stop_early": 0.1}
     )
     render = config.render_config("float32")
-    assert (render.preset, render.untrained.num_updates, render.untrained.width) == ("draft", 50, 0.25)
+    assert (render.preset, render.untrained.num_updates, render.untrained.width) == ("draft", 120, 0.2)
     assert config.render_config("float32", decoder_width=0.5).pretrained.width == 0.5

@@ -13,6 +13,7 @@ from dgn.runs.plan import fingerprint, make_plan
 from dgn.runs.run import Run
 from dgn.runs.schema import parse
 from dgn.runs.stores.local import LocalStore
+from dgn.targets import MODES
 
 
 @pytest.fixture
@@ -88,6 +89,31 @@ def test_a_run_from_before_labels_were_written_is_continued_with_its_own(run):
     first = start(run, earlier, config)
     assert start(run, ours, config) == first
     assert start(run, ours | {"labels_sha256": "a" * 64}, config) == first
+
+
+def test_a_run_from_before_a_number_of_the_method_existed_had_its_default(run):
+    ours, config = identity()
+    earlier = copy.deepcopy(ours)
+    for mode in MODES:
+        assert earlier["render"][mode].pop("last_rate") is not None
+        assert earlier["render"][mode].pop("small_share") is not None
+    start(run, earlier, config)
+    recipe = run.info().render_config.untrained
+    assert (recipe.last_rate, recipe.small_share, recipe.num_updates) == (
+        1,
+        0,
+        ours["render"]["untrained"]["num_updates"],
+    )
+    with pytest.raises(PlanMismatch, match=r"render.untrained.last_rate is 1.0 there, 0.05 here \(and 1 more\)"):
+        start(run, ours, config)
+
+
+def test_numbers_of_the_method_that_cannot_be_are_refused_in_one_line(run):
+    ours, config = identity()
+    put(ours, "render.untrained.num_updates", "many")
+    start(run, ours, config)
+    with pytest.raises(StoreError, match=r"run.json of run .* does not fit this dgn: untrained.num_updates: Input"):
+        start(run, ours, config)
 
 
 def test_every_setting_of_the_fingerprint_counts():

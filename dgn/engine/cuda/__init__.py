@@ -48,6 +48,10 @@ class CudaEngine(Engine):
     def adamax(self, variables: Iterable[Tensor], learning_rate: float) -> torch.optim.Optimizer:
         return Adamax(variables, learning_rate, BETAS, EPS)
 
+    def set_learning_rate(self, optimiser: torch.optim.Optimizer, rate: float) -> None:
+        for group in optimiser.param_groups:
+            group["lr"].fill_(rate)
+
     def repeated(self, update: Update) -> Update:
         return Replayed(update, self.device)
 

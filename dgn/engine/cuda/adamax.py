@@ -14,13 +14,15 @@ BLOCK = 2048
 
 
 class Adamax(torch.optim.Optimizer):
-    """`torch.optim.Adamax` on a GPU. It counts its steps on the device, so that a CUDA graph can replay them."""
+    """`torch.optim.Adamax` on a GPU. Its steps and its learning rate are on the device, so that a CUDA graph can replay
+    it while both change."""
 
     def __init__(self, variables: Iterable[Tensor], lr: float, betas: tuple[float, float], eps: float):
         super().__init__(variables, {"lr": lr, "betas": betas, "eps": eps})
         [group] = self.param_groups
         like = group["params"][0]
         group["step"] = torch.zeros((), dtype=torch.float64, device=like.device)
+        group["lr"] = torch.tensor(lr, dtype=torch.float64, device=like.device)
         self.constants = torch.tensor([1 - betas[0], betas[1], eps], dtype=like.dtype, device=like.device)
 
     @torch.no_grad()
