@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,15 @@ def with_random_weights(network: Network) -> NetworkWeights:
     return NetworkWeights(network, {name: filled(name, tensor) for name, tensor in state.items()}, "", "random")
 
 
+def loaded(network: Network, is_large: bool) -> FrozenNetwork:
+    """In bfloat16 if it is large, unless it has an operation that a CPU lacks in bfloat16."""
+    weights = with_random_weights(network)
+    if is_large:
+        with suppress(DgnError):
+            return FrozenNetwork(weights, dtype=torch.bfloat16)
+    return FrozenNetwork(weights)
+
+
 def tried(name: str, most_gib: float = 8) -> dict[str, Any]:
     """What came of one network."""
     start = time.monotonic()
@@ -77,8 +87,8 @@ def tried(name: str, most_gib: float = 8) -> dict[str, Any]:
             "why_no_classes": layers.why_no_classes,
         }  # fmt: skip
         layer = layers.class_layer or (layers.filter_layers or tuple(layers.units))[-1]
-        dtype = torch.bfloat16 if num_bytes > LARGE_BYTES else torch.float32
-        classifier = FrozenNetwork(with_random_weights(network), dtype=dtype)
+        classifier = loaded(network, is_large=num_bytes > LARGE_BYTES)
+        about["dtype"] = str(classifier.dtype)
         target = Target((WeightedUnit(layer, layers.units[layer] // 2),), "untrained", 0)
         [scored] = score_results(render_batch([target], CONFIG, classifier), classifier)
         _, height, width = scored.result.picture_3HW.shape
