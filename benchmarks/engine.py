@@ -105,7 +105,7 @@ class Ours:
     def __init__(
         self, classifier: FrozenNetwork, kind: str, mode: Mode, precision: Any, batch: int, preset: str = "paper"
     ):
-        self.config = RenderConfig.from_preset(preset, precision, small_share=0.0)
+        self.config = RenderConfig.from_preset(preset, precision, half_share=0.0)
         self.classifier, self.kind, self.mode, self.batch = classifier, kind, mode, batch
         self.decoder = random_decoder(self.config.pretrained.width) if mode == "pretrained" else None
 

@@ -236,7 +236,7 @@ def measure_updates(network: str, report: dict[str, Any]) -> list[dict[str, Any]
         for preset, n in itertools.product(("standard", "paper"), BATCHES):
             if precision == "float32" and n not in (1, 32):
                 continue
-            changes = {"small_share": 0.0} | ({} if HAS_GPU else {"width": 0.05, "num_views": 1})
+            changes = {"half_share": 0.0} | ({} if HAS_GPU else {"width": 0.05, "num_views": 1})
             config = RenderConfig.from_preset(preset, precision, **changes)  # type: ignore[arg-type]
             counted = count_cost(config, "untrained", network_named(network))
             for form in forms if n in (1, 32) else forms[1:]:

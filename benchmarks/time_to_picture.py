@@ -53,11 +53,11 @@ def ours(
     looked: list[Looked] = []
     num_updates, spent, start = config.recipe(mode).num_updates, 0.0, synchronised()
     with classifier.engine.keep_memory(), exact_float32():
-        run = Optimisation(start_batch(targets, config, classifier, decoder))
+        optimisation = Optimisation(start_batch(targets, config, classifier, decoder))
         for n in range(1, num_updates + 1):
-            run.step()
+            optimisation.step()
             if n % (num_updates // looks) == 0 or n == num_updates:
-                pictures = list(run.batch.snapshot().cpu())
+                pictures = list(optimisation.batch.snapshot().cpu())
                 spent += synchronised() - start
                 looked.append((spent / len(targets), pictures))
                 start = synchronised()

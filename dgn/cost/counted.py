@@ -32,24 +32,24 @@ class Cost:
     width: float
     num_trainable: int
     num_updates: int
-    num_small_updates: int  # of them, those in which the classifier sees pictures of half its size
+    num_half_size_updates: int  # those among them in which the classifier sees pictures of half its size
     num_views: int
     generator_ops_per_update: int
     classifier_ops_per_view: int
-    classifier_ops_per_small_view: int
+    classifier_ops_per_half_size_view: int
     state_bytes: int
     generator_map_bytes: int
     classifier_map_bytes_per_view: int
 
     @property
     def ops_per_update(self) -> int:
-        """Of one with pictures of the classifier's own size."""
+        """Those of an update at the whole size."""
         return self.generator_ops_per_update + self.num_views * self.classifier_ops_per_view
 
     @property
     def ops_per_picture(self) -> int:
-        saved = self.classifier_ops_per_view - self.classifier_ops_per_small_view
-        return self.num_updates * self.ops_per_update - self.num_small_updates * self.num_views * saved
+        saved = self.classifier_ops_per_view - self.classifier_ops_per_half_size_view
+        return self.num_updates * self.ops_per_update - self.num_half_size_updates * self.num_views * saved
 
     @property
     def bytes_per_target(self) -> int:
@@ -60,19 +60,19 @@ class Cost:
 def count_cost(config: RenderConfig, mode: Mode, network: Network, layer: str | None = None) -> Cost:
     """The cost of one target in a layer of a network; in the layer of its classes if none is given."""
     recipe, architecture = config.recipe(mode), architecture_of(config, mode)
-    full, small = _classifier_costs(network, layer, DTYPES[config.precision])
+    whole, half = _classifier_costs(network, layer, DTYPES[config.precision])
     return Cost(
         width=recipe.width,
         num_trainable=architecture.num_trainable,
         num_updates=recipe.num_updates,
-        num_small_updates=recipe.num_small if small else 0,
+        num_half_size_updates=recipe.num_half if half else 0,
         num_views=max(1, recipe.num_views),
         generator_ops_per_update=_generator_ops(config, mode),
-        classifier_ops_per_view=full.ops,
-        classifier_ops_per_small_view=(small or full).ops,
+        classifier_ops_per_view=whole.ops,
+        classifier_ops_per_half_size_view=(half or whole).ops,
         state_bytes=4 * COPIES[recipe.optimiser] * architecture.num_trainable,  # 84 MB untrained at width 1
         generator_map_bytes=_generator_map_bytes(config, mode),
-        classifier_map_bytes_per_view=full.map_bytes,
+        classifier_map_bytes_per_view=whole.map_bytes,
     )
 
 
@@ -104,15 +104,15 @@ class _ViewCost(NamedTuple):
 
 
 def _classifier_costs(network: Network, layer: str | None, dtype: torch.dtype) -> tuple[_ViewCost, _ViewCost | None]:
-    """Of views of the network's own size, and of half of it if the network reads such pictures."""
+    """The costs of a view of the network's own size and of one of half of it, if classes are sought in such views."""
     layer = layer or network.layers.classes()
     device = "meta" if network.layers.is_symbolic else "cpu"
     with torch.device(device):
         state = (network.bare().to(device) if network.layers.is_symbolic else network.built()).state_dict()
         classifier = FrozenNetwork(NetworkWeights(network, state, "", "meta"), Engine(device), dtype)
-        small_px = classifier.small_px(layer)
-        full = _view_cost(classifier, layer, network.size)
-        return full, _view_cost(classifier, layer, small_px) if small_px else None
+        half_px = classifier.half_px([layer])
+        whole = _view_cost(classifier, layer, network.size)
+        return whole, _view_cost(classifier, layer, half_px) if half_px else None
 
 
 def _view_cost(classifier: FrozenNetwork, layer: str, px: int) -> _ViewCost:

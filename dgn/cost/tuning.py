@@ -148,7 +148,7 @@ class _Bench:
         return variant in self.seconds
 
     def _time(self, variant: Variant) -> float:
-        whole_size = replace(self.config.untrained, small_share=0.0)  # those updates take the most time and memory
+        whole_size = replace(self.config.untrained, half_share=0.0)  # those updates take the most time and memory
         config = replace(self.config, precision=variant.precision, untrained=whole_size)
         classifier = self._prepared(variant)
         class_layer = classifier.layers.classes()

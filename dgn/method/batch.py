@@ -3,8 +3,8 @@
 Weights and optimiser state are stacked (N, ...); statistics and random streams belong to one target each. So the other
 targets of a batch change nothing about a picture except its rounding.
 
-Shapes: N targets, V views per target and update, K features, U units of a layer, H = W the
-classifier's size.
+Shapes: N targets, V views per target and update, K features, U units of a layer, H = W the classifier's size, or half
+of it.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Classifier(Protocol):
     def units(self) -> Mapping[str, int]:
         """Number of units by layer."""
 
-    def small_px(self, layer: str) -> int | None:
-        """Half of `size_px`, if a layer's targets can be sought in such pictures."""
+    def half_px(self, layers: Sequence[str]) -> int | None:
+        """Half of `size_px`, if targets in these layers can be sought in such pictures."""
 
     def responses(self, images_N3HW: Tensor, layers: Sequence[str], num_views: int = 0) -> dict[str, Tensor]:
         """The layers' outputs for RGB in [0, 1], before any activation function that follows them: (N, U, ...).
@@ -153,6 +153,11 @@ class Batch:
         return rest, continued
 
 
+def first_seen_px(target: Target, recipe: Recipe, classifier: Classifier) -> int:
+    """Side at which the classifier sees a target's pictures in the first update."""
+    return (classifier.half_px(target.layers) if recipe.num_half else None) or classifier.size_px
+
+
 def start_batch(
     targets: Sequence[Target], config: RenderConfig, classifier: Classifier, decoder: Weights | None
 ) -> Batch:
@@ -162,9 +167,11 @@ def start_batch(
     """
     mode, measure = targets[0].mode, targets[0].measure
     recipe = config.recipe(mode)
-    assert all((target.mode, target.measure) == (mode, measure) for target in targets), "a batch is of one kind"
-    if recipe.num_small:
-        assert len({classifier.small_px(target.layer) for target in targets}) == 1, "a batch is of one kind"
+    seen_px = first_seen_px(targets[0], recipe, classifier)
+    assert all(
+        (target.mode, target.measure, first_seen_px(target, recipe, classifier)) == (mode, measure, seen_px)
+        for target in targets
+    ), "a batch is of one kind"
     engine, architecture = classifier.engine, architecture_of(config, mode)
     dtype, device = DTYPES[config.precision], engine.device
     wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -183,8 +190,6 @@ def start_batch(
         layer: objectives.layer_weights(groups, layer, classifier.units[layer]).to(device, wide) for layer in layers
     }
     own = {name: engine.lay_out(tensor.to(device, wide)).requires_grad_() for name, tensor in own.items()}
-    small_px = classifier.small_px(targets[0].layer) if recipe.num_small else None
-    seen_px = small_px or classifier.size_px
     return Batch(architecture, recipe, classifier, own, shared, wanted, streams, dtype, seen_px, measure)
 
 

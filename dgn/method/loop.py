@@ -3,7 +3,8 @@
 `update` is the method in one function: draw, move, respond, penalise, step. `render_batch` repeats it for N targets and
 draws each picture at the end; `render_targets` does that for any number of targets.
 
-Shapes: N targets, V views per target and update, K features, T updates, H = W the classifier's size.
+Shapes: N targets, V views per target and update, K features, T updates, H = W the classifier's size,
+or half of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from dgn.method import objectives
 from dgn.method.architecture import Weights
-from dgn.method.batch import Batch, Classifier, start_batch
+from dgn.method.batch import Batch, Classifier, first_seen_px, start_batch
 from dgn.method.memory import in_batches
 from dgn.method.moves import move
 from dgn.method.precision import exact_float32
@@ -81,11 +83,11 @@ def update(
 
 
 class Optimisation:
-    """Targets on their way to their pictures, one update at a time."""
+    """Targets that are being optimised: the batch, its optimiser, and how many updates were made."""
 
     def __init__(self, batch: Batch):
         self.batch, self.optimiser = batch, batch.optimiser()
-        self.num_small = batch.recipe.num_small if batch.seen_px != batch.classifier.size_px else 0
+        self.num_half = batch.recipe.num_half if batch.seen_px != batch.classifier.size_px else 0
         self.num_done = 0
         self._record()
 
@@ -95,17 +97,17 @@ class Optimisation:
     def step(self) -> tuple[Tensor, Tensor]:
         """The next update of all targets, see `update`."""
         recipe, classifier = self.batch.recipe, self.batch.classifier
-        if self.num_done == self.num_small > 0:
+        if self.num_done == self.num_half > 0:
             self.batch.seen_px = classifier.size_px
             self._record()
-        if recipe.last_rate != 1:
+        if recipe.last_rate_share != 1:
             classifier.engine.set_learning_rate(self.optimiser, recipe.rate(self.num_done))
         self.num_done += 1
         activation_N, loss_N = self._update(*self.batch.random())
         return activation_N, loss_N
 
     def drop(self, is_done_N: Tensor) -> None:
-        """Goes on without the finished targets."""
+        """Leaves the finished targets out."""
         self.batch, self.optimiser = self.batch.without(is_done_N, self.optimiser)
         self._record()
 
@@ -128,7 +130,7 @@ def render_batch(
     Raises: DgnError for the pretrained mode without a decoder.
     """
     start = time.perf_counter()
-    run = Optimisation(start_batch(targets, config, classifier, decoder))
+    optimisation = Optimisation(start_batch(targets, config, classifier, decoder))
     recipe, num_targets, device = config.recipe(targets[0].mode), len(targets), classifier.engine.device
     alive = torch.arange(num_targets, device=device)  # targets that are still being optimised
     activations_TN = torch.zeros(recipe.num_updates, num_targets, device=device)
@@ -136,28 +138,28 @@ def render_batch(
     pictures = torch.empty(num_targets, 3, classifier.size_px, classifier.size_px)
     snapshots: list[Tensor] = []
     for i in range(recipe.num_updates):
-        activation_N, loss_N = run.step()
+        activation_N, loss_N = optimisation.step()
         activations_TN[i, alive] = activation_N.to(activations_TN)
         if on_update:
             on_update(i, loss_N)
         remaining = recipe.num_updates - 1 - i
         snapshots_left, is_between = divmod(remaining, recipe.updates_per_snapshot)
         if 1 < recipe.num_snapshots > snapshots_left and not is_between:
-            snapshots.append(run.batch.snapshot())
-        num_whole = i + 1 - run.num_small  # updates that looked at pictures of the whole size
+            snapshots.append(optimisation.batch.snapshot())
+        num_whole = i + 1 - optimisation.num_half  # updates that looked at pictures of the whole size
         if recipe.min_rise and remaining and num_whole > 0 and num_whole % RISE_UPDATES == 0:
-            has_stopped = ~_is_rising(activations_TN[run.num_small : i + 1, alive], recipe.min_rise)
+            has_stopped = ~_is_rising(activations_TN[optimisation.num_half : i + 1, alive], recipe.min_rise)
             if has_stopped.any():
                 done = alive[has_stopped].tolist()
-                pictures[done] = run.batch.snapshot()[has_stopped].cpu()
+                pictures[done] = optimisation.batch.snapshot()[has_stopped].cpu()
                 for n in done:
                     num_updates[n] = i + 1
                 alive = alive[~has_stopped]
                 if not len(alive):
                     break
-                run.drop(has_stopped)
+                optimisation.drop(has_stopped)
     if len(alive):
-        last = torch.stack(snapshots).median(0).values if snapshots else run.batch.snapshot()
+        last = torch.stack(snapshots).median(0).values if snapshots else optimisation.batch.snapshot()
         pictures[alive.tolist()] = last.cpu()
     activations_NT = activations_TN.T.cpu()
     seconds = (time.perf_counter() - start) / num_targets
@@ -177,7 +179,8 @@ def render_targets(
     on_halved: Callable[[int], None] = lambda batch_size: None,
     on_update: Observer | None = None,
 ) -> Iterator[list[RenderResult]]:
-    """Renders any number of targets of one mode, batch by batch. A batch that runs out of memory is halved.
+    """Renders any number of targets of one mode, batch by batch. A batch has consecutive targets that are sought at
+    the same size; one that runs out of memory is halved.
 
     Args:
         on_halved: called with the batch size that is left, so that the caller can start with it next time.
@@ -187,7 +190,8 @@ def render_targets(
     def render(batch: Sequence[Target]) -> list[RenderResult]:
         return render_batch(batch, config, classifier, decoder, on_update)
 
-    return in_batches(targets, batch_size, render, classifier.engine, on_halved)
+    for _, alike in groupby(targets, lambda target: first_seen_px(target, config.recipe(target.mode), classifier)):
+        yield from in_batches(list(alike), batch_size, render, classifier.engine, on_halved)
 
 
 def _is_rising(activations_TN: Tensor, min_rise: float) -> Tensor:

@@ -44,8 +44,8 @@ class Recipe:
     num_updates: int = 500
     optimiser: Literal["adamax", "sgd"] = "adamax"
     learning_rate: float = 0.002
-    last_rate: float = 1.0  # share of the learning rate that is left at the end, reached along a cosine; 1: constant
-    small_share: float = 0.0  # of the updates, the first ones: classes are sought in pictures of half the side
+    last_rate_share: float = 1.0  # what is left of the learning rate at the end, reached along a cosine; 1: constant
+    half_share: float = 0.0  # share of the updates in which classes are sought at half size, before all others
     noise_sigma: float = 2.0
     penalty_others: float = 0.01  # lambda of Eq. 2; the notebooks' 10 / 1000 classes
     num_views: int = 0  # moved views per update; 0: the classifier sees the picture itself
@@ -66,24 +66,26 @@ class Recipe:
             raise DgnError(f"smallest rise {self.min_rise}: expected a share from 0 (never stop early) to below 1")
         if self.min_rise and self.num_snapshots > 1:
             raise DgnError(
-                "preset paper cannot stop early, because its picture is the median of ten snapshots: use standard"
+                "preset paper cannot stop early, because its picture is the median of ten snapshots: "
+                "use standard or draft"
             )
-        if self.min_rise and self.num_updates - self.num_small <= 2 * RISE_UPDATES:
-            of_full_size = f", {self.num_small} of them at half size," if self.num_small else ""
+        if self.min_rise and self.num_updates <= 2 * RISE_UPDATES:
             raise DgnError(
-                f"{self.num_updates} updates{of_full_size} are too few to stop early: expected more than "
-                f"{2 * RISE_UPDATES} at full size"
+                f"{self.num_updates} updates are too few to stop early: expected more than {2 * RISE_UPDATES}"
             )
+        if self.last_rate_share != 1 and self.optimiser != "adamax":
+            raise DgnError(f"optimiser {self.optimiser} with a learning rate that falls: expected adamax")
 
     @property
-    def num_small(self) -> int:
-        """Updates that look at pictures of half the side, where the target is a class and the classifier reads them."""
-        return round(self.small_share * self.num_updates)
+    def num_half(self) -> int:
+        """Updates at half size, where the target is a class and the classifier reads such pictures. The last update is
+        always at the whole size."""
+        return min(round(self.half_share * self.num_updates), self.num_updates - 1)
 
     def rate(self, update: int) -> float:
         """The learning rate of an update, counted from 0."""
         falling = (1 + math.cos(math.pi * update / self.num_updates)) / 2
-        return self.learning_rate * (self.last_rate + (1 - self.last_rate) * falling)
+        return self.learning_rate * (self.last_rate_share + (1 - self.last_rate_share) * falling)
 
 
 PAPER = {
@@ -98,8 +100,8 @@ STANDARD = {  # chosen by measurement, docs/method.md
         has_last_relu=False,
         num_updates=160,
         learning_rate=0.004,
-        last_rate=0.05,
-        small_share=0.6,
+        last_rate_share=0.05,
+        half_share=0.6,
     ),
     "pretrained": replace(
         _DISPLAYABLE,

@@ -17,6 +17,7 @@ from dgn.engine.fusion import called_as_modules, fold_norms
 from dgn.errors import DgnError
 from dgn.method.colours import grey
 from dgn.method.engine import Engine
+from dgn.method.memory import is_out_of_memory
 from dgn.method.moves import resized
 from dgn.method.precision import exact_float32
 from dgn.networks.cuts import Watched, graph_up_to
@@ -27,7 +28,7 @@ from dgn.text import in_one_line, plural
 
 log = logging.getLogger("dgn")
 
-MIN_SMALL_PX = 96  # below, a class's things are too small to be told apart
+MIN_HALF_PX = 96  # below, a class's things are too small to be told apart
 NUM_PROBES = 3  # pictures that are shown to the network alone and together
 # Shares of the largest value by which answers may differ: after other operations that should come to the same, and
 # after the same operations, for which a GPU may choose other algorithms.
@@ -179,26 +180,32 @@ class FrozenNetwork:
         except Exception:  # whatever a network's own code raises for what was traced as a constant
             return False
 
-    def small_px(self, layer: str) -> int | None:
-        """Half of `size_px`, if a layer's targets can be sought in such pictures: a class is a thing as a whole, but a
-        filter's pattern would be drawn at twice its scale. None also if the network does not read them."""
-        return self._half_px if layer == self.layers.class_layer else None
+    def half_px(self, layers: Sequence[str]) -> int | None:
+        """Half of `size_px`, if targets in these layers can be sought in such pictures: a class is a thing as a whole,
+        but a filter's pattern would be drawn at twice its scale. None also if the network does not read them."""
+        return self._half_of_size if set(layers) == {self.layers.class_layer} else None
 
     @cached_property
     @torch.no_grad()
-    def _half_px(self) -> int | None:
+    def _half_of_size(self) -> int | None:
         px = self.size_px // 2
-        if px < MIN_SMALL_PX:
+        if px < MIN_HALF_PX:
             return None
         layers = (self.layers.classes(),)
         picture = self._normalised(resized(self._probes(1), px))
         try:
             expected = Watched(self.model, self.layers, layers)(picture)
-        except Exception:  # whatever a network's own code raises for a size that it does not read
-            return None
-        cut = self.cut_behind(layers)
-        is_alike = self.engine.is_symbolic or self._answers(cut, picture, expected, TOLERANCE[self.dtype])
-        return px if is_alike and self._units_first(expected)[layers[0]].shape == (1, self.layers.num_classes) else None
+            is_read = self._units_first(expected)[layers[0]].shape[:2] == (1, self.layers.num_classes)
+        except Exception as error:  # whatever a network's own code raises for a size that it does not read
+            if is_out_of_memory(error):
+                raise
+            is_read = False
+        if is_read and not self.engine.is_symbolic:
+            is_read = self._answers(self.cut_behind(layers), picture, expected, TOLERANCE[self.dtype])
+        if not is_read:
+            log.info("%s does not read pictures of %d px: classes are drawn at %d px throughout",
+                     self.layers.network, px, self.size_px)  # fmt: skip
+        return px if is_read else None
 
     def _probes(self, count: int) -> Tensor:
         """Blotches of random colours, each picture darker than the one before: statistics of a batch have to differ

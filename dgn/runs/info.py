@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
-from dgn.errors import StoreError
+from dgn.errors import DgnError, StoreError
 from dgn.method.recipes import RenderConfig
 from dgn.runs.config import RunConfig
 from dgn.runs.layout import RUN_FILE
@@ -19,27 +19,26 @@ from dgn.targets import MODES
 # Settings that earlier versions wrote into the fingerprint and that never changed a picture.
 RETIRED = {"render.untrained.noise", "render.pretrained.noise"}
 # What earlier versions did not write because they did it with every network.
-ASSUMED = {
-    "network": {
-        "size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "channel_order": "RGB",
-        "value_range": 1.0, "output": "softmax",
-    }
+ASSUMED_NETWORK = {
+    "size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "channel_order": "RGB",
+    "value_range": 1.0, "output": "softmax",
 }  # fmt: skip
 # What earlier versions did not write although runs can differ in it: compared only where it was written.
 UNWRITTEN = {"labels_sha256"}
 
-_RENDER_CONFIG = TypeAdapter(RenderConfig)
 
-
-def _having(*names: str) -> AfterValidator:
+def _having(*names: str) -> Callable[[Any], Any]:
     """Makes a dictionary without one of the keys invalid."""
 
-    def check(content: dict[str, Any]) -> dict[str, Any]:
-        if missing := [name for name in names if name not in content]:
+    def check(content: Any) -> Any:
+        if missing := [name for name in names if isinstance(content, dict) and name not in content]:
             raise ValueError(f"lacks {missing[0]}")
         return content
 
-    return AfterValidator(check)
+    return check
+
+
+_RENDER_CONFIG = TypeAdapter[RenderConfig](Annotated[RenderConfig, BeforeValidator(_having(*MODES))])
 
 
 @dataclass(frozen=True)
@@ -48,27 +47,32 @@ class RunInfo:
 
     run_id: str
     created_at: str
-    fingerprint: Annotated[dict[str, Any], _having("discriminator", "weights_sha256", "targets_sha256", "render")]
-    config: Annotated[dict[str, Any], _having("preset")]
+    fingerprint: Annotated[
+        dict[str, Any], AfterValidator(_having("discriminator", "weights_sha256", "targets_sha256", "render"))
+    ]
+    config: Annotated[dict[str, Any], AfterValidator(_having("preset"))]
     num_targets: int
     num_shards: Annotated[int, Field(ge=0, le=MAX_SHARDS)]
 
     @property
     def identity(self) -> dict[str, Any]:
         """The fingerprint, with what earlier versions did without writing it."""
-        theirs, complete = self.fingerprint["render"], self.render_config.as_json()
-        recipes = {mode: {**complete[mode], **theirs[mode]} for mode in MODES}
-        return {**ASSUMED, **self.fingerprint, "render": {**theirs, **recipes}}
+        render = _completed(self.fingerprint["render"], self.render_config.as_json())
+        return {**self.fingerprint, "network": self.network, "render": render}
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """How the run's network sees pictures and how they are scored, see `Network.description`."""
+        return cast("dict[str, Any]", self.fingerprint.get("network", ASSUMED_NETWORK))
 
     @property
     def render_config(self) -> RenderConfig:
         """The numbers that the run was started with, whatever its preset has become since. Raises: StoreError."""
         try:
             return _RENDER_CONFIG.validate_python(self.fingerprint["render"])
-        except ValidationError as error:
-            raise StoreError(
-                f"{RUN_FILE} of run {self.run_id} does not fit this dgn: {first_problem(error)}"
-            ) from error
+        except (ValidationError, DgnError) as error:
+            problem = first_problem(error) if isinstance(error, ValidationError) else error
+            raise StoreError(f"{RUN_FILE} of run {self.run_id} does not fit this dgn: {problem}") from error
 
     @property
     def run_config(self) -> RunConfig:
@@ -79,6 +83,16 @@ class RunInfo:
             raise StoreError(
                 f"{RUN_FILE} of run {self.run_id} does not fit this dgn: {first_problem(error)}"
             ) from error
+
+
+def _completed(theirs: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings, with a default for each that is not there."""
+    both = {
+        name: _completed(theirs[name], default) if isinstance(default, dict) else theirs[name]
+        for name, default in defaults.items()
+        if name in theirs
+    }
+    return {**defaults, **theirs, **both}
 
 
 def differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, str, str]]:

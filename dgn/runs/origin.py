@@ -60,8 +60,7 @@ def own_weights(info: RunInfo, config: RunConfig, flags: str = "--") -> NetworkW
         ) from error
     if weights.sha256 != info.fingerprint["weights_sha256"]:
         raise DgnError(f"{weights.source} is not the weights file of this run: give it with {flags}weights FILE")
-    theirs = info.identity["network"]
-    if differing := sorted(differences(theirs, weights.network.description())):
+    if differing := sorted(differences(info.network, weights.network.description())):
         name, there, here = differing[0]
         raise DgnError(
             f"{weights.network.name} is not the network of this run any more: its {name} is {there} there, {here} here"

@@ -85,7 +85,7 @@ COLUMNS = (
     Column("others_sum", pa.float32(), "Sum of all other units", "sum of the layer's other activations (Eq. 2)",
            section="scores"),
     Column("activation_curve", pa.list_(pa.float32()), "Activation over the updates",
-           "the activation at up to 64 updates, evenly spread"),
+           "the activation at up to 64 updates, evenly spread; a class's first ones are at half size"),
     Column("updates", pa.int32(), "Updates", "updates that were made", section="origin"),
     Column("file_name", pa.string(), "File", "path of the PNG, relative to the run; null if there is no picture"),
     Column("sha256", pa.string(), "SHA-256", "SHA-256 of the PNG file", section="origin"),

@@ -27,16 +27,16 @@ def counted(network, preset, mode):
     config = RenderConfig.from_preset(preset)
     recipe = config.recipe(mode)
     decoder = random_decoder(config.pretrained.width) if mode == "pretrained" else None
-    assert classifier.small_px(classifier.layers.class_layer) == classifier.size_px // 2
-    run = Optimisation(
+    assert classifier.half_px([classifier.layers.class_layer]) == classifier.size_px // 2
+    optimisation = Optimisation(
         start_batch([filter_target(classifier.layers.class_layer, 3, mode)], config, classifier, decoder)
     )
     total = 0
-    for first, last in ((0, recipe.num_small), (recipe.num_small, recipe.num_updates)):
+    for first, last in ((0, recipe.num_half), (recipe.num_half, recipe.num_updates)):
         if last > first:
-            run.num_done = first
+            optimisation.num_done = first
             with FlopCounterMode(display=False) as counter:
-                run.step()
+                optimisation.step()
             total += (last - first) * counter.get_total_flops()
     return total / 1e12
 

@@ -10,7 +10,8 @@ from dgn.method import loop, objectives, recipes
 from dgn.method.architecture import Architecture
 from dgn.method.colours import displayable
 from dgn.method.generator import generate, initial_weights
-from dgn.method.loop import render_batch
+from dgn.method.loop import render_batch, render_targets
+from dgn.method.recipes import RenderConfig
 from dgn.targets import Target, WeightedUnit
 from tests.conftest import NARROW
 from tests.helpers.targets import class_targets, filter_target
@@ -18,8 +19,8 @@ from tests.helpers.targets import class_targets, filter_target
 
 def test_losses_equal_a_plain_loop_that_halves_pictures_and_rate(quick_config, mini_float64):
     """PyTorch's own AdaMax and schedule, its area resize (which is the smoothed one at a factor of two), one target."""
-    target, num_updates, num_small = class_targets([5])[0], 10, 6
-    recipe = replace(quick_config.untrained, width=NARROW, num_updates=num_updates, num_views=0, small_share=0.6)
+    target, num_updates, num_half = class_targets([5])[0], 10, 6
+    recipe = replace(quick_config.untrained, width=NARROW, num_updates=num_updates, num_views=0, half_share=0.6)
     losses, network = [], mini_float64
     render_batch(
         [target],
@@ -32,14 +33,14 @@ def test_losses_equal_a_plain_loop_that_halves_pictures_and_rate(quick_config, m
     own = {name: t.double().requires_grad_() for name, t in initial_weights(architecture, stream).items()}
     adamax = torch.optim.Adamax(own.values(), lr=recipe.learning_rate)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(
-        adamax, num_updates, eta_min=recipe.learning_rate * recipe.last_rate
+        adamax, num_updates, eta_min=recipe.learning_rate * recipe.last_rate_share
     )
     plain = []
     for update in range(num_updates):
         noise_K = torch.randn(architecture.num_features, generator=stream).double()
         features_K = own["alpha"] * (1 + recipe.noise_sigma * noise_K)
         picture = displayable(generate(architecture, own, features_K)[None])
-        if update < num_small:
+        if update < num_half:
             picture = F.interpolate(picture, (112, 112), mode="bilinear", antialias=True)
         response = network.model((picture - network.mean_c11) / network.std_c11)
         values = objectives.unit_values(response)
@@ -59,7 +60,7 @@ def test_only_classes_are_sought_at_half_size_and_pictures_have_the_whole(quick_
     """A filter's pattern would be drawn at twice its scale, and responds far less when its size comes back."""
     seen = []
     watched = mini.responses
-    recipe = replace(quick_config.untrained, width=NARROW, num_updates=5, small_share=0.6)
+    recipe = replace(quick_config.untrained, width=NARROW, num_updates=5, half_share=0.6)
     config = replace(quick_config, untrained=recipe)
 
     def sides(target):
@@ -76,16 +77,33 @@ def test_only_classes_are_sought_at_half_size_and_pictures_have_the_whole(quick_
     try:
         assert sides(class_targets([5])[0]) == [112, 112, 112, 224, 224]
         assert sides(filter_target("conv3_1", 5)) == [224] * 5
-        mixed = Target((WeightedUnit("conv3_1", 9), WeightedUnit("fc8", 2)), "untrained", 0)
-        assert sides(mixed) == [224] * 5, "by the first of its layers, as all targets of a shard"
+        units = WeightedUnit("fc8", 2), WeightedUnit("conv3_1", 9)
+        assert sides(Target(units, "untrained", 0)) == sides(Target(units[::-1], "untrained", 0)) == [224] * 5
     finally:
         del mini.responses
+
+
+def test_groups_that_are_not_of_classes_alone_have_batches_of_their_own(quick_config, mini):
+    """A shard holds both, and a batch must not change a picture."""
+    recipe = replace(quick_config.untrained, width=NARROW, num_updates=3)
+    config = replace(quick_config, untrained=recipe)
+    one, two = class_targets([5, 6])
+    mixed = Target((WeightedUnit("fc8", 2), WeightedUnit("conv3_1", 9)), "untrained", 0)
+    batches = list(render_targets([one, two, mixed], config, mini, batch_size=4))
+    assert [[result.target for result in batch] for batch in batches] == [[one, two], [mixed]]
+    alone = render_batch([mixed], config, mini)[0]
+    assert torch.equal(batches[1][0].picture_3HW, alone.picture_3HW)
+
+
+def test_the_last_update_is_at_the_whole_size():
+    numbers = {n: RenderConfig.from_preset("standard", num_updates=n).untrained.num_half for n in (1, 2, 3, 160)}
+    assert numbers == {1: 0, 2: 1, 3: 2, 160: 96}
 
 
 def test_stopping_early_looks_at_updates_of_the_whole_size_alone(quick_config, mini, monkeypatch):
     """The activation falls where the size changes, which must not end a target."""
     for module in (loop, recipes):
         monkeypatch.setattr(module, "RISE_UPDATES", 2)
-    recipe = replace(quick_config.untrained, width=NARROW, num_updates=16, small_share=0.5, min_rise=0.99)
+    recipe = replace(quick_config.untrained, width=NARROW, num_updates=16, half_share=0.5, min_rise=0.99)
     [result] = render_batch(class_targets([4]), replace(quick_config, untrained=recipe), mini)
     assert result.num_updates == 8 + 2 * 2

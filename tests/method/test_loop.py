@@ -50,7 +50,7 @@ def _through_colours(network, components):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_batch_of_eight_equals_eight_batches_of_one(mode, quick_config, mini_float64):
-    recipe = replace(quick_config.recipe(mode), width=NARROW, num_updates=3, small_share=0.0)
+    recipe = replace(quick_config.recipe(mode), width=NARROW, num_updates=3, half_share=0.0)
     config, decoder = replace(quick_config, precision="float64", **{mode: recipe}), random_decoder(NARROW)
     mixed = [
         filter_target("conv3_1", 5, mode),

@@ -21,11 +21,14 @@ def test_stopping_early_has_its_range_and_one_snapshot():
         RenderConfig.from_preset("standard", min_rise=1.5)
     with pytest.raises(DgnError, match="preset paper cannot stop early"):
         RenderConfig.from_preset("paper", min_rise=0.01)
-    with pytest.raises(DgnError, match="80 updates, 48 of them at half size, are too few to stop early: expected more"):
-        RenderConfig.from_preset("draft", min_rise=0.01)
+    with pytest.raises(DgnError, match="40 updates are too few to stop early"):
+        RenderConfig.from_preset("draft", min_rise=0.01, num_updates=40)
+    assert RenderConfig.from_preset("draft", min_rise=0.01).pretrained.min_rise == 0.01
 
 
 def test_the_learning_rate_falls_along_half_a_cosine():
-    recipe = RenderConfig.from_preset("standard", num_updates=100, learning_rate=2.0, last_rate=0.1).untrained
+    recipe = RenderConfig.from_preset("standard", num_updates=100, learning_rate=2.0, last_rate_share=0.1).untrained
     assert [recipe.rate(update) for update in (0, 50, 100)] == pytest.approx([2.0, 1.1, 0.2])
     assert RenderConfig.from_preset("paper").untrained.rate(400) == 0.002
+    with pytest.raises(DgnError, match="optimiser sgd with a learning rate that falls: expected adamax"):
+        RenderConfig.from_preset("paper", last_rate_share=0.1)

@@ -23,8 +23,8 @@ def few_updates_are_averaged(monkeypatch):
 def config(quick_config):
     """In float64: when a target leaves, the network's sums over the others have another order."""
     recipe = replace(
-        quick_config.untrained, width=NARROW, num_updates=16, num_views=1, learning_rate=0.03, last_rate=1.0,
-        small_share=0.0, min_rise=0.3,
+        quick_config.untrained, width=NARROW, num_updates=16, num_views=1, learning_rate=0.03, last_rate_share=1.0,
+        half_share=0.0, min_rise=0.3,
     )  # fmt: skip
     return replace(quick_config, precision="float64", untrained=recipe)
 

@@ -92,28 +92,38 @@ def test_a_run_from_before_labels_were_written_is_continued_with_its_own(run):
 
 
 def test_a_run_from_before_a_number_of_the_method_existed_had_its_default(run):
-    ours, config = identity()
+    ours, config = identity(preset="paper")
     earlier = copy.deepcopy(ours)
     for mode in MODES:
-        assert earlier["render"][mode].pop("last_rate") is not None
-        assert earlier["render"][mode].pop("small_share") is not None
-    start(run, earlier, config)
-    recipe = run.info().render_config.untrained
-    assert (recipe.last_rate, recipe.small_share, recipe.num_updates) == (
-        1,
-        0,
-        ours["render"]["untrained"]["num_updates"],
-    )
-    with pytest.raises(PlanMismatch, match=r"render.untrained.last_rate is 1.0 there, 0.05 here \(and 1 more\)"):
-        start(run, ours, config)
+        for name in ("last_rate_share", "half_share"):
+            assert earlier["render"][mode].pop(name) is not None
+        assert earlier["render"][mode]["moves"].pop("shift") is not None
+    first = start(run, earlier, config)
+    assert start(run, ours, config) == first
+    other = copy.deepcopy(ours)
+    put(other, "render.untrained.half_share", 0.5)
+    with pytest.raises(PlanMismatch, match=r"render\.untrained\.half_share is 0\.0 there, 0\.5 here; "):
+        start(run, other, config)
 
 
-def test_numbers_of_the_method_that_cannot_be_are_refused_in_one_line(run):
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("render.untrained.num_updates", "many", "untrained.num_updates: Input should be a valid integer"),
+        ("render.untrained.min_rise", 1.5, "smallest rise 1.5"),
+        ("render", {"preset": "paper", "untrained": {}}, "lacks pretrained"),
+        ("render", 3, "Input should be"),
+    ],
+)
+def test_numbers_of_the_method_that_cannot_be_are_refused_in_one_line(run, name, value, says):
     ours, config = identity()
-    put(ours, "render.untrained.num_updates", "many")
+    put(ours, name, value)
     start(run, ours, config)
-    with pytest.raises(StoreError, match=r"run.json of run .* does not fit this dgn: untrained.num_updates: Input"):
+    with pytest.raises(StoreError, match=r"run\.json of run .* does not fit this dgn: ") as caught:
         start(run, ours, config)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert run.info().network["size"] == 224, "which verify and judge need alone"
 
 
 def test_every_setting_of_the_fingerprint_counts():
