@@ -117,15 +117,19 @@ class Batch:
         return pictures.clamp(0, 1)
 
     def random(self) -> list[Tensor]:
-        """The random numbers of one update, on the CPU, each target's from its own stream: noise (N, K) and, if there
-        are moved views, their maps (N, V, 2, 3)."""
+        """The random numbers of one update, on the CPU, each target's from its own stream: noise (N, K); if there are
+        moved views, their maps (N, V, 2, 3); and if these differ in colour, the colours' maps (N, V, 2, 3)."""
         noise, uniforms = [], []
         for stream in self.streams:
             noise.append(torch.randn(self.architecture.num_features, generator=stream))
             if self.recipe.num_views:
-                uniforms.append(moves.draw_uniforms(self.recipe.num_views, stream))
-        maps = [moves.affine_maps(self.recipe.moves, torch.stack(uniforms))] if uniforms else []
-        return [torch.stack(noise), *maps]
+                uniforms.append(moves.draw_uniforms(self.recipe.moves, self.recipe.num_views, stream))
+        drawn = [torch.stack(noise)]
+        if uniforms:
+            drawn.append(moves.affine_maps(self.recipe.moves, torch.stack(uniforms)))
+            if self.recipe.moves.has_colours:
+                drawn.append(moves.colour_maps(self.recipe.moves, torch.stack(uniforms)))
+        return drawn
 
     def optimiser(self) -> torch.optim.Optimizer:
         """A fresh optimiser of the stacked variables. Paper: Table 1."""

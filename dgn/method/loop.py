@@ -23,7 +23,7 @@ from dgn.method import objectives
 from dgn.method.architecture import Weights
 from dgn.method.batch import Batch, Classifier, first_seen_px, start_batch
 from dgn.method.memory import in_batches
-from dgn.method.moves import move
+from dgn.method.moves import move, recolour
 from dgn.method.precision import exact_float32
 from dgn.method.recipes import RISE_UPDATES, RenderConfig
 from dgn.targets import Target
@@ -50,13 +50,19 @@ class RenderResult:
 
 
 def update(
-    batch: Batch, optimiser: torch.optim.Optimizer, noise_NK: Tensor, maps_NV23: Tensor | None = None
+    batch: Batch,
+    optimiser: torch.optim.Optimizer,
+    noise_NK: Tensor,
+    maps_NV23: Tensor | None = None,
+    colours_NV23: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One step of all targets. Returns the activations and the losses before it, (N,) both."""
     like, recipe = batch.own["alpha"], batch.recipe
     views = batch.pictures(noise_NK.to(like), batch.seen_px)
     if maps_NV23 is not None:
         views = move(views, maps_NV23.to(like))
+    if colours_NV23 is not None:
+        views = recolour(views, colours_NV23.to(like))
     responses = batch.classifier.responses(views, list(batch.wanted), max(1, recipe.num_views))
     values = {
         layer: objectives.mean_over_views(objectives.unit_values(response), max(1, recipe.num_views))

@@ -24,12 +24,19 @@ RISE_UPDATES = 20
 
 @dataclass(frozen=True)
 class Moves:
-    """How far a view may differ from the picture: scale factors, degrees, and shares of the picture's side."""
+    """How far a view may differ from the picture: scale factors, degrees, shares of the picture's side, and for each
+    colour channel by itself a contrast up to e^gain times as high or as low, and an offset from its range of 0 to 1."""
 
     scale_min: float = 0.8
     scale_max: float = 1.2
     turn_deg: float = 12.0
     shift: float = 0.15
+    colour_gain: float = 0.0
+    colour_offset: float = 0.0
+
+    @property
+    def has_colours(self) -> bool:
+        return bool(self.colour_gain or self.colour_offset)
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,7 @@ STANDARD = {  # chosen by measurement, docs/method.md
         learning_rate=0.004,
         last_rate_share=0.05,
         half_share=0.6,
+        moves=Moves(colour_gain=0.5, colour_offset=0.3),
     ),
     "pretrained": replace(
         _DISPLAYABLE,
