@@ -1,10 +1,14 @@
-"""Seconds to a picture that convinces: `python -m benchmarks.time_to_picture --weights FILE --judge-weights FILE`.
+"""Seconds to a picture that convinces.
 
-For classes of a real classifier: dgn's presets and lucent at its defaults, seconds of one finished picture, and after
-how many seconds its 8-bit PNG has rank 1 by the classifier, and is first or in the top five of a second network.
-Pictures on the way are looked at every tenth of the updates; the looking is not counted. dgn renders a batch, so its
-seconds are the batch's divided by its targets. With random weights (no --weights) there are
-only seconds; --share then makes a share of the updates, whose seconds are scaled up.
+    python -m benchmarks.time_to_picture --weights FILE --judge squeezenet1_0=FILE --judge efficientnet_lite0 --earlier
+
+For classes of a real classifier: dgn's presets, with --earlier also `standard` as it was before its recipe changed, and
+lucent at its defaults, if it is installed. They take turns, batch by batch. For each: seconds of one finished picture,
+and after how many seconds its 8-bit PNG has rank 1 by the classifier and is first or in the top five of a judge, a
+network that took no part. Pictures on the way are looked at every tenth of the updates; the looking is not counted.
+dgn renders a batch, so its seconds are the batch's divided by its targets. With random weights (no --weights)
+there are only seconds; --share then makes a share of the updates, whose seconds are scaled up. With --out, a repeated
+command continues.
 """
 
 from __future__ import annotations
@@ -12,10 +16,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +36,10 @@ from dgn.method.batch import start_batch
 from dgn.method.decoder import random_decoder, read_decoder
 from dgn.method.loop import Optimisation
 from dgn.method.precision import DTYPES, exact_float32
-from dgn.method.recipes import PRESETS, RenderConfig
+from dgn.method.recipes import RenderConfig
 from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.registry import network_named
-from dgn.networks.weights import load_weights
+from dgn.networks.weights import NetworkWeights, load_weights
 from dgn.pictures.codec import as_tensor, quantised
 from dgn.pictures.scoring import score
 from dgn.pictures.second_opinion import judged
@@ -42,6 +48,8 @@ from dgn.targets import MODES, Mode, Target, WeightedUnit
 # Spread over animals, things and places.
 CLASSES = (9, 107, 130, 207, 251, 281, 292, 309, 340, 388, 404, 417, 562, 668, 698, 779, 817, 852, 920, 963)
 LOOKS = 10
+# What `standard` had untrained before it sought classes at half size (docs/experiments.md).
+EARLIER = {"width": 0.5, "num_updates": 240, "learning_rate": 0.002, "last_rate_share": 1.0, "half_share": 0.0}
 LUCENT_STEPS = 512
 Looked = tuple[float, list[Tensor]]  # seconds of a picture so far, the pictures
 
@@ -84,127 +92,154 @@ def lucents(network: torch.nn.Module, layer: str, unit: int, steps: int, looks: 
 
 
 def verdicts(
-    looked: list[Looked], targets: list[Target], exact: FrozenNetwork, judge: FrozenNetwork
-) -> list[list[dict[str, Any]]]:
-    """For each look, for each target: seconds, rank by the classifier, rank by the judge, of the 8-bit picture."""
-    rows = []
+    looked: list[Looked], targets: list[Target], exact: FrozenNetwork, judges: dict[str, FrozenNetwork]
+) -> list[dict[str, Any]]:
+    """For each target its looks in order: seconds, rank by the classifier and by each judge, of the 8-bit picture."""
+    rows: list[dict[str, Any]] = [{"unit": target.units[0].unit, "looks": []} for target in targets]
     for elapsed, pictures in looked:
-        pixels = as_tensor([quantised(one) for one in pictures])
-        own = score(pixels, targets, exact)
-        others = judged(pixels, targets, exact.layers, judge)
-        rows.append([
-            {"seconds": elapsed, "rank": a.rank, "activation": a.activation, "judge": b.rank}
-            for a, b in zip(own, others, strict=True) if b is not None
-        ])  # fmt: skip
+        look: list[dict[str, Any]] = [{"seconds": elapsed} for _ in targets]
+        if judges:
+            pixels = as_tensor([quantised(one) for one in pictures])
+            for one, own in zip(look, score(pixels, targets, exact), strict=True):
+                one.update(rank=own.rank, activation=own.activation)
+            for name, judge in judges.items():
+                for one, other in zip(look, judged(pixels, targets, exact.layers, judge), strict=True):
+                    one[name] = other.rank if other else None
+        for row, one in zip(rows, look, strict=True):
+            row["looks"].append(one)
     return rows
 
 
-def summary(rows_of_targets: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """`rows_of_targets`: for each target its looks in order."""
-    conditions: dict[str, Callable[[dict[str, Any]], bool]] = {
-        "first by the classifier": lambda row: row["rank"] == 1,
-        "top five of the judge": lambda row: row["rank"] == 1 and row["judge"] <= 5,
-        "first by the judge": lambda row: row["rank"] == 1 and row["judge"] == 1,
-    }
+def summary(rows: list[dict[str, Any]], judges: Sequence[str], share: float) -> dict[str, Any]:
+    """Of one contender's `verdicts` of all targets."""
     done: dict[str, Any] = {
-        "pictures": len(rows_of_targets),
-        "seconds_per_picture": statistics.median(looks[-1]["seconds"] for looks in rows_of_targets),
+        "pictures": len(rows),
+        "seconds_per_picture": statistics.median(row["looks"][-1]["seconds"] for row in rows) / share,
     }
-    for name, holds in conditions.items():
-        first = [next((row["seconds"] for row in looks if holds(row)), None) for looks in rows_of_targets]
-        reached = sorted(seconds for seconds in first if seconds is not None)
+    if share < 1:
+        done["scaled_up_from_share"] = share
+    most: dict[str, tuple[str, int]] = {"first by the classifier": ("rank", 1)} if judges else {}
+    for judge in judges:
+        most |= {f"top five of {judge}": (judge, 5), f"first by {judge}": (judge, 1)}
+    for name, (key, rank) in most.items():
+        passes = [[look["seconds"] for look in row["looks"] if look["rank"] == 1 and look[key] <= rank] for row in rows]
+        reached = [seconds[0] for seconds in passes if seconds]
+        of_all = statistics.median(reached + [math.inf] * (len(rows) - len(reached)))
+        at_end = sum(row["looks"][-1]["rank"] == 1 and row["looks"][-1][key] <= rank for row in rows)
         done[name] = {
-            "share at the end": sum(holds(looks[-1]) for looks in rows_of_targets) / len(rows_of_targets),
-            "share at any look": len(reached) / len(rows_of_targets),
+            "at the end": at_end,
+            "at any look": len(reached),
             "median seconds of those": statistics.median(reached) if reached else None,
+            # Pictures that never pass count as the longest, so that easy ones alone do not make a contender quick.
+            "median seconds of all": of_all if of_all < math.inf else None,
         }
     return done
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--discriminator", default="mobilenet_v2")
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--judge", default="squeezenet1_0")
-    parser.add_argument("--judge-weights", type=Path)
+    parser.add_argument("--weights", help="a file, or 'embedded' for those that come with dgn; default: random")
+    parser.add_argument("--judge", action="append", default=[], metavar="NETWORK[=FILE]", help="repeatable")
     parser.add_argument("--decoder", type=Path, help="for the pretrained mode too")
     parser.add_argument("--classes", type=int, nargs="+", default=list(CLASSES))
     parser.add_argument("--modes", nargs="+", choices=MODES, help="default: those that can be")
-    parser.add_argument("--presets", nargs="+", default=["standard", "draft"])
+    parser.add_argument("--presets", nargs="+", default=["standard"])
+    parser.add_argument("--earlier", action="store_true", help="also the earlier `standard`")
     parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--batch-size", type=int, default=20 if HAS_GPU else 4)
     parser.add_argument("--share", type=float, default=1.0, help="of the updates, with random weights")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    is_real = args.weights is not None
-    if is_real and args.share < 1:
-        parser.error("--share is for random weights: with real ones the pictures have to be finished")
-    modes = args.modes or (MODES if args.decoder or not is_real else MODES[:1])
-    if is_real and "pretrained" in modes and not args.decoder:
+    if bool(args.weights) != bool(args.judge) or (args.weights and args.share < 1):
+        parser.error("real weights need a --judge and the whole of the updates; random ones have no judge")
+    modes = args.modes or (MODES if args.decoder or not args.weights else MODES[:1])
+    if args.weights and "pretrained" in modes and not args.decoder:
         parser.error("--modes pretrained with real weights: give --decoder FILE")
-    weights = load_weights(args.discriminator, args.weights) if is_real else frozen(args.discriminator)
+
+    def loaded(name: str, file: str) -> NetworkWeights:
+        return load_weights(network_named(name), Path(file) if file not in ("", "embedded") else None)
+
     engine = engine_for(DEVICE)
+    weights = loaded(args.discriminator, args.weights) if args.weights else frozen(args.discriminator)
     classifier, exact = FrozenNetwork(weights, engine, DTYPES[args.precision]), FrozenNetwork(weights, engine)
-    judge = FrozenNetwork(load_weights(args.judge, args.judge_weights), engine) if is_real else None
-    class_layer = network_named(args.discriminator).layers.class_layer
-    report: dict[str, Any] = {
-        "machine": machine(), "discriminator": args.discriminator, "weights": "real" if is_real else "random",
-        "judge": args.judge if is_real else None, "decoder": args.decoder.name if args.decoder else "random",
-        "precision": args.precision, "batch_size": args.batch_size,
-        "rows": {},
-    }  # fmt: skip
+    judges = {
+        name: FrozenNetwork(loaded(name, file), engine)
+        for name, _, file in (judge.partition("=") for judge in args.judge)
+    }
+    class_layer = weights.network.layers.class_layer
+    num_looks = LOOKS if judges else 1
+    contenders: dict[str, Callable[[list[Target]], list[list[Looked]]]] = {}  # each target's looks, or the batch's
 
-    def note(name: str, looked_of_batches: list[tuple[list[Target], list[Looked]]]) -> None:
-        if judge is None:
-            seconds = statistics.median(looked[-1][0] for _, looked in looked_of_batches) / args.share
-            report["rows"][name] = {"seconds_per_picture": seconds, "scaled_up_from_share": args.share}
-        else:
-            looks_of_targets: list[list[dict[str, Any]]] = []
-            for targets, looked in looked_of_batches:
-                looks_of_targets += map(list, zip(*verdicts(looked, targets, exact, judge), strict=True))
-            report["rows"][name] = summary(looks_of_targets) | {"targets": looks_of_targets}
-        print(name, json.dumps({k: v for k, v in report["rows"][name].items() if k != "targets"}), flush=True)
-        if args.out:
-            args.out.write_text(json.dumps(report, indent=1) + "\n")
+    def add_dgn(name: str, config: RenderConfig, mode: Mode, decoder: Any) -> None:
+        def draw(targets: list[Target]) -> list[list[Looked]]:
+            of_mode = [replace(target, mode=mode) for target in targets]
+            return [ours(config, classifier, mode, of_mode, decoder, num_looks)]
 
-    for preset in args.presets:
-        for mode in modes:
-            num_updates = round(args.share * PRESETS[preset][mode].num_updates)
-            config = RenderConfig.from_preset(preset, args.precision, num_updates=num_updates)
-            decoder = None
-            if mode == "pretrained":
-                width = config.pretrained.width
-                decoder = (
-                    read_decoder(args.decoder.read_bytes(), str(args.decoder)).weights
-                    if args.decoder
-                    else random_decoder(width)
-                )
-            targets = [Target((WeightedUnit(class_layer, unit),), mode, 0) for unit in args.classes]
-            batches = [targets[i : i + args.batch_size] for i in range(0, len(targets), args.batch_size)]
-            if HAS_GPU:  # kernels are compiled before the clock starts
-                two = RenderConfig.from_preset(preset, args.precision, num_updates=2)
-                ours(two, classifier, mode, batches[0], decoder, 1)
-            note(f"dgn {preset}, {mode}", [
-                (batch, ours(config, classifier, mode, batch, decoder, LOOKS if is_real else 1)) for batch in batches
-            ])  # fmt: skip
-    if importlib.util.find_spec("lucent"):
-        network = network_named(args.discriminator).built()
-        network.load_state_dict(weights.state)
-        network = network.eval().to(DEVICE)
+        contenders[name] = draw
+        if HAS_GPU:  # kernels are compiled before the clock starts
+            ours(config, classifier, mode, [replace(target, mode=mode) for target in batches[0]], decoder, 1)
+
+    def shortened(config: RenderConfig, mode: Mode) -> RenderConfig:
+        recipe = config.recipe(mode)
+        return replace(config, **{mode: replace(recipe, num_updates=round(args.share * recipe.num_updates))})
+
+    def lucents_batch(targets: list[Target]) -> list[list[Looked]]:
         steps = round(args.share * LUCENT_STEPS)
         looked = []
-        for unit in args.classes:
-            for module in network.modules():  # as after a fresh start: its hooks would slow every next picture
+        for target in targets:
+            for module in plain.modules():  # as after a fresh start: its hooks would slow every next picture
                 module._forward_hooks.clear()
-            one = lucents(
-                network,
-                class_layer.replace("fc8", "classifier.6").replace(".", "_"),
-                unit,
-                steps,
-                LOOKS if is_real else 1,
+            layer = class_layer.replace("fc8", "classifier.6").replace(".", "_")
+            looked.append(lucents(plain, layer, target.units[0].unit, steps, num_looks))
+        return looked
+
+    targets = [Target((WeightedUnit(class_layer, unit),), "untrained", 0) for unit in args.classes]
+    batches = [targets[i : i + args.batch_size] for i in range(0, len(targets), args.batch_size)]
+    for mode in modes:
+        decoder = None
+        if mode == "pretrained":
+            width = RenderConfig().pretrained.width
+            decoder = (
+                read_decoder(args.decoder.read_bytes(), str(args.decoder)).weights
+                if args.decoder
+                else random_decoder(width)
             )
-            looked.append(([Target((WeightedUnit(class_layer, unit),), "untrained", 0)], one))
-        note("lucent", looked)
+        for preset in args.presets:
+            config = shortened(RenderConfig.from_preset(preset, args.precision), mode)
+            add_dgn(f"dgn {preset}, {mode}", config, mode, decoder)
+        if args.earlier and mode == "untrained":
+            config = RenderConfig.from_preset("standard", args.precision, **EARLIER)
+            add_dgn("dgn, earlier standard, untrained", shortened(config, mode), mode, None)
+    if importlib.util.find_spec("lucent"):
+        plain = network_named(args.discriminator).built()
+        plain.load_state_dict(weights.state)
+        plain = plain.eval().to(DEVICE)
+        contenders["lucent"] = lucents_batch
+
+    report: dict[str, Any] = {
+        "machine": machine(), "discriminator": args.discriminator, "weights": "real" if args.weights else "random",
+        "judges": list(judges), "decoder": args.decoder.name if args.decoder else "random",
+        "precision": args.precision, "batch_size": args.batch_size, "threads": torch.get_num_threads(),
+        "summaries": {}, "targets": {name: [] for name in contenders},
+    }  # fmt: skip
+    if args.out and args.out.exists():
+        earlier = json.loads(args.out.read_text())
+        report["summaries"] = earlier["summaries"]
+        report["targets"] |= earlier["targets"]
+    for batch in batches:
+        for name, draw in contenders.items():
+            rows = report["targets"][name]
+            if any(row["unit"] == batch[0].units[0].unit for row in rows):
+                continue
+            looked = draw(batch)
+            alone = [batch] if len(looked) == 1 else [[target] for target in batch]
+            for those, looks in zip(alone, looked, strict=True):
+                rows += verdicts(looks, those, exact, judges)
+            report["summaries"][name] = summary(rows, list(judges), args.share)
+            print(name, json.dumps(report["summaries"][name]), flush=True)
+            if args.out:
+                args.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
