@@ -131,6 +131,17 @@ class Batch:
                 drawn.append(moves.colour_maps(self.recipe.moves, torch.stack(uniforms)))
         return drawn
 
+    def only(self, n: int) -> Batch:
+        """The n-th target by itself. Its gradients are added to the batch's."""
+        own = {}
+        for name, stacked in self.own.items():
+            if stacked.grad is None:
+                stacked.grad = torch.zeros_like(stacked)
+            own[name] = stacked.detach()[n : n + 1].requires_grad_()
+            own[name].grad = stacked.grad[n : n + 1]
+        wanted = {layer: wanted_NU[n : n + 1] for layer, wanted_NU in self.wanted.items()}
+        return replace(self, own=own, wanted=wanted, streams=self.streams[n : n + 1])
+
     def optimiser(self) -> torch.optim.Optimizer:
         """A fresh optimiser of the stacked variables. Paper: Table 1."""
         if self.recipe.optimiser == "adamax":

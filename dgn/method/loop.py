@@ -1,6 +1,6 @@
 """The optimisation loop: targets in, pictures out.
 
-`update` is the method in one function: draw, move, respond, penalise, step. `render_batch` repeats it for N targets and
+`update` is the whole method: draw, move, respond, penalise, step. `render_batch` repeats it for N targets and
 draws each picture at the end; `render_targets` does that for any number of targets.
 
 Shapes: N targets, V views per target and update, K features, T updates, H = W the classifier's size,
@@ -49,14 +49,26 @@ class RenderResult:
         return bool(np.isfinite(self.picture_3HW.numpy()).all())  # NumPy: see `pictures.codec.quantised`
 
 
-def update(
-    batch: Batch,
-    optimiser: torch.optim.Optimizer,
-    noise_NK: Tensor,
-    maps_NV23: Tensor | None = None,
-    colours_NV23: Tensor | None = None,
+def update(batch: Batch, optimiser: torch.optim.Optimizer, *random: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of all targets. Returns the activations and the losses before it, (N,) both.
+
+    Args:
+        random: what `Batch.random` drew.
+    """
+    if batch.classifier.engine.sees_targets_apart:  # so only one target's maps are in memory at a time
+        each = [_gradients(batch.only(n), *(drawn[n : n + 1] for drawn in random)) for n in range(len(batch.streams))]
+        activation_N, loss_N = (torch.cat(values) for values in zip(*each, strict=True))
+    else:
+        activation_N, loss_N = _gradients(batch, *random)
+    optimiser.step()
+    optimiser.zero_grad()  # frees the gradients' memory for the next update
+    return activation_N, loss_N
+
+
+def _gradients(
+    batch: Batch, noise_NK: Tensor, maps_NV23: Tensor | None = None, colours_NV23: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """One step of all targets. Returns the activations and the losses before it, (N,) both."""
+    """Adds to the variables' gradients. Returns the activations and the losses, (N,) both."""
     like, recipe = batch.own["alpha"], batch.recipe
     views = batch.pictures(noise_NK.to(like), batch.seen_px)
     if maps_NV23 is not None:
@@ -81,10 +93,7 @@ def update(
     else:
         regulariser_N = objectives.alpha_regulariser(batch.own["alpha"], recipe.penalty_alpha)
     loss_N = objectives.loss(objective_N, others_N, recipe.penalty_others, regulariser_N)
-    optimiser.zero_grad()
     loss_N.sum().backward()
-    optimiser.step()
-    optimiser.zero_grad()  # frees the gradients' memory for the next update
     return activation_N.detach(), loss_N.detach()
 
 

@@ -11,7 +11,7 @@ from dgn.method.architecture import Architecture
 from dgn.method.colours import displayable
 from dgn.method.generator import generate, initial_weights
 from dgn.method.loop import render_batch, render_targets
-from dgn.method.recipes import RenderConfig
+from dgn.method.recipes import Moves, RenderConfig
 from dgn.targets import Target, WeightedUnit
 from tests.conftest import NARROW
 from tests.helpers.targets import class_targets, filter_target
@@ -104,6 +104,6 @@ def test_stopping_early_looks_at_updates_of_the_whole_size_alone(quick_config, m
     """The activation falls where the size changes, which must not end a target."""
     for module in (loop, recipes):
         monkeypatch.setattr(module, "RISE_UPDATES", 2)
-    recipe = replace(quick_config.untrained, width=NARROW, num_updates=16, half_share=0.5, min_rise=0.99)
+    recipe = replace(quick_config.untrained, width=NARROW, num_updates=16, half_share=0.5, min_rise=0.99, moves=Moves())
     [result] = render_batch(class_targets([4]), replace(quick_config, untrained=recipe), mini)
     assert result.num_updates == 8 + 2 * 2

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 
+from dgn.engine import engine_for
 from dgn.errors import DgnError
 from dgn.method.architecture import Architecture
 from dgn.method.colours import IMAGENET_MEAN, PHOTO_AXES
@@ -63,6 +64,26 @@ def test_a_batch_of_eight_equals_eight_batches_of_one(mode, quick_config, mini_f
         alone = render_batch([target], config, mini_float64, decoder)[0]
         torch.testing.assert_close(together[n].picture_3HW, alone.picture_3HW, rtol=1e-5, atol=1e-6)
         assert together[n].optimised_activation == pytest.approx(alone.optimised_activation, rel=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_processors_take_one_target_after_another_and_draw_the_same(mode, quick_config, mini_weights, mini_float64):
+    """So only one target's maps are in memory at a time."""
+    recipe = replace(quick_config.recipe(mode), width=NARROW, num_updates=3, half_share=0.0)
+    config, decoder = replace(quick_config, precision="float64", **{mode: recipe}), random_decoder(NARROW)
+    targets = [filter_target("conv3_1", 5, mode), *class_targets([0, 5, 11], mode)]
+    at_once = render_batch(targets, config, mini_float64, decoder)
+    apart, num_seen = FrozenNetwork(mini_weights, engine_for("cpu"), torch.float64), []
+
+    def responses(images, *about):
+        num_seen.append(len(images))
+        return FrozenNetwork.responses(apart, images, *about)
+
+    apart.responses = responses
+    for one, other in zip(render_batch(targets, config, apart, decoder), at_once, strict=True):
+        torch.testing.assert_close(one.picture_3HW, other.picture_3HW, rtol=1e-5, atol=1e-6)
+        assert one.activation_curve == pytest.approx(other.activation_curve, rel=1e-6)
+    assert num_seen == [recipe.num_views] * len(targets) * recipe.num_updates
 
 
 def test_same_seed_gives_the_same_bytes_and_another_seed_another_picture(quick_config, mini):

@@ -54,8 +54,10 @@ def test_colours_stay_in_their_range_and_leave_the_maps_as_they_are():
     moves = Moves(colour_gain=0.5, colour_offset=0.3)
     uniforms = draw_uniforms(moves, 500, torch.Generator().manual_seed(0))
     gain, offset = colour_maps(moves, uniforms).unbind(-2)
-    assert math.exp(-0.5) <= gain.min() < 0.62 and 1.63 < gain.max() <= math.exp(0.5)
-    assert -0.3 <= offset.min() < -0.29 and 0.29 < offset.max() <= 0.3
+    assert math.exp(-0.5) <= gain.min() < 0.62
+    assert 1.63 < gain.max() <= math.exp(0.5)
+    assert -0.3 <= offset.min() < -0.29
+    assert 0.29 < offset.max() <= 0.3
     assert torch.equal(affine_maps(moves, uniforms), affine_maps(Moves(), uniforms[:, :4]))
     assert abs(torch.corrcoef(torch.cat([gain, offset], 1).T) - torch.eye(6)).max() < 0.15, "each of its own"
 
