@@ -95,7 +95,7 @@ def measured_in(checkout: Path) -> dict[str, dict[str, float]]:
     """The parts of a process that runs a checkout's code."""
     from dgn.engine import WORKER_ENVIRONMENT
 
-    environment = {**os.environ, **WORKER_ENVIRONMENT, "PYTHONPATH": str(checkout.resolve())}
+    environment = {**os.environ, **WORKER_ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout.resolve())}
     # -P, because this file's folder has modules whose names could hide others.
     command = [sys.executable, "-P", __file__, *sys.argv[1:], "--here"]
     parts: dict[str, dict[str, float]] = json.loads(subprocess.check_output(command, env=environment, text=True))

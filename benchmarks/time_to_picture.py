@@ -36,7 +36,7 @@ from dgn.method.batch import start_batch
 from dgn.method.decoder import random_decoder, read_decoder
 from dgn.method.loop import Optimisation
 from dgn.method.precision import DTYPES, exact_float32
-from dgn.method.recipes import RenderConfig
+from dgn.method.recipes import Moves, RenderConfig
 from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.registry import network_named
 from dgn.networks.weights import NetworkWeights, load_weights
@@ -49,7 +49,10 @@ from dgn.targets import MODES, Mode, Target, WeightedUnit
 CLASSES = (9, 107, 130, 207, 251, 281, 292, 309, 340, 388, 404, 417, 562, 668, 698, 779, 817, 852, 920, 963)
 LOOKS = 10
 # What `standard` had untrained before it sought classes at half size (docs/experiments.md).
-EARLIER = {"width": 0.5, "num_updates": 240, "learning_rate": 0.002, "last_rate_share": 1.0, "half_share": 0.0}
+EARLIER: dict[str, Any] = {
+    "width": 0.5, "num_updates": 240, "learning_rate": 0.002, "last_rate_share": 1.0, "half_share": 0.0,
+    "moves": Moves(),
+}  # fmt: skip
 LUCENT_STEPS = 512
 Looked = tuple[float, list[Tensor]]  # seconds of a picture so far, the pictures
 
@@ -225,6 +228,9 @@ def main() -> None:
     }  # fmt: skip
     if args.out and args.out.exists():
         earlier = json.loads(args.out.read_text())
+        settings = ("discriminator", "weights", "judges", "decoder", "precision", "batch_size", "threads")
+        if differing := [name for name in settings if earlier[name] != report[name]]:
+            parser.error(f"{args.out} was made with another {differing[0]}: {earlier[differing[0]]}")
         report["summaries"] = earlier["summaries"]
         report["targets"] |= earlier["targets"]
     for batch in batches:

@@ -43,12 +43,8 @@ class Classifier(Protocol):
     def half_px(self, layers: Sequence[str]) -> int | None:
         """Half of `size_px`, if targets in these layers can be sought in such pictures."""
 
-    def responses(self, images_N3HW: Tensor, layers: Sequence[str], num_views: int = 0) -> dict[str, Tensor]:
-        """The layers' outputs for RGB in [0, 1], before any activation function that follows them: (N, U, ...).
-
-        Args:
-            num_views: consecutive pictures that are of one target.
-        """
+    def responses(self, images_N3HW: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """The layers' outputs for RGB in [0, 1], before any activation function that follows them: (N, U, ...)."""
 
 
 def architecture_of(config: RenderConfig, mode: Mode) -> Architecture:
@@ -132,7 +128,7 @@ class Batch:
         return drawn
 
     def only(self, n: int) -> Batch:
-        """The n-th target by itself. Its gradients are added to the batch's."""
+        """The n-th target by itself. Its gradients are added to the batch's, which are zeros if there were none."""
         own = {}
         for name, stacked in self.own.items():
             if stacked.grad is None:

@@ -29,7 +29,7 @@ class Engine:
     is_gpu = False
     has_bfloat16 = False  # whether the hardware multiplies it
     is_winograd: bool | None = None  # convolutions in fewer multiplications; None: the device has one form
-    sees_targets_apart = False  # whether an update takes one target after another, and so does the classifier
+    sees_targets_apart = False  # whether an update takes one target after another
     usual_batch_size: int | None = 4  # None: as many as fit into memory
     tuning_batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16)  # in the order in which `dgn tune` tries them
     updates_per_wait = 1  # while timing: waiting for the device after every update would slow a GPU down

@@ -55,6 +55,7 @@ def update(batch: Batch, optimiser: torch.optim.Optimizer, *random: Tensor) -> t
     Args:
         random: what `Batch.random` drew.
     """
+    optimiser.zero_grad()  # of an update whose recording as a CUDA graph failed
     if batch.classifier.engine.sees_targets_apart:  # so only one target's maps are in memory at a time
         each = [_gradients(batch.only(n), *(drawn[n : n + 1] for drawn in random)) for n in range(len(batch.streams))]
         activation_N, loss_N = (torch.cat(values) for values in zip(*each, strict=True))
@@ -75,7 +76,7 @@ def _gradients(
         views = move(views, maps_NV23.to(like))
     if colours_NV23 is not None:
         views = recolour(views, colours_NV23.to(like))
-    responses = batch.classifier.responses(views, list(batch.wanted), max(1, recipe.num_views))
+    responses = batch.classifier.responses(views, list(batch.wanted))
     values = {
         layer: objectives.mean_over_views(objectives.unit_values(response), max(1, recipe.num_views))
         for layer, response in responses.items()
@@ -205,8 +206,13 @@ def render_targets(
     def render(batch: Sequence[Target]) -> list[RenderResult]:
         return render_batch(batch, config, classifier, decoder, on_update)
 
+    def halve(size: int) -> None:
+        nonlocal batch_size
+        batch_size = size
+        on_halved(size)
+
     for _, alike in groupby(targets, lambda target: first_seen_px(target, config.recipe(target.mode), classifier)):
-        yield from in_batches(list(alike), batch_size, render, classifier.engine, on_halved)
+        yield from in_batches(list(alike), batch_size, render, classifier.engine, halve)
 
 
 def _is_rising(activations_TN: Tensor, min_rise: float) -> Tensor:

@@ -24,8 +24,8 @@ RISE_UPDATES = 20
 
 @dataclass(frozen=True)
 class Moves:
-    """How far a view may differ from the picture: scale factors, degrees, shares of the picture's side, and for each
-    colour channel by itself a contrast up to e^gain times as high or as low, and an offset from its range of 0 to 1."""
+    """How far a view may differ from the picture: scale factors, degrees, and shares of the picture's side; each colour
+    channel by itself also in contrast, by factors up to e^gain, and in level, by shares of the range from 0 to 1."""
 
     scale_min: float = 0.8
     scale_max: float = 1.2

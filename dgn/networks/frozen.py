@@ -82,7 +82,7 @@ class FrozenNetwork:
         """Number of units by layer, in order of depth."""
         return self.layers.units
 
-    def responses(self, images_N3HW: Tensor, layers: Sequence[str], num_views: int = 0) -> dict[str, Tensor]:
+    def responses(self, images_N3HW: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """The layers' outputs in the network's dtype, before any activation function that follows them: (N, U) or, for
         maps and tokens, (N, U, ...).
 
@@ -91,13 +91,10 @@ class FrozenNetwork:
         Args:
             images_N3HW: RGB, values in [0, 1] can be displayed; others are allowed. Of the network's own size, or of
                 another that it reads: they are not resized.
-            num_views: pictures of one target. Where nothing is gained by more at once, each target's go through by
-                themselves, so that the others of its batch do not even change its rounding.
         """
         cut = self.cut_behind(tuple(layers))
         normalised = self._normalised(images_N3HW)
-        at_once = 1 if self.is_coupled else num_views if self.engine.sees_targets_apart else 0
-        parts = [self._units_first(cut(part)) for part in normalised.split(at_once or len(normalised))]
+        parts = [self._units_first(cut(part)) for part in normalised.split(1 if self.is_coupled else len(normalised))]
         return parts[0] if len(parts) == 1 else {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
 
     def _normalised(self, images_N3HW: Tensor) -> Tensor:
@@ -130,6 +127,7 @@ class FrozenNetwork:
         return self._cut[layers]
 
     @torch.no_grad()
+    @exact_float32()
     def _joined(self, plain: Watched) -> nn.Module | None:
         """The network's graph up to layers, with what follows each other joined; None if it cannot be traced, or does
         not answer as the network does: tracing takes the first way through its code for every way."""
@@ -187,6 +185,7 @@ class FrozenNetwork:
 
     @cached_property
     @torch.no_grad()
+    @exact_float32()
     def _half_of_size(self) -> int | None:
         px = self.size_px // 2
         if px < MIN_HALF_PX:

@@ -69,9 +69,9 @@ def test_only_classes_are_sought_at_half_size_and_pictures_have_the_whole(quick_
         assert result.picture_3HW.shape == (3, 224, 224)
         return seen.copy()
 
-    def watch(images_N3HW, layers, num_views=0):
+    def watch(images_N3HW, layers):
         seen.append(images_N3HW.shape[-1])
-        return watched(images_N3HW, layers, num_views)
+        return watched(images_N3HW, layers)
 
     mini.responses = watch
     try:

@@ -7,6 +7,7 @@ import torch
 
 from dgn.method import loop, recipes
 from dgn.method.loop import render_batch
+from dgn.method.recipes import Moves
 from tests.conftest import NARROW
 from tests.helpers.targets import class_targets
 
@@ -24,7 +25,7 @@ def config(quick_config):
     """In float64: when a target leaves, the network's sums over the others have another order."""
     recipe = replace(
         quick_config.untrained, width=NARROW, num_updates=16, num_views=1, learning_rate=0.03, last_rate_share=1.0,
-        half_share=0.0, min_rise=0.3,
+        half_share=0.0, min_rise=0.3, moves=Moves(),
     )  # fmt: skip
     return replace(quick_config, precision="float64", untrained=recipe)
 

@@ -10,7 +10,7 @@ import torch
 from dgn.errors import TargetError
 from dgn.method.loop import render_batch
 from dgn.method.objectives import along
-from dgn.method.recipes import RenderConfig
+from dgn.method.recipes import Moves, RenderConfig
 from dgn.networks.directions import with_absolute_path
 from dgn.networks.layers import Layers
 from dgn.networks.specs import parse_targets
@@ -82,7 +82,7 @@ def test_the_cosine_and_the_projection():
 def test_a_picture_turns_towards_its_direction_and_is_scored_by_it(mini, tmp_path):
     np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=32))
     target = next(iter(parsed(mini, f"direction:conv3_1:{tmp_path}/v.npy")))
-    config = RenderConfig.from_preset("draft", num_updates=30, num_views=1, width=NARROW)
+    config = RenderConfig.from_preset("draft", num_updates=30, num_views=1, width=NARROW, moves=Moves())
     [result] = render_batch([target], config, mini)
     [scored] = score_results([result], mini)
     assert result.activation_curve[-1] > result.activation_curve[0]
