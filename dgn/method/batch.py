@@ -122,9 +122,10 @@ class Batch:
                 uniforms.append(moves.draw_uniforms(self.recipe.moves, self.recipe.num_views, stream))
         drawn = [torch.stack(noise)]
         if uniforms:
-            drawn.append(moves.affine_maps(self.recipe.moves, torch.stack(uniforms)))
+            uniforms_NVR = torch.stack(uniforms)
+            drawn.append(moves.affine_maps(self.recipe.moves, uniforms_NVR))
             if self.recipe.moves.has_colours:
-                drawn.append(moves.colour_maps(self.recipe.moves, torch.stack(uniforms)))
+                drawn.append(moves.colour_maps(self.recipe.moves, uniforms_NVR))
         return drawn
 
     def only(self, n: int) -> Batch:

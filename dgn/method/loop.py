@@ -1,10 +1,9 @@
 """The optimisation loop: targets in, pictures out.
 
-`update` is the whole method: draw, move, respond, penalise, step. `render_batch` repeats it for N targets and
-draws each picture at the end; `render_targets` does that for any number of targets.
+`update` is the whole method: draw, move, respond, penalise, step. `render_batch` repeats it for N targets and draws
+each picture at the end; `render_targets` does that for any number of targets.
 
-Shapes: N targets, V views per target and update, K features, T updates, H = W the classifier's size,
-or half of it.
+Shapes: N targets, V views per target and update, K features, T updates, H = W the classifier's size, or half of it.
 """
 
 from __future__ import annotations
