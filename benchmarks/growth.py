@@ -25,8 +25,8 @@ import ray
 import typer
 
 from benchmarks.machine import machine
+from benchmarks.new_run import new_run
 from benchmarks.scale import Crowd, Sleepers
-from benchmarks.scaling import begun
 from dgn.cluster.driver import Driver
 from dgn.cluster.events import Attempt
 from dgn.cluster.rules import Workers
@@ -104,7 +104,7 @@ def measure(size: Size, picture: dict[str, Any]) -> dict[str, Any]:
         discriminator="vgg16-mini", preset="draft", shard_size=size.shard_size, **picture,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        driver = ReadingDriver(*begun(folder, config), None, Workers(size.workers, 0, 1.0, size.workers))
+        driver = ReadingDriver(*new_run(folder, config), None, Workers(size.workers, 0, 1.0, size.workers))
         if not picture:
             sleepers = ray.remote(num_cpus=0, max_concurrency=2 * size.workers)(Sleepers)
             process = sleepers.remote(driver.context, SLEEP_S * size.shard_size)

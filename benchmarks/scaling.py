@@ -19,17 +19,12 @@ import ray
 import typer
 
 from benchmarks.machine import machine
-from dgn.cluster.context import RunContext
+from benchmarks.new_run import new_run
 from dgn.cluster.driver import Driver
 from dgn.cluster.events import Attempt
 from dgn.cluster.rules import Workers
 from dgn.cluster.schedule import Schedule
-from dgn.networks.weights import NetworkWeights, load_weights
 from dgn.runs.config import RunConfig
-from dgn.runs.info import RunInfo
-from dgn.runs.plan import fingerprint, make_plan
-from dgn.runs.run import Run
-from dgn.runs.stores import open_store
 from dgn.runs.stores.s3 import S3Store
 from tests.conftest import running_s3
 from tests.helpers.machines import surroundings
@@ -60,17 +55,6 @@ class TogetherDriver(Driver):
         self.ended_at = time.monotonic()
 
 
-def begun(url: str, config: RunConfig) -> tuple[Run, RunInfo, RunContext, NetworkWeights]:
-    """A new run and what its driver needs: of the embedded classifier, in float32, in batches of four."""
-    weights = load_weights(config.discriminator)
-    plan, render = make_plan(config, weights.network.layers), config.render_config("float32")
-    identity = fingerprint(plan, render, weights.network, weights.sha256, None)
-    run = Run(open_store(url))
-    run.store.check(must_write=True)
-    info = run.start(identity, config, plan.num_targets, plan.num_shards)
-    return run, info, RunContext(url, info.run_id, plan, render, identity, SHARD_SIZE), weights
-
-
 def measure(url: str, num_workers: int, updates: int) -> dict[str, Any]:
     """A run of eight shards: a class each, four times."""
     config = RunConfig(
@@ -78,7 +62,7 @@ def measure(url: str, num_workers: int, updates: int) -> dict[str, Any]:
         preset="draft", width=0.25, updates=updates, shard_size=SHARD_SIZE,
     )  # fmt: skip
     workers = Workers(num_workers, 0, 1.0, num_workers)
-    driver = TogetherDriver(*begun(url, config), None, workers)
+    driver = TogetherDriver(*new_run(url, config), None, workers)
     schedule = driver.schedule = TogetherSchedule(driver.context.plan, driver.schedule.committed, workers)
     progress = driver.loop()
     assert progress.shards_done == NUM_SHARDS

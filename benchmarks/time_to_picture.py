@@ -6,9 +6,11 @@ For classes of a real classifier: dgn's presets, with --earlier also `standard` 
 lucent at its defaults, if it is installed. They take turns, batch by batch. For each: seconds of one finished picture,
 and after how many seconds its 8-bit PNG has rank 1 by the classifier and is first or in the top five of a judge, a
 network that took no part. Pictures on the way are looked at every tenth of the updates; the looking is not counted.
-dgn renders a batch, so its seconds are the batch's divided by its targets. With random weights (no --weights)
-there are only seconds; --share then makes a share of the updates, whose seconds are scaled up. With --out, a repeated
-command continues.
+
+On a CPU dgn draws in as many processes as there are threads, as it does by default (--workers); lucent in one process
+with all threads, and also in as many processes. Pictures that are drawn at the same time share the seconds. With random
+weights (no --weights) there are only seconds; --share then makes a share of the updates, whose seconds are scaled up.
+With --out, a repeated command continues.
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ import argparse
 import importlib.util
 import json
 import math
+import multiprocessing
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +54,14 @@ from dgn.targets import MODES, Mode, Target, WeightedUnit
 CLASSES = (9, 107, 130, 207, 251, 281, 292, 309, 340, 388, 404, 417, 562, 668, 698, 779, 817, 852, 920, 963)
 LOOKS = 10
 # What `standard` had untrained before it sought classes at half size (docs/experiments.md).
-EARLIER: dict[str, Any] = {
+EARLIER_RECIPE: dict[str, Any] = {
     "width": 0.5, "num_updates": 240, "learning_rate": 0.002, "last_rate_share": 1.0, "half_share": 0.0,
     "moves": Moves(),
 }  # fmt: skip
-LUCENT_STEPS = 512
+EARLIER = "dgn, earlier standard, one process"  # as it was by default
+LUCENT, LUCENT_STEPS = "lucent", 512
 Looked = tuple[float, list[Tensor]]  # seconds of a picture so far, the pictures
+Drawn = tuple[list[Target], list[Looked]]  # pictures that were drawn together
 
 
 def ours(
@@ -139,6 +146,94 @@ def summary(rows: list[dict[str, Any]], judges: Sequence[str], share: float) -> 
     return done
 
 
+class Contenders:
+    """What a process can draw with, each by its name."""
+
+    def __init__(self, args: argparse.Namespace, num_threads: int):
+        torch.set_num_threads(num_threads)
+        self.engine, self.share = engine_for(DEVICE), args.share
+        self.weights = loaded(args.discriminator, args.weights) if args.weights else frozen(args.discriminator)
+        self.classifier = FrozenNetwork(self.weights, self.engine, DTYPES[args.precision])
+        self.class_layer = self.weights.network.layers.class_layer
+        self.num_looks = LOOKS if args.judge else 1
+        self.ours: dict[str, tuple[RenderConfig, Mode, Any]] = {}
+        for mode in args.modes:
+            for preset in args.presets:
+                config = RenderConfig.from_preset(preset, args.precision)
+                self.ours[f"dgn {preset}, {mode}"] = (self._shortened(config, mode), mode, decoder(args.decoder, mode))
+        if args.earlier:
+            config = RenderConfig.from_preset("standard", args.precision, **EARLIER_RECIPE)
+            self.ours[EARLIER] = (self._shortened(config, "untrained"), "untrained", None)
+        self.plain: torch.nn.Module | None = None
+        if importlib.util.find_spec("lucent"):
+            self.plain = network_named(args.discriminator).built()
+            self.plain.load_state_dict(self.weights.state)
+            self.plain = self.plain.eval().to(DEVICE)
+
+    def _shortened(self, config: RenderConfig, mode: Mode) -> RenderConfig:
+        recipe = config.recipe(mode)
+        return replace(config, **{mode: replace(recipe, num_updates=round(self.share * recipe.num_updates))})
+
+    def draw(self, name: str, targets: list[Target]) -> list[Drawn]:
+        if name == LUCENT:
+            return [([target], self._lucents(target.units[0].unit)) for target in targets]
+        config, mode, decoder = self.ours[name]
+        of_mode = [replace(target, mode=mode) for target in targets]
+        return [(of_mode, ours(config, self.classifier, mode, of_mode, decoder, self.num_looks))]
+
+    def _lucents(self, unit: int) -> list[Looked]:
+        assert self.plain is not None
+        for module in self.plain.modules():  # as after a fresh start: its hooks would slow every next picture
+            module._forward_hooks.clear()
+        layer = self.class_layer.replace("fc8", "classifier.6").replace(".", "_")
+        return lucents(self.plain, layer, unit, round(self.share * LUCENT_STEPS), self.num_looks)
+
+
+def loaded(name: str, file: str) -> NetworkWeights:
+    return load_weights(network_named(name), Path(file) if file not in ("", "embedded") else None)
+
+
+def decoder(file: Path | None, mode: Mode) -> Any:
+    if mode == "untrained":
+        return None
+    if file is None:
+        return random_decoder(RenderConfig().pretrained.width)
+    return read_decoder(file.read_bytes(), str(file)).weights
+
+
+class Workers:
+    """Processes that draw at the same time, as dgn's workers do, each with its share of the threads."""
+
+    def __init__(self, args: argparse.Namespace):
+        start: dict[str, Any] = {"mp_context": multiprocessing.get_context("spawn"), "initializer": _start}
+        start["initargs"] = (args, max(1, torch.get_num_threads() // args.workers))
+        self.pools = [ProcessPoolExecutor(1, **start) for _ in range(args.workers)]
+        for ready in [pool.submit(_draw, LUCENT, []) for pool in self.pools]:
+            ready.result()
+
+    def draw(self, name: str, targets: list[Target]) -> list[Drawn]:
+        """As many pictures at a time as there are workers, so each is charged that part of its seconds."""
+        shares = [share for n in range(len(self.pools)) if (share := targets[n :: len(self.pools)])]
+        calls = [pool.submit(_draw, name, share) for pool, share in zip(self.pools, shares, strict=False)]
+        return [
+            (some, [(elapsed / len(shares), pictures) for elapsed, pictures in looked])
+            for call in calls
+            for some, looked in call.result()
+        ]
+
+
+def _start(args: argparse.Namespace, num_threads: int) -> None:
+    global _contenders
+    _contenders = Contenders(args, num_threads)
+
+
+def _draw(name: str, targets: list[Target]) -> list[Drawn]:
+    return _contenders.draw(name, targets)
+
+
+_contenders: Contenders
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--discriminator", default="mobilenet_v2")
@@ -147,88 +242,48 @@ def main() -> None:
     parser.add_argument("--decoder", type=Path, help="for the pretrained mode too")
     parser.add_argument("--classes", type=int, nargs="+", default=list(CLASSES))
     parser.add_argument("--modes", nargs="+", choices=MODES, help="default: those that can be")
-    parser.add_argument("--presets", nargs="+", default=["standard"])
+    parser.add_argument("--presets", nargs="+", default=["standard"], choices=["standard", "draft"])
     parser.add_argument("--earlier", action="store_true", help="also the earlier `standard`")
     parser.add_argument("--precision", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--batch-size", type=int, default=20 if HAS_GPU else 4)
+    parser.add_argument("--workers", type=int, default=1 if HAS_GPU else torch.get_num_threads())
     parser.add_argument("--share", type=float, default=1.0, help="of the updates, with random weights")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if bool(args.weights) != bool(args.judge) or (args.weights and args.share < 1):
         parser.error("real weights need a --judge and the whole of the updates; random ones have no judge")
-    modes = args.modes or (MODES if args.decoder or not args.weights else MODES[:1])
-    if args.weights and "pretrained" in modes and not args.decoder:
+    args.modes = args.modes or (MODES if args.decoder or not args.weights else MODES[:1])
+    if args.weights and "pretrained" in args.modes and not args.decoder:
         parser.error("--modes pretrained with real weights: give --decoder FILE")
 
-    def loaded(name: str, file: str) -> NetworkWeights:
-        return load_weights(network_named(name), Path(file) if file not in ("", "embedded") else None)
-
-    engine = engine_for(DEVICE)
-    weights = loaded(args.discriminator, args.weights) if args.weights else frozen(args.discriminator)
-    classifier, exact = FrozenNetwork(weights, engine, DTYPES[args.precision]), FrozenNetwork(weights, engine)
+    here = Contenders(args, torch.get_num_threads())
+    targets = [Target((WeightedUnit(here.class_layer, unit),), "untrained", 0) for unit in args.classes]
+    batches = [targets[i : i + args.batch_size] for i in range(0, len(targets), args.batch_size)]
+    workers = Workers(args) if args.workers > 1 else here
+    contenders = {name: partial((here if name == EARLIER else workers).draw, name) for name in here.ours}
+    if here.plain:
+        contenders[LUCENT] = partial(here.draw, LUCENT)
+        if args.workers > 1:
+            contenders[f"{LUCENT}, {args.workers} processes"] = partial(workers.draw, LUCENT)
+    if HAS_GPU:  # kernels are compiled before the clock starts
+        for name in here.ours:
+            here.draw(name, batches[0])
+    exact = FrozenNetwork(here.weights, here.engine)
     judges = {
-        name: FrozenNetwork(loaded(name, file), engine)
+        name: FrozenNetwork(loaded(name, file), here.engine)
         for name, _, file in (judge.partition("=") for judge in args.judge)
     }
-    class_layer = weights.network.layers.class_layer
-    num_looks = LOOKS if judges else 1
-    contenders: dict[str, Callable[[list[Target]], list[list[Looked]]]] = {}  # each target's looks, or the batch's
-
-    def add_dgn(name: str, config: RenderConfig, mode: Mode, decoder: Any) -> None:
-        def draw(targets: list[Target]) -> list[list[Looked]]:
-            of_mode = [replace(target, mode=mode) for target in targets]
-            return [ours(config, classifier, mode, of_mode, decoder, num_looks)]
-
-        contenders[name] = draw
-        if HAS_GPU:  # kernels are compiled before the clock starts
-            ours(config, classifier, mode, [replace(target, mode=mode) for target in batches[0]], decoder, 1)
-
-    def shortened(config: RenderConfig, mode: Mode) -> RenderConfig:
-        recipe = config.recipe(mode)
-        return replace(config, **{mode: replace(recipe, num_updates=round(args.share * recipe.num_updates))})
-
-    def lucents_batch(targets: list[Target]) -> list[list[Looked]]:
-        steps = round(args.share * LUCENT_STEPS)
-        looked = []
-        for target in targets:
-            for module in plain.modules():  # as after a fresh start: its hooks would slow every next picture
-                module._forward_hooks.clear()
-            layer = class_layer.replace("fc8", "classifier.6").replace(".", "_")
-            looked.append(lucents(plain, layer, target.units[0].unit, steps, num_looks))
-        return looked
-
-    targets = [Target((WeightedUnit(class_layer, unit),), "untrained", 0) for unit in args.classes]
-    batches = [targets[i : i + args.batch_size] for i in range(0, len(targets), args.batch_size)]
-    for mode in modes:
-        decoder = None
-        if mode == "pretrained":
-            width = RenderConfig().pretrained.width
-            decoder = (
-                read_decoder(args.decoder.read_bytes(), str(args.decoder)).weights
-                if args.decoder
-                else random_decoder(width)
-            )
-        for preset in args.presets:
-            config = shortened(RenderConfig.from_preset(preset, args.precision), mode)
-            add_dgn(f"dgn {preset}, {mode}", config, mode, decoder)
-        if args.earlier and mode == "untrained":
-            config = RenderConfig.from_preset("standard", args.precision, **EARLIER)
-            add_dgn("dgn, earlier standard, untrained", shortened(config, mode), mode, None)
-    if importlib.util.find_spec("lucent"):
-        plain = network_named(args.discriminator).built()
-        plain.load_state_dict(weights.state)
-        plain = plain.eval().to(DEVICE)
-        contenders["lucent"] = lucents_batch
 
     report: dict[str, Any] = {
         "machine": machine(), "discriminator": args.discriminator, "weights": "real" if args.weights else "random",
         "judges": list(judges), "decoder": args.decoder.name if args.decoder else "random",
-        "precision": args.precision, "batch_size": args.batch_size, "threads": torch.get_num_threads(),
+        "precision": args.precision, "batch_size": args.batch_size, "workers": args.workers,
+        "threads": torch.get_num_threads(),
         "summaries": {}, "targets": {name: [] for name in contenders},
     }  # fmt: skip
     if args.out and args.out.exists():
         earlier = json.loads(args.out.read_text())
-        settings = ("discriminator", "weights", "judges", "decoder", "precision", "batch_size", "threads")
+        settings = ("discriminator", "weights", "judges", "decoder", "precision", "batch_size", "workers", "threads")
         if differing := [name for name in settings if earlier[name] != report[name]]:
             parser.error(f"{args.out} was made with another {differing[0]}: {earlier[differing[0]]}")
         report["summaries"] = earlier["summaries"]
@@ -238,10 +293,8 @@ def main() -> None:
             rows = report["targets"][name]
             if any(row["unit"] == batch[0].units[0].unit for row in rows):
                 continue
-            looked = draw(batch)
-            alone = [batch] if len(looked) == 1 else [[target] for target in batch]
-            for those, looks in zip(alone, looked, strict=True):
-                rows += verdicts(looks, those, exact, judges)
+            for those, looked in draw(batch):
+                rows += verdicts(looked, those, exact, judges)
             report["summaries"][name] = summary(rows, list(judges), args.share)
             print(name, json.dumps(report["summaries"][name]), flush=True)
             if args.out:

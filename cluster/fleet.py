@@ -6,12 +6,14 @@ import logging
 import math
 import os
 import uuid
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch import Tensor
 
 from dgn.cluster.rules import Workers
 from dgn.errors import DgnError, StoreError
@@ -22,6 +24,8 @@ from dgn.text import in_one_line
 
 log = logging.getLogger("dgn")
 OLD_GPUS = ("K80", "P4", "P100", "V100", "T4")
+WORKER_BYTES = 1.3e9  # of a worker, without its network's weights; measured, docs/performance.md
+BYTES_A_WEIGHT = 16.0  # held as loaded, for the updates and for scores, and for a moment while they are prepared
 LOOK_S = 120.0  # for a machine to look into the run's folder, including the start of its first worker process
 
 
@@ -30,11 +34,21 @@ def machines() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def choose_workers(asked: tuple[int, int] | None, gpus_each: float | None) -> Workers:
-    """Workers for the present machines: one per GPU or, without GPUs, one per machine.
+def choose_workers(
+    asked: tuple[int, int] | None,
+    gpus_each: float | None,
+    bytes_each: float = math.inf,
+    num_shards: float = math.inf,
+) -> Workers:
+    """Workers for the present machines: one per GPU or, without GPUs, as many as have a core and memory of their own.
 
-    `asked` is the smallest and the largest number of workers. Ray does not say what an autoscaler may start, so to
-    count on future machines give both `asked` and `gpus_each`.
+    Several workers of one thread finish more pictures than one worker of several threads (docs/performance.md).
+
+    Args:
+        asked: the smallest and the largest number of workers. Ray does not say what an autoscaler may start, so to
+            count on future machines give both `asked` and `gpus_each`.
+        bytes_each: memory of a worker on a CPU, see `worker_bytes`. Default: one worker per machine.
+        num_shards: workers that would have none leave their cores to the others.
 
     Raises: DgnError if `gpus_each` exceeds every machine's GPUs and no machine can come, or if no machine is present
         and the flags leave something open.
@@ -49,23 +63,42 @@ def choose_workers(asked: tuple[int, int] | None, gpus_each: float | None) -> Wo
     is_unsaid = gpus_each is None or not may_grow
     if gpus_each is None:
         gpus_each = 1.0 if largest else 0.0
-    room_now = num_places(Workers(0, gpus_each, 1.0))
-    if not room_now and is_unsaid:
+    if not num_places(Workers(0, gpus_each, 1.0)) and is_unsaid:
         raise DgnError(f"no machine of the cluster takes work now: {to_come}")
-    at_least, at_most = asked or (room_now, room_now)
-    cpus_each = 1.0
-    if not gpus_each and room_now:
-        smallest = min(machine["CPU"] for machine in resources if machine.get("CPU", 0.0))
-        cpus_each = max(1.0, smallest // math.ceil(at_most / room_now))
+    cpus_each = 1.0 if gpus_each else _cpus_each(resources, asked, bytes_each, num_shards)
+    room = num_places(Workers(0, gpus_each, cpus_each))
+    at_least, at_most = asked or (room, room)
     return Workers(at_most, gpus_each, cpus_each, at_least, is_asked=asked is not None)
 
 
+def _cpus_each(
+    resources: list[dict[str, float]], asked: tuple[int, int] | None, bytes_each: float, num_shards: float
+) -> float:
+    """The same for all workers, because Ray chooses their machines. Who asks for a number answers for the memory."""
+    computing = [machine for machine in resources if machine.get("CPU", 0.0) >= 1]
+    if not computing:
+        return 1.0
+    smallest = min(machine["CPU"] for machine in computing)
+    num_workers = asked[1] if asked else num_shards
+    each = max(1.0, smallest // math.ceil(min(num_workers / len(computing), smallest)))
+    if not asked:
+        rooms = [max(1.0, machine.get("memory", 0.0) // bytes_each) for machine in computing]
+        for_memory = max(machine["CPU"] / room for machine, room in zip(computing, rooms, strict=True))
+        each = max(each, min(smallest, math.ceil(for_memory)))
+    return each
+
+
+def worker_bytes(state: Mapping[str, Tensor]) -> float:
+    """About the memory that a worker takes on a CPU at its peak, for a network with these weights."""
+    return WORKER_BYTES + BYTES_A_WEIGHT * sum(tensor.numel() for tensor in state.values())
+
+
 def num_places(workers: Workers) -> int:
-    """How many workers fit on the present machines: one per share of a GPU, or one per machine."""
+    """How many workers fit on the present machines: as many as there are shares of GPUs or, without GPUs, of cores."""
     resources = [node["Resources"] for node in machines()]
     if workers.gpus_each:
         return sum(int(machine.get("GPU", 0.0) / workers.gpus_each) for machine in resources)
-    return sum(machine.get("CPU", 0.0) >= workers.cpus_each for machine in resources)
+    return sum(int(machine.get("CPU", 0.0) / workers.cpus_each) for machine in resources)
 
 
 def has_old_gpus() -> bool:

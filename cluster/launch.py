@@ -20,7 +20,7 @@ from dgn.runs.decoders import SHIPPED_DECODER, needed_decoder
 from dgn.runs.index import forget_missing
 from dgn.runs.layout import RUN_FILE
 from dgn.runs.networks import describe_network, labels_sha256, load_network
-from dgn.runs.plan import fingerprint, make_plan
+from dgn.runs.plan import Plan, fingerprint, make_plan
 from dgn.runs.run import Run
 from dgn.runs.stores import LocalStore, open_store
 from dgn.text import plural
@@ -45,15 +45,22 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
         log.info("%s: %s", weights.source, remark)
     tuned = load_tuned(tuned_path())
     store.check(must_write=True)
-    log.info("%s in %s, Ray starts", plural(plan.num_targets, "picture"), plural(plan.num_shards, "shard"))
+    log.info("%s, Ray starts", plural(plan.num_targets, "picture"))
     connection.connect(config.log_format)
-    workers = fleet.choose_workers(config.workers_range, config.gpus_per_worker)
+    bytes_each = fleet.worker_bytes(weights.state)
+    workers = fleet.choose_workers(config.workers_range, config.gpus_per_worker, bytes_each, plan.num_shards)
     if isinstance(store, LocalStore):
         fleet.check_shared(store)
     run = Run(store)
     begun = run.info() if store.exists(RUN_FILE) else None
+    if config.shard_size == "auto":
+        if begun:  # the machines may differ from those that the run began on
+            plan = Plan(plan.blocks, begun.run_config.largest_shard)
+        elif workers.gpus_each:  # which take large batches
+            plan = Plan(plan.blocks, config.largest_shard)
+        config = config.model_copy(update={"shard_size": plan.shard_size})
     precision: str = config.precision
-    if precision == "auto" and begun:  # the machines may differ from those that the run began on
+    if precision == "auto" and begun:
         precision = begun.run_config.precision
     resolved = resolve_precision(precision, workers.gpus_each > 0, tuned)
     config = config.model_copy(update={"precision": resolved})

@@ -48,6 +48,7 @@ Numbers = Annotated[tuple[float, ...], BeforeValidator(_numbers)]
 WorkerCount = Annotated[str, BeforeValidator(_check_workers)]
 
 
+LARGEST_SHARD = 32  # where the run chooses
 NETWORK_SETTINGS = (
     "discriminator", "weights", "weights_sha256", "labels", "input_size", "mean", "std", "channel_order", "value_range",
     "class_layer", "output",
@@ -150,14 +151,16 @@ class RunConfig(BaseModel):
         default="auto",
         description="Precision of the arithmetic: float32, bfloat16, or auto: bfloat16 if the hardware has it.",
     )
-    shard_size: int = Field(default=32, ge=1, le=4096, description="Targets per shard.")
+    shard_size: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = Field(
+        default="auto", description="Targets per shard. auto: 32; on CPUs fewer in runs of fewer than 1024 targets."
+    )
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         default="auto", description="Targets that a device optimises at a time."
     )
     workers: WorkerCount | None = Field(
         default=None,
-        description="Number of workers, N or MIN-MAX. Default: one per GPU or, without GPUs, one per machine, also for "
-        "those that join later.",
+        description="Number of workers, N or MIN-MAX. Default: one per GPU or, without GPUs, as many as have "
+        "a core and memory, also of machines that join later.",
     )
     gpus_per_worker: float | None = Field(
         default=None, ge=0, description="GPUs per worker. Default: 1 if there are any."
@@ -170,6 +173,11 @@ class RunConfig(BaseModel):
     def workers_range(self) -> tuple[int, int] | None:
         """The smallest and the largest number of workers; None if it follows the machines."""
         return None if self.workers is None else _fewest_and_most(self.workers)
+
+    @property
+    def largest_shard(self) -> int:
+        """Targets per shard, at most."""
+        return LARGEST_SHARD if self.shard_size == "auto" else self.shard_size
 
     @property
     def recipe_settings(self) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def _updated_parts(run: Run, info: RunInfo, old: Index | None) -> list[Part]:
     ]
     indexed = {shard for part in kept for shard in part.shard_numbers()}
     new = [shard for shard in committed if shard not in indexed]
-    most = max(1, PART_ROWS // info.run_config.shard_size)
+    most = max(1, PART_ROWS // info.run_config.largest_shard)
     for part in sorted(kept, key=lambda part: part.num_rows):
         if new and part.num_shards <= GROWTH * len(new) and part.num_shards + len(new) <= most:
             kept.remove(part)

@@ -24,6 +24,9 @@ from dgn.targets import Directions, Target, TargetBlock
 if TYPE_CHECKING:
     from dgn.networks.network import Network
 
+SMALLEST_SHARD = 2
+FEW_SHARDS = 32  # so that several workers finish at about the same time
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -85,7 +88,11 @@ def _content(block: TargetBlock) -> dict[str, Any]:
 
 def make_plan(config: RunConfig, layers: Layers) -> Plan:
     """Raises: TargetError for targets that the network does not have."""
-    return Plan(parse_targets(config.targets, layers, config.modes, config.seed, config.seeds), config.shard_size)
+    blocks = parse_targets(config.targets, layers, config.modes, config.seed, config.seeds)
+    size = config.largest_shard
+    if config.shard_size == "auto":  # for CPUs
+        size = min(max(SMALLEST_SHARD, sum(map(len, blocks)) // FEW_SHARDS), size)
+    return Plan(blocks, size)
 
 
 def fingerprint(

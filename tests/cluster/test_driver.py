@@ -275,6 +275,7 @@ def test_some_workers_that_do_not_start_leave_the_run_to_the_others(render_with)
 def test_workers_are_chosen_from_the_cluster(monkeypatch):
     connect()
     assert choose_workers(None, None) == Workers(1, 0.0, 4, 1, is_asked=False)
+    assert choose_workers(None, None, bytes_each=1.0) == Workers(4, 0.0, 1, 4, is_asked=False)
     with pytest.raises(DgnError, match="the cluster has no GPU"):
         choose_workers((0, 8), 1)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")

@@ -53,6 +53,34 @@ def test_where_ray_does_not_say_who_leaves_nobody_does(monkeypatch, caplog):
     assert caplog.text.count("cannot find out which machines are leaving") == 1
 
 
+GB = 1e9
+
+
+@pytest.mark.parametrize(
+    ("machines", "asked", "num_shards", "num_workers", "cpus_each"),
+    [
+        pytest.param([(2, 16)], None, 100, 2, 1, id="a core each"),
+        pytest.param([(16, 9)], None, 100, 4, 4, id="memory for four"),
+        pytest.param([(2, 1)], None, 100, 1, 2, id="memory for none"),
+        pytest.param([(16, 64)], None, 1, 1, 16, id="one shard gets all cores"),
+        pytest.param([(16, 64)], None, 3, 3, 5, id="three shards"),
+        pytest.param([(0, 9), (4, 64), (4, 5)], None, 100, 4, 2, id="the same for all, so that the smallest has room"),
+        pytest.param([(2, 64), (16, 64)], None, 100, 18, 1, id="machines of two sizes"),
+        pytest.param([(2, 64), (16, 5)], None, 100, 9, 2, id="never more than the smallest has"),
+        pytest.param([(16, 1)], (3, 3), 100, 3, 5, id="whoever asks answers for the memory"),
+        pytest.param([(2, 64)], (4, 4), 100, 4, 1, id="more than cores"),
+    ],
+)
+def test_workers_on_cpus(monkeypatch, machines, asked, num_shards, num_workers, cpus_each):
+    """By cores and GB of each machine; a worker takes 2 GB."""
+    nodes = [{"Resources": {"CPU": cores, "memory": memory * GB} if cores else {}} for cores, memory in machines]
+    monkeypatch.setattr(fleet, "machines", lambda: nodes)
+    chosen = fleet.choose_workers(asked, None, 2 * GB, num_shards)
+    assert (chosen.at_most, chosen.cpus_each) == (num_workers, cpus_each)
+    if not asked:
+        assert fleet.num_places(chosen) == num_workers
+
+
 @pytest.mark.parametrize(("model", "is_old"), [("T4", True), ("L4", False)])
 def test_gpus_without_bfloat16_are_known_by_their_model(monkeypatch, model, is_old):
     monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": 1.0, f"accelerator_type:{model}": 1.0})

@@ -25,7 +25,9 @@ def worker_with(tmp_path, mini_weights):
     observers = list(retry_observers)
 
     def make(tuned, batch_size=None):
-        config = RunConfig(targets=("classes:0-7",), discriminator="vgg16-mini", width=NARROW, updates=2, views=1)
+        config = RunConfig(
+            targets=("classes:0-7",), discriminator="vgg16-mini", width=NARROW, updates=2, views=1, shard_size=8
+        )
         plan, render = make_plan(config, network_named("vgg16-mini").layers), config.render_config("float32")
         context = RunContext(str(tmp_path), "r", plan, render, {}, batch_size, {t.device: t for t in tuned})
         return RenderWorker(context, mini_weights, None)

@@ -99,7 +99,7 @@ BAD = {
     "missing weights": (["--targets", "classes:1", "--weights", "no.pth"], "/no.pth: expected a .safetensors"),
     "unknown preset": (["--targets", "classes:1", "--preset", "best"], "unknown preset 'best'"),
     "unknown network": (["--targets", "classes:1", "--discriminator", "vgg17"], "unknown network 'vgg17'"),
-    "bad number": (["--targets", "classes:1", "--shard-size", "0"], "setting shard_size: expected at least 1, got '0'"),
+    "bad number": (["--targets", "classes:1", "--shard-size", "0"], "expected 'auto' or at least 1, got '0'"),
     "bad batch": (["--targets", "classes:1", "--batch-size", "many"], "setting batch_size"),
     "no such file": (["--config", "no.yaml"], "cannot read the settings in no.yaml"),
     "no GPU": (["--targets", "classes:1", "--gpus-per-worker", "1"], "the cluster has no GPU"),

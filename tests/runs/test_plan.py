@@ -47,3 +47,9 @@ def test_ten_million_targets_take_little_memory():
 
 def test_a_plan_without_blocks_has_no_shards():
     assert Plan([], 8).num_shards == 0
+
+
+@pytest.mark.parametrize(("num_targets", "size"), [(1, 2), (12, 2), (320, 10), (1024, 32), (100_000, 32)])
+def test_small_runs_are_cut_into_smaller_shards_for_several_workers(num_targets, size):
+    plan = plan_of(targets=("classes:0",), modes=("untrained",), seeds=num_targets)
+    assert (plan.num_targets, plan.shard_size) == (num_targets, size)
