@@ -29,7 +29,7 @@ from benchmarks.timing import DEVICE, HAS_GPU, median_s
 from dgn.cost.counted import count_cost
 from dgn.engine import engine_for
 from dgn.method.architecture import Architecture, Conv, Weights
-from dgn.method.batch import start_batch
+from dgn.method.batch import recipe_for, start_batch
 from dgn.method.decoder import random_decoder
 from dgn.method.engine import BETAS, EPS, Engine
 from dgn.method.generator import NORM_EPS, conv_after_upsample, conv_same, generate_shared
@@ -286,7 +286,7 @@ def measure_sample(network: str, report: dict[str, Any]) -> dict[str, Any]:
         for png, target in zip(pngs, targets, strict=True):
             score(read_pictures([png], exact.size_px), [target], exact)
         saved_s = (time.perf_counter() - end) / len(targets)
-        batch_s = around_s + full.recipe(block.mode).num_updates * per_update_s
+        batch_s = around_s + recipe_for(targets[0], full, whole).num_updates * per_update_s
         rows.append(
             {"mode": block.mode, "layer": block.layer, "pictures": len(block), "update_s": per_update_s,
              "around_s": around_s, "saving_s_per_picture": saved_s, "engine_s_per_picture": batch_s / len(targets)}

@@ -17,6 +17,7 @@ from dgn.api.pictures import Picture, Pictures
 from dgn.cost.batches import choose_batch_size
 from dgn.engine import engine_for
 from dgn.errors import DgnError
+from dgn.method.batch import recipe_for
 from dgn.method.decoder import FrozenDecoder
 from dgn.method.engine import Engine
 from dgn.method.loop import Observer, render_targets
@@ -155,7 +156,9 @@ def _render(network: Network, config: RunConfig, engine: Engine, progress: bool)
         log.info("%s: %s", network_weights.source, remark)
     if classifier.remark:
         log.warning("%s", classifier.remark)
-    num_updates = sum(len(block) * render_config.recipe(block.mode).num_updates for block in blocks)
+    num_updates = sum(
+        len(block) * recipe_for(block.target(0), render_config, classifier).num_updates for block in blocks
+    )
     with _updates_shown(num_updates, progress) as on_update:
         return Pictures(
             picture

@@ -61,11 +61,13 @@ def count_cost(config: RenderConfig, mode: Mode, network: Network, layer: str | 
     """The cost of one target in a layer of a network; in the layer of its classes if none is given."""
     recipe, architecture = config.recipe(mode), architecture_of(config, mode)
     whole, half = _classifier_costs(network, layer, DTYPES[config.precision])
+    if not (half and recipe.num_half):
+        recipe = recipe.at_whole_size()
     return Cost(
         width=recipe.width,
         num_trainable=architecture.num_trainable,
         num_updates=recipe.num_updates,
-        num_half_size_updates=recipe.num_half if half else 0,
+        num_half_size_updates=recipe.num_half,
         num_views=max(1, recipe.num_views),
         generator_ops_per_update=_generator_ops(config, mode),
         classifier_ops_per_view=whole.ops,

@@ -165,9 +165,16 @@ class Batch:
         return rest, continued
 
 
-def first_seen_px(target: Target, recipe: Recipe, classifier: Classifier) -> int:
+def recipe_for(target: Target, config: RenderConfig, classifier: Classifier) -> Recipe:
+    """A target's recipe: without updates at half size if the classifier cannot read such pictures for it."""
+    recipe = config.recipe(target.mode)
+    return recipe if recipe.num_half and classifier.half_px(target.layers) else recipe.at_whole_size()
+
+
+def first_seen_px(target: Target, config: RenderConfig, classifier: Classifier) -> int:
     """Side at which the classifier sees a target's pictures in the first update."""
-    return (classifier.half_px(target.layers) if recipe.num_half else None) or classifier.size_px
+    half_px = classifier.half_px(target.layers)
+    return half_px if half_px and recipe_for(target, config, classifier).num_half else classifier.size_px
 
 
 def start_batch(
@@ -178,10 +185,9 @@ def start_batch(
     Raises: DgnError for the pretrained mode without a decoder.
     """
     mode, measure = targets[0].mode, targets[0].measure
-    recipe = config.recipe(mode)
-    seen_px = first_seen_px(targets[0], recipe, classifier)
+    recipe, seen_px = recipe_for(targets[0], config, classifier), first_seen_px(targets[0], config, classifier)
     assert all(
-        (target.mode, target.measure, first_seen_px(target, recipe, classifier)) == (mode, measure, seen_px)
+        (target.mode, target.measure, first_seen_px(target, config, classifier)) == (mode, measure, seen_px)
         for target in targets
     ), "a batch is of one kind"
     engine, architecture = classifier.engine, architecture_of(config, mode)

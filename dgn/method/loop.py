@@ -102,7 +102,7 @@ class Optimisation:
 
     def __init__(self, batch: Batch):
         self.batch, self.optimiser = batch, batch.optimiser()
-        self.num_half = batch.recipe.num_half if batch.seen_px != batch.classifier.size_px else 0
+        self.num_half = batch.recipe.num_half
         self.num_done = 0
         self._record()
 
@@ -146,7 +146,7 @@ def render_batch(
     """
     start = time.perf_counter()
     optimisation = Optimisation(start_batch(targets, config, classifier, decoder))
-    recipe, num_targets, device = config.recipe(targets[0].mode), len(targets), classifier.engine.device
+    recipe, num_targets, device = optimisation.batch.recipe, len(targets), classifier.engine.device
     alive = torch.arange(num_targets, device=device)  # targets that are still being optimised
     activations_TN = torch.zeros(recipe.num_updates, num_targets, device=device)
     num_updates = [recipe.num_updates] * num_targets
@@ -210,7 +210,7 @@ def render_targets(
         batch_size = size
         on_halved(size)
 
-    for _, alike in groupby(targets, lambda target: first_seen_px(target, config.recipe(target.mode), classifier)):
+    for _, alike in groupby(targets, lambda target: first_seen_px(target, config, classifier)):
         yield from in_batches(list(alike), batch_size, render, classifier.engine, halve)
 
 

@@ -49,6 +49,7 @@ class Recipe:
     width: float = 1.0  # factor on the generator's channels
     has_last_relu: bool = True  # of the untrained generator
     num_updates: int = 500
+    num_whole_updates: int | None = None  # of targets that are never sought at half size; None: as many
     optimiser: Literal["adamax", "sgd"] = "adamax"
     learning_rate: float = 0.002
     last_rate_share: float = 1.0  # what is left of the learning rate at the end, reached along a cosine; 1: constant
@@ -83,6 +84,10 @@ class Recipe:
         if self.last_rate_share != 1 and self.optimiser != "adamax":
             raise DgnError(f"optimiser {self.optimiser} with a learning rate that falls: expected adamax")
 
+    def at_whole_size(self) -> Recipe:
+        """The recipe of a target that is never sought at half size."""
+        return replace(self, num_updates=self.num_whole_updates or self.num_updates, half_share=0.0)
+
     @property
     def num_half(self) -> int:
         """Updates at half size, where the target is a class and the classifier reads such pictures. The last update is
@@ -105,10 +110,11 @@ STANDARD = {  # chosen by measurement, docs/method.md
         _DISPLAYABLE,
         width=0.25,
         has_last_relu=False,
-        num_updates=160,
+        num_updates=240,
+        num_whole_updates=160,
         learning_rate=0.004,
         last_rate_share=0.05,
-        half_share=0.6,
+        half_share=0.7,
         moves=Moves(colour_gain=0.5, colour_offset=0.3),
     ),
     "pretrained": replace(
@@ -121,7 +127,9 @@ STANDARD = {  # chosen by measurement, docs/method.md
         contrast=PICTURE_CONTRAST,
     ),
 }
-DRAFT = {mode: replace(recipe, num_updates=80, num_views=2) for mode, recipe in STANDARD.items()}
+DRAFT = {
+    mode: replace(recipe, num_updates=80, num_whole_updates=None, num_views=2) for mode, recipe in STANDARD.items()
+}
 PRESETS = {"paper": PAPER, "standard": STANDARD, "draft": DRAFT}
 
 
@@ -143,6 +151,8 @@ class RenderConfig:
         if preset not in PRESETS:
             raise DgnError(f"unknown preset '{preset}': expected one of {', '.join(PRESETS)}")
         recipes = PRESETS[preset]
+        if "num_updates" in changes:
+            changes.setdefault("num_whole_updates", None)
         untrained, pretrained = (replace(recipes[mode], **changes) for mode in ("untrained", "pretrained"))
         return cls(preset, untrained, pretrained, precision)
 

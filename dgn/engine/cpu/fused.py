@@ -52,7 +52,7 @@ class _Convolution(torch.autograd.Function):
             layer.kernels = layer.kernels or SAME_3.kernels(conv.weight.double(), conv.weight.dtype)
             y = forward(SAME_3, x, conv.bias, layer.kernels)[0]
         else:
-            y = _convolved(x, conv)
+            y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         if most is not None:
             y.clamp_(0, None if most == torch.inf else most)
             ctx.save_for_backward(y)
@@ -69,7 +69,7 @@ class _Convolution(torch.autograd.Function):
             grad = torch.ops.aten.hardtanh_backward(grad, ctx.saved_tensors[0], 0, layer.most)
         if ctx.is_winograd:
             return backward(SAME_3, grad, shape, layer.kernels)[0], None
-        if layer.is_pointwise:  # as a matrix product: oneDNN's gradient takes up to twice as long
+        if layer.is_pointwise:  # as a matrix product: PyTorch's gradient takes up to twice as long
             return F.linear(grad.permute(0, 2, 3, 1), conv.weight[:, :, 0, 0].T).permute(0, 3, 1, 2), None
         if layer.is_depthwise:
             return _depthwise_backward(grad, conv, shape), None
@@ -77,14 +77,6 @@ class _Convolution(torch.autograd.Function):
         like = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last)
         geometry = (conv.stride, conv.padding, conv.dilation, False, (0, 0), conv.groups, (True, False, False))
         return torch.ops.aten.convolution_backward(grad, like, conv.weight, None, *geometry)[0], None
-
-
-def _convolved(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """By oneDNN, also where PyTorch prefers its own pointwise convolution: in float32 with one thread, and slower."""
-    if x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        return torch.ops.aten.mkldnn_convolution(x, conv.weight, conv.bias, *geometry)
-    return F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def _depthwise_backward(grad: Tensor, conv: nn.Conv2d, shape: torch.Size) -> Tensor:
