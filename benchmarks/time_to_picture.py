@@ -248,6 +248,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=20 if HAS_GPU else 4)
     parser.add_argument("--workers", type=int, default=1 if HAS_GPU else torch.get_num_threads())
     parser.add_argument("--share", type=float, default=1.0, help="of the updates, with random weights")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders by name, as they are printed")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if bool(args.weights) != bool(args.judge) or (args.weights and args.share < 1):
@@ -265,6 +266,9 @@ def main() -> None:
         contenders[LUCENT] = partial(here.draw, LUCENT)
         if args.workers > 1:
             contenders[f"{LUCENT}, {args.workers} processes"] = partial(workers.draw, LUCENT)
+    if unknown := set(args.only or ()) - contenders.keys():
+        parser.error(f"no contender {unknown.pop()}: expected some of {', '.join(contenders)}")
+    contenders = {name: draw for name, draw in contenders.items() if not args.only or name in args.only}
     if HAS_GPU:  # kernels are compiled before the clock starts
         for name in here.ours:
             here.draw(name, batches[0])
@@ -287,7 +291,7 @@ def main() -> None:
         if differing := [name for name in settings if earlier[name] != report[name]]:
             parser.error(f"{args.out} was made with another {differing[0]}: {earlier[differing[0]]}")
         report["summaries"] = earlier["summaries"]
-        report["targets"] |= earlier["targets"]
+        report["targets"] = earlier["targets"] | {name: earlier["targets"].get(name, []) for name in contenders}
     for batch in batches:
         for name, draw in contenders.items():
             rows = report["targets"][name]

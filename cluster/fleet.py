@@ -24,8 +24,8 @@ from dgn.text import in_one_line
 
 log = logging.getLogger("dgn")
 OLD_GPUS = ("K80", "P4", "P100", "V100", "T4")
-WORKER_BYTES = 1.3e9  # of a worker, without its network's weights; measured, docs/performance.md
-BYTES_A_WEIGHT = 16.0  # held as loaded, for the updates and for scores, and for a moment while they are prepared
+WORKER_BYTES = 1.2e9  # of a worker, without its network's weights; measured, docs/performance.md
+BYTES_A_WEIGHT = 10.0  # the same, at the moment in which they are prepared
 LOOK_S = 120.0  # for a machine to look into the run's folder, including the start of its first worker process
 
 

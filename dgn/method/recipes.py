@@ -110,11 +110,11 @@ STANDARD = {  # chosen by measurement, docs/method.md
         _DISPLAYABLE,
         width=0.25,
         has_last_relu=False,
-        num_updates=240,
+        num_updates=200,
         num_whole_updates=160,
         learning_rate=0.004,
         last_rate_share=0.05,
-        half_share=0.7,
+        half_share=0.75,
         moves=Moves(colour_gain=0.5, colour_offset=0.3),
     ),
     "pretrained": replace(

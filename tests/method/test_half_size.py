@@ -97,17 +97,17 @@ def test_groups_that_are_not_of_classes_alone_have_batches_of_their_own(quick_co
 
 
 def test_the_last_update_is_at_the_whole_size():
-    numbers = {n: RenderConfig.from_preset("standard", num_updates=n).untrained.num_half for n in (1, 2, 3, 240)}
-    assert numbers == {1: 0, 2: 1, 3: 2, 240: 168}
+    numbers = {n: RenderConfig.from_preset("standard", num_updates=n).untrained.num_half for n in (1, 2, 3, 200)}
+    assert numbers == {1: 0, 2: 1, 3: 2, 200: 150}
 
 
-@pytest.mark.parametrize(("changes", "of_class", "of_filter"), [({}, 240, 160), ({"num_updates": 30}, 30, 30)])
+@pytest.mark.parametrize(("changes", "of_class", "of_filter"), [({}, 200, 160), ({"num_updates": 30}, 30, 30)])
 def test_a_filter_takes_fewer_updates_unless_their_number_is_asked_for(mini, changes, of_class, of_filter):
     """They are all at the whole size, which takes longer."""
     config = RenderConfig.from_preset("standard", **changes)
     recipes = [recipe_for(target, config, mini) for target in (class_targets([5])[0], filter_target("conv3_1", 5))]
     assert [recipe.num_updates for recipe in recipes] == [of_class, of_filter]
-    assert [recipe.num_half for recipe in recipes] == [round(0.7 * of_class), 0]
+    assert [recipe.num_half for recipe in recipes] == [round(0.75 * of_class), 0]
 
 
 def test_stopping_early_looks_at_updates_of_the_whole_size_alone(quick_config, mini, monkeypatch):
