@@ -53,6 +53,14 @@ def test_the_wheel_holds_dgn_and_nothing_else(wheel):
         assert line in metadata
 
 
+def test_an_editable_install_is_found_beside_a_clone_of_the_same_name(tmp_path):
+    """`git clone` makes a folder `dgn`, which Python takes for a package of that name from the folder above."""
+    (tmp_path / "dgn").mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    code = "import dgn, dgn.cost; print(dgn.__file__)"
+    assert "__init__.py" in run(sys.executable, "-c", code, cwd=tmp_path, env=environment)
+
+
 def test_a_users_own_cluster_and_jobs_stay_theirs(installed, tmp_path):
     """dgn's folders of these names are importable as dgn.cluster and dgn.jobs only."""
     for name in ("cluster", "jobs"):

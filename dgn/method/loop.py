@@ -81,7 +81,7 @@ def _gradients(
         for layer, response in responses.items()
     }
     if batch.measure == "sum":
-        activation_N = objectives.activations(values, batch.wanted)
+        activation_N = objectives.activations(values, batch.wanted, batch.classifier.class_layer)
         objective_N = objectives.objectives(values, batch.wanted, wakes_silent_units=recipe.wakes_silent_units)
         others_N = objectives.others_sum(values, batch.wanted)
     else:  # a direction combines all units of its layer, so no others are left to penalise

@@ -70,13 +70,17 @@ def along(response_NU: Tensor, direction_NU: Tensor, measure: Measure) -> Tensor
     return projection_N / torch.linalg.vector_norm(response_NU, dim=1).clamp_min(1e-12)
 
 
-def activations(values: Mapping[str, UnitValues], wanted: Mapping[str, Tensor]) -> Tensor:
-    """a(c_i) of Eq. 2, (N,): the weighted sum of each target's own units, after the ReLU.
+def activations(
+    values: Mapping[str, UnitValues], wanted: Mapping[str, Tensor], class_layer: str | None = None
+) -> Tensor:
+    """a(c_i) of Eq. 2, (N,): the weighted sum of each target's own units, after the ReLU; of classes as they are, if
+    their layer is given, because no ReLU follows them.
 
     Differs from the paper for targets with negative weights alone: theirs is the sum before the ReLU, because after it
     a silent unit cannot be told from one that is held far below zero.
     """
-    return _weighted(values, wanted, {layer: v.activation for layer, v in values.items()})
+    used = {layer: v.before_relu if layer == class_layer else v.activation for layer, v in values.items()}
+    return _weighted(values, wanted, used)
 
 
 def objectives(values: Mapping[str, UnitValues], wanted: Mapping[str, Tensor], *, wakes_silent_units: bool) -> Tensor:

@@ -55,7 +55,7 @@ class Layers:
         if labels and len(labels) != self.num_classes:
             raise DgnError(
                 f"{self.network}: {plural(len(labels), 'label')} for {self.num_classes} classes"
-                f"{f' in {self.class_layer}' if self.class_layer else ''}; expected one per class"
+                f"{f' in {self.class_layer}' if self.class_layer else ''}; expected one per class, in their order"
             )
         return replace(self, labels=labels)
 

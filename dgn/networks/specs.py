@@ -105,7 +105,7 @@ def _check_layer(layer: str, layers: Layers, spec: str) -> str:
         raise TargetError(
             f"unknown layer '{layer}' in '{spec}': {layers.network} has no such layer; "
             f"{near(layer, layers.units, 'it has')} "
-            f"(`dgn info --discriminator {layers.network} --layers` and `dgn.layers('{layers.network}')` list all)"
+            "(`dgn info --layers` with the same network, in Python `dgn.layers(network)`, lists all)"
         )
     return layer
 
