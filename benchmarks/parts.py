@@ -32,11 +32,11 @@ from dgn.targets import Target, WeightedUnit
 # By parts of PyTorch's names of operations; the first that fits counts.
 KINDS = {
     "convolutions": ("conv",),
-    "products of matrices": ("mm", "bmm", "dot"),
+    "products of matrices": ("mm", "dot"),
     "norms": ("norm", "mean", "var", "sum"),
     "resizing and turning": ("upsample", "interpolate", "grid_sampler", "affine", "pad"),
     "optimiser": ("maximum", "_foreach", "adamax", "lerp", "abs", "sqrt"),
-    "copies": ("copy", "cat", "clone", "contiguous", "fill", "zero", "empty", "to_copy"),
+    "copies": ("copy", "cat", "clone", "contiguous", "fill", "zero", "empty"),
     "activations and sums": ("relu", "hardtanh", "threshold", "clamp", "tanh", "sigmoid", "add", "mul", "sub", "div"),
 }
 

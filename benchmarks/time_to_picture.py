@@ -65,13 +65,14 @@ Drawn = tuple[list[Target], list[Looked]]  # pictures that were drawn together
 
 
 def ours(
-    config: RenderConfig, classifier: FrozenNetwork, mode: Mode, targets: list[Target], decoder: Any, looks: int
+    config: RenderConfig, classifier: FrozenNetwork, targets: list[Target], decoder: Any, looks: int
 ) -> list[Looked]:
     """`render_batch`'s loop, with snapshots on the way."""
     looked: list[Looked] = []
-    num_updates, spent, start = config.recipe(mode).num_updates, 0.0, synchronised()
+    spent, start = 0.0, synchronised()
     with classifier.engine.keep_memory(), exact_float32():
         optimisation = Optimisation(start_batch(targets, config, classifier, decoder))
+        num_updates = optimisation.batch.recipe.num_updates
         for n in range(1, num_updates + 1):
             optimisation.step()
             if n % (num_updates // looks) == 0 or n == num_updates:
@@ -172,14 +173,16 @@ class Contenders:
 
     def _shortened(self, config: RenderConfig, mode: Mode) -> RenderConfig:
         recipe = config.recipe(mode)
-        return replace(config, **{mode: replace(recipe, num_updates=round(self.share * recipe.num_updates))})
+        whole = recipe.num_whole_updates and round(self.share * recipe.num_whole_updates)
+        shorter = replace(recipe, num_updates=round(self.share * recipe.num_updates), num_whole_updates=whole)
+        return replace(config, **{mode: shorter})
 
     def draw(self, name: str, targets: list[Target]) -> list[Drawn]:
         if name == LUCENT:
             return [([target], self._lucents(target.units[0].unit)) for target in targets]
         config, mode, decoder = self.ours[name]
         of_mode = [replace(target, mode=mode) for target in targets]
-        return [(of_mode, ours(config, self.classifier, mode, of_mode, decoder, self.num_looks))]
+        return [(of_mode, ours(config, self.classifier, of_mode, decoder, self.num_looks))]
 
     def _lucents(self, unit: int) -> list[Looked]:
         assert self.plain is not None
@@ -288,8 +291,8 @@ def main() -> None:
     if args.out and args.out.exists():
         earlier = json.loads(args.out.read_text())
         settings = ("discriminator", "weights", "judges", "decoder", "precision", "batch_size", "workers", "threads")
-        if differing := [name for name in settings if earlier[name] != report[name]]:
-            parser.error(f"{args.out} was made with another {differing[0]}: {earlier[differing[0]]}")
+        if differing := [name for name in settings if earlier.get(name) != report[name]]:
+            parser.error(f"{args.out} was made with another {differing[0]}: {earlier.get(differing[0])}")
         report["summaries"] = earlier["summaries"]
         report["targets"] = earlier["targets"] | {name: earlier["targets"].get(name, []) for name in contenders}
     for batch in batches:

@@ -25,7 +25,7 @@ from dgn.text import in_one_line
 log = logging.getLogger("dgn")
 OLD_GPUS = ("K80", "P4", "P100", "V100", "T4")
 WORKER_BYTES = 1.2e9  # of a worker, without its network's weights; measured, docs/performance.md
-BYTES_A_WEIGHT = 10.0  # the same, at the moment in which they are prepared
+BYTES_A_WEIGHT = 10.0  # at the worker's peak, while the weights are prepared
 LOOK_S = 120.0  # for a machine to look into the run's folder, including the start of its first worker process
 
 
@@ -67,6 +67,8 @@ def choose_workers(
         raise DgnError(f"no machine of the cluster takes work now: {to_come}")
     cpus_each = 1.0 if gpus_each else _cpus_each(resources, asked, bytes_each, num_shards)
     room = num_places(Workers(0, gpus_each, cpus_each))
+    if not gpus_each and bytes_each == math.inf:
+        room = sum(machine.get("CPU", 0.0) >= cpus_each for machine in resources)
     at_least, at_most = asked or (room, room)
     return Workers(at_most, gpus_each, cpus_each, at_least, is_asked=asked is not None)
 
@@ -80,11 +82,11 @@ def _cpus_each(
         return 1.0
     smallest = min(machine["CPU"] for machine in computing)
     num_workers = asked[1] if asked else num_shards
-    each = max(1.0, smallest // math.ceil(min(num_workers / len(computing), smallest)))
-    if not asked:
+    each = max(1.0, smallest // max(1, math.ceil(min(num_workers / len(computing), smallest))))
+    if not asked and bytes_each < math.inf:
         rooms = [max(1.0, machine.get("memory", 0.0) // bytes_each) for machine in computing]
         for_memory = max(machine["CPU"] / room for machine, room in zip(computing, rooms, strict=True))
-        each = max(each, min(smallest, math.ceil(for_memory)))
+        each = max(each, math.ceil(for_memory))  # a machine with fewer cores gets no worker then
     return each
 
 

@@ -47,18 +47,18 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
     store.check(must_write=True)
     log.info("%s, Ray starts", plural(plan.num_targets, "picture"))
     connection.connect(config.log_format)
-    bytes_each = fleet.worker_bytes(weights.state)
-    workers = fleet.choose_workers(config.workers_range, config.gpus_per_worker, bytes_each, plan.num_shards)
-    if isinstance(store, LocalStore):
-        fleet.check_shared(store)
     run = Run(store)
     begun = run.info() if store.exists(RUN_FILE) else None
-    if config.shard_size == "auto":
-        if begun:  # the machines may differ from those that the run began on
-            plan = Plan(plan.blocks, begun.run_config.largest_shard)
-        elif workers.gpus_each:  # which take large batches
-            plan = Plan(plan.blocks, config.largest_shard)
-        config = config.model_copy(update={"shard_size": plan.shard_size})
+    if begun and config.shard_size == "auto":  # the machines may differ from those that the run began on
+        plan = Plan(plan.blocks, begun.run_config.largest_shard)
+    num_left = plan.num_shards - (run.committed(plan.num_shards).count if begun else 0)
+    bytes_each = fleet.worker_bytes(weights.state)
+    workers = fleet.choose_workers(config.workers_range, config.gpus_per_worker, bytes_each, num_left)
+    if isinstance(store, LocalStore):
+        fleet.check_shared(store)
+    if workers.gpus_each and not begun and config.shard_size == "auto":  # they take large batches
+        plan = Plan(plan.blocks, config.largest_shard)
+    config = config.model_copy(update={"shard_size": plan.shard_size})
     precision: str = config.precision
     if precision == "auto" and begun:
         precision = begun.run_config.precision

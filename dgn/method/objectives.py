@@ -71,15 +71,15 @@ def along(response_NU: Tensor, direction_NU: Tensor, measure: Measure) -> Tensor
 
 
 def activations(
-    values: Mapping[str, UnitValues], wanted: Mapping[str, Tensor], class_layer: str | None = None
+    values: Mapping[str, UnitValues], wanted: Mapping[str, Tensor], as_they_are: Sequence[str] = ()
 ) -> Tensor:
-    """a(c_i) of Eq. 2, (N,): the weighted sum of each target's own units, after the ReLU; of classes as they are, if
-    their layer is given, because no ReLU follows them.
+    """a(c_i) of Eq. 2, (N,): the weighted sum of each target's own units, after the ReLU. Units of the layers
+    `as_they_are`, of classes, count without one.
 
     Differs from the paper for targets with negative weights alone: theirs is the sum before the ReLU, because after it
     a silent unit cannot be told from one that is held far below zero.
     """
-    used = {layer: v.before_relu if layer == class_layer else v.activation for layer, v in values.items()}
+    used = {layer: v.before_relu if layer in as_they_are else v.activation for layer, v in values.items()}
     return _weighted(values, wanted, used)
 
 

@@ -66,7 +66,7 @@ GB = 1e9
         pytest.param([(16, 64)], None, 3, 3, 5, id="three shards"),
         pytest.param([(0, 9), (4, 64), (4, 5)], None, 100, 4, 2, id="the same for all, so that the smallest has room"),
         pytest.param([(2, 64), (16, 64)], None, 100, 18, 1, id="machines of two sizes"),
-        pytest.param([(2, 64), (16, 5)], None, 100, 9, 2, id="never more than the smallest has"),
+        pytest.param([(2, 64), (16, 5)], None, 100, 2, 8, id="memory decides, and the smallest has no room"),
         pytest.param([(16, 1)], (3, 3), 100, 3, 5, id="whoever asks answers for the memory"),
         pytest.param([(2, 64)], (4, 4), 100, 4, 1, id="more than cores"),
     ],

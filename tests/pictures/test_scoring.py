@@ -185,7 +185,7 @@ def test_probabilities_are_what_the_output_means(output, weighted, probability):
         ("softmax", [(2, 1.0)], "not_converged", "rank 2"),
         ("sigmoid", [(2, 1.0)], "ok", None),  # several may be true
         ("sigmoid", [(1, 1.0)], "not_converged", "probability 0.119 on the saved picture: below one half"),
-        ("none", [(1, 1.0)], "not_converged", "the class's value is -2 on the saved picture: not above 0"),
+        ("none", [(1, 1.0)], "not_converged", "the value is -2 on the saved picture: not above 0"),
         ("sigmoid", [(0, 1.0), (1, 1.0)], "not_converged", "probability 0.119 on the saved picture: below one half"),
         ("sigmoid", [(0, 1.0), (3, -1.0)], "ok", None),  # wanted as unlikely as it is
         ("none", [(2, 1.0)], "ok", None),
@@ -208,6 +208,18 @@ def test_one_logit_is_first_of_one_and_has_a_probability():
         model.fc.bias.fill_(2.0)
     [found] = score(torch.zeros(1, 3, 32, 32), [of("fc", (0, 1.0))], frozen(model))
     assert (found.rank, found.probability) == (1, pytest.approx(torch.tensor(2.0).sigmoid().item()))
+
+
+def test_a_class_whose_layer_is_a_map_counts_as_the_network_reads_it():
+    """As in SqueezeNet: after a ReLU, averaged over space."""
+    model = Own(lambda s, x: s.stem(x).relu().mean((2, 3)), stem=conv(4))
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    network = frozen(model)
+    assert network.class_layer == "stem"
+    found = score(images.expand(4, -1, -1, -1), [of("stem", (unit, 1.0)) for unit in range(4)], network)
+    with torch.no_grad():
+        want = model((images - 0.5) / 0.25)[0]
+    torch.testing.assert_close(torch.tensor([one.activation for one in found]), want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
