@@ -28,9 +28,8 @@ class Status(StrEnum):
 _MEANINGS = {
     Status.OK: "none of the others",
     Status.SUPPRESSED: "a target of negative weights alone, whose units are in sum below zero before the ReLU",
-    Status.NOT_CONVERGED: "a class that the network does not rank first (sigmoid: of a probability below one half; an "
-    "output without probabilities: not above zero), a direction that is not above zero, an activation below its start, "
-    "or negative weights whose units are in sum not below zero",
+    Status.NOT_CONVERGED: "a class that the network does not rank first (sigmoid: of a probability below one half), an "
+    "activation below its start, or negative weights whose units are in sum not below zero",
     Status.DEAD: "the unit is silent on the saved picture",
     Status.NONFINITE: "the picture has NaN or infinite values and was not saved",
 }

@@ -76,8 +76,7 @@ class Picture:
 
     @property
     def activation(self) -> float | None:
-        """The target's activation on the saved 8-bit picture: after the ReLU, averaged over space; of a class, its
-        value before the softmax or sigmoid."""
+        """The target's activation on the saved 8-bit picture, after the ReLU, averaged over space."""
         return self.row.get("activation")
 
     @property

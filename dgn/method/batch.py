@@ -37,10 +37,6 @@ class Classifier(Protocol):
     std_c11: Tensor
 
     @property
-    def class_layer(self) -> str | None:
-        """The layer whose units are the network's classes."""
-
-    @property
     def units(self) -> Mapping[str, int]:
         """Number of units by layer."""
 

@@ -81,9 +81,7 @@ def _gradients(
         for layer, response in responses.items()
     }
     if batch.measure == "sum":
-        as_they_are = [layer for layer in (batch.classifier.class_layer,) if layer in responses]
-        as_they_are = [layer for layer in as_they_are if responses[layer].ndim == 2]
-        activation_N = objectives.activations(values, batch.wanted, as_they_are)
+        activation_N = objectives.activations(values, batch.wanted)
         objective_N = objectives.objectives(values, batch.wanted, wakes_silent_units=recipe.wakes_silent_units)
         others_N = objectives.others_sum(values, batch.wanted)
     else:  # a direction combines all units of its layer, so no others are left to penalise

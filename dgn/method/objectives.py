@@ -70,17 +70,13 @@ def along(response_NU: Tensor, direction_NU: Tensor, measure: Measure) -> Tensor
     return projection_N / torch.linalg.vector_norm(response_NU, dim=1).clamp_min(1e-12)
 
 
-def activations(
-    values: Mapping[str, UnitValues], wanted: Mapping[str, Tensor], as_they_are: Sequence[str] = ()
-) -> Tensor:
-    """a(c_i) of Eq. 2, (N,): the weighted sum of each target's own units, after the ReLU. Units of the layers
-    `as_they_are`, of classes, count without one.
+def activations(values: Mapping[str, UnitValues], wanted: Mapping[str, Tensor]) -> Tensor:
+    """a(c_i) of Eq. 2, (N,): the weighted sum of each target's own units, after the ReLU.
 
     Differs from the paper for targets with negative weights alone: theirs is the sum before the ReLU, because after it
     a silent unit cannot be told from one that is held far below zero.
     """
-    used = {layer: v.before_relu if layer in as_they_are else v.activation for layer, v in values.items()}
-    return _weighted(values, wanted, used)
+    return _weighted(values, wanted, {layer: v.activation for layer, v in values.items()})
 
 
 def objectives(values: Mapping[str, UnitValues], wanted: Mapping[str, Tensor], *, wakes_silent_units: bool) -> Tensor:

@@ -78,11 +78,6 @@ class FrozenNetwork:
                 tensor.data = tensor.data.contiguous(memory_format=self.memory_format)
 
     @property
-    def class_layer(self) -> str | None:
-        """The layer whose units are the network's classes; None if it has none."""
-        return self.layers.class_layer
-
-    @property
     def units(self) -> Mapping[str, int]:
         """Number of units by layer, in order of depth."""
         return self.layers.units
@@ -186,7 +181,7 @@ class FrozenNetwork:
     def half_px(self, layers: Sequence[str]) -> int | None:
         """Half of `size_px`, if targets in these layers can be sought in such pictures: a class is a thing as a whole,
         but a filter's pattern would be drawn at twice its scale. None also if the network does not read them."""
-        return self._half_of_size if set(layers) == {self.class_layer} else None
+        return self._half_of_size if set(layers) == {self.layers.class_layer} else None
 
     @cached_property
     @torch.no_grad()

@@ -46,7 +46,7 @@ class Scores:
     """One picture's scores."""
 
     # Of the target, averaged over space for a map: after the ReLU, but before it if all weights are negative. For a
-    # class whose layer has no map, its value; for a direction, the cosine with it or the projection on it.
+    # direction, the cosine with it or the projection on it.
     activation: float
     # 1 if no unit outside the target is higher than the target's weakest wanted unit in its layer; if all weights are
     # negative, 1 if none is lower than the highest of the target's. None for a direction.
@@ -149,7 +149,7 @@ def _score_one(
     for layer, (values_U, before_relu_U) in units.items():
         own = {u.unit: u.weight for u in target.units if u.layer == layer}
         positive_U = np.maximum(values_U, 0)
-        used_U = before_relu_U if target.is_negative else values_U if layer == layers.class_layer else positive_U
+        used_U = before_relu_U if target.is_negative else positive_U
         activation += sum(weight * float(used_U[unit]) for unit, weight in own.items())
         is_other_U = np.ones(len(values_U), dtype=bool)
         is_other_U[list(own)] = False
@@ -213,13 +213,9 @@ def outcome(result: RenderResult, scores: Scores, layers: Layers) -> tuple[Statu
         return Status.NOT_CONVERGED, f"not below zero before the ReLU after {result.num_updates} updates"
     if target.measure != "sum" and scores.activation <= 0:
         return Status.NOT_CONVERGED, f"the {target.measure} with the direction is {scores.activation:.3g}: not above 0"
-    has_class = layers.class_layer in target.layers
     if target.measure == "sum" and scores.activation <= 0 and all(unit.weight > 0 for unit in target.units):
-        if not has_class:
-            return Status.DEAD, f"the activation is 0 on the saved picture after {result.num_updates} updates"
-        if layers.output == "none" or len(target.layers) > 1:
-            return Status.NOT_CONVERGED, f"the value is {scores.activation:.3g} on the saved picture: not above 0"
-    if has_class and layers.output == "softmax" and (scores.rank or 1) > 1:
+        return Status.DEAD, f"the activation is 0 on the saved picture after {result.num_updates} updates"
+    if layers.class_layer in target.layers and layers.output == "softmax" and (scores.rank or 1) > 1:
         best = scores.top5[0]
         return Status.NOT_CONVERGED, f"rank {scores.rank} on the saved picture: {best.label or best.unit} is first"
     if layers.output == "sigmoid" and scores.probability is not None and scores.probability < 0.5:

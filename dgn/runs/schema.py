@@ -68,8 +68,7 @@ COLUMNS = (
     Column("reason", pa.string(), "Reason", "why the status is not `ok`; otherwise null", grid="coded"),
     Column("activation", pa.float32(), "Activation, of the saved picture",
            "the target's activation on the saved 8-bit PNG, averaged over space: after the ReLU, before it if all "
-           "weights are negative; for a class whose layer has no map, its value before the softmax or sigmoid; for a "
-           "direction, the cosine with it or the projection on it; all scores are null "
+           "weights are negative; for a direction, the cosine with it or the projection on it; all scores are null "
            "without a picture", grid="number", section="scores"),
     Column("unrounded_activation", pa.float32(), "Before rounding to 8 bits",
            "the activation on the same picture before rounding", section="scores"),

@@ -114,9 +114,6 @@ def test_stopping_early_looks_at_updates_of_the_whole_size_alone(quick_config, m
     """The activation falls where the size changes, which must not end a target."""
     for module in (loop, recipes):
         monkeypatch.setattr(module, "RISE_UPDATES", 2)
-    recipe = replace(
-        quick_config.untrained, width=NARROW, num_updates=60, learning_rate=0.03, half_share=0.5, min_rise=0.99,
-        moves=Moves(),
-    )  # fmt: skip
-    [result] = render_batch(class_targets([12]), replace(quick_config, untrained=recipe), mini)
-    assert result.num_updates == 30 + 2 * 2
+    recipe = replace(quick_config.untrained, width=NARROW, num_updates=16, half_share=0.5, min_rise=0.99, moves=Moves())
+    [result] = render_batch(class_targets([4]), replace(quick_config, untrained=recipe), mini)
+    assert result.num_updates == 8 + 2 * 2
