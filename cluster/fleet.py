@@ -81,10 +81,10 @@ def _cpus_each(
     if not computing:
         return 1.0
     smallest = min(machine["CPU"] for machine in computing)
-    num_workers = asked[1] if asked else num_shards
     if not asked and bytes_each == math.inf:
         return smallest
-    each = max(1.0, smallest // max(1, math.ceil(min(num_workers / len(computing), smallest))))
+    num_workers = asked[1] if asked else num_shards
+    each = max(1.0, smallest // math.ceil(min(num_workers / len(computing), smallest)))
     if not asked:
         rooms = [max(1.0, machine.get("memory", 0.0) // bytes_each) for machine in computing]
         for_memory = max(machine["CPU"] / room for machine, room in zip(computing, rooms, strict=True))

@@ -51,9 +51,8 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
     begun = run.info() if store.exists(RUN_FILE) else None
     if begun and config.shard_size == "auto":  # the machines may differ from those that the run began on
         plan = Plan(plan.blocks, begun.run_config.largest_shard)
-    num_left = plan.num_shards - (run.committed(plan.num_shards).count if begun else 0)
     bytes_each = fleet.worker_bytes(weights.state)
-    workers = fleet.choose_workers(config.workers_range, config.gpus_per_worker, bytes_each, num_left)
+    workers = fleet.choose_workers(config.workers_range, config.gpus_per_worker, bytes_each, plan.num_shards)
     if isinstance(store, LocalStore):
         fleet.check_shared(store)
     if workers.gpus_each and not begun and config.shard_size == "auto":  # they take large batches
