@@ -87,7 +87,12 @@ def _labelled(network: Network, config: RunConfig) -> Network:
         data = read_url(config.labels)
     except FileNotFoundError as error:
         raise DgnError(f"no labels at {config.labels}: expected a file or s3:// with one label per class") from error
-    return network.labelled(parse_labels(data, Path(config.labels).name))
+    name = Path(config.labels).name
+    labels = parse_labels(data, name)
+    try:
+        return network.labelled(labels)
+    except DgnError as error:
+        raise DgnError(f"labels {name}: {error}") from error
 
 
 @contextmanager

@@ -194,7 +194,7 @@ def tour(browser, url, rows):
         figures["back_ms"] = visitor.took(lambda: None, first)
         assert page.locator("[name=sort]").input_value() == "layer"
         figures["bytes"] = visitor.num_bytes()
-        assert not visitor.complaints
+        assert not visitor.complaints, visitor.complaints
     return figures
 
 

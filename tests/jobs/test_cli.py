@@ -38,6 +38,7 @@ def test_mistyped_commands_and_options_are_one_line(dgn):
         (["render", "x", "--updatez", "5"], "No such option: --updatez (Possible options: --updates); see --help"),
         (["render", "x", "--updates", "abc"], "setting updates: expected an integer, got 'abc'"),
         (["query", "x", "--top", "abc"], "Invalid value for '--top'"),
+        (["query", "x", "--by", "size"], "Invalid value for '--by': 'size' is not one of 'activation', "),
         (["pretrain", "x"], "Missing argument 'OUT.safetensors'"),
     ):
         assert_one_line(dgn(*line), 2, f"dgn: {says}")

@@ -32,7 +32,7 @@ def test_labels_are_text(small, browser):
         assert page.locator("script").count() == 8
         assert page.locator("img[src=x]").count() == 0
         assert not dialogs
-        assert not visitor.complaints
+        assert not visitor.complaints, visitor.complaints
 
 
 def test_failed_pictures_say_why(small, browser):
@@ -52,7 +52,7 @@ def test_failed_pictures_say_why(small, browser):
                 assert status.replace("_", " ") in reason
                 assert ("not finite" if status == "nonfinite" else "saved picture") in reason
                 assert page.locator("dialog figure img").count() == (status != "nonfinite")
-            assert not visitor.complaints
+            assert not visitor.complaints, visitor.complaints
 
 
 def test_a_missing_picture_is_shown_as_missing(small, browser, tmp_path):
@@ -135,7 +135,7 @@ def test_a_run_without_pictures_says_so(browser, tmp_path):
     with visit(browser, address(tmp_path / "run")) as visitor:
         assert visitor.page.locator("#count").inner_text() == "0 of 0 pictures, 4 not rendered yet"
         assert visitor.page.locator("#message").inner_text() == "No picture has been made yet."
-        assert not visitor.complaints
+        assert not visitor.complaints, visitor.complaints
 
 
 def test_at_phone_width_the_filters_fold_away(small, browser):

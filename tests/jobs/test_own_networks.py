@@ -59,7 +59,10 @@ BAD = {
     ),
     "only for batches": (("for_several", *SEES), "runs on several pictures and not on one"),
     "without classes": (("backbone", *SEES, "--class-layer", "9"), "unknown class layer '9'"),
-    "wrong labels": (("build", *SEES, "--labels", "two.txt"), "2 labels for 3 classes in 4; expected one per class"),
+    "wrong labels": (
+        ("build", *SEES, "--labels", "two.txt"),
+        "labels two.txt: nets.py:build: 2 labels for 3 classes in 4; expected one per class",
+    ),
     "no labels": (
         ("build", *SEES, "--labels", "none.txt"),
         "none.txt: expected a file or s3:// with one label per class",

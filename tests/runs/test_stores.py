@@ -143,6 +143,12 @@ def test_a_folder_without_permission_is_one_line(tmp_path):
     assert not Path("/usr/share/dgn-run").exists()
 
 
+def test_a_run_in_a_file_is_one_line(tmp_path):
+    (tmp_path / "notes").write_text("here")
+    with pytest.raises(StoreError, match=r"notes/run: \S+notes is a file; give another folder$"):
+        open_store(str(tmp_path / "notes" / "run")).check(must_write=True)
+
+
 def test_a_file_that_somebody_names_may_be_a_link(tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "a").write_bytes(b"a")

@@ -157,6 +157,8 @@ class LocalStore(PatientStore):
                 raise StoreError(f"no run at {self.url}: expected the folder of an earlier dgn render")
             return
         existing = next(parent for parent in (self.root, *self.root.parents) if parent.exists())
+        if not existing.is_dir():
+            raise StoreError(f"cannot write to {self.url}: {existing} is a file; give another folder")
         nearest = LocalStore(str(existing)).impatient()  # on the same disk; leaves nothing if no run starts
         if os.statvfs(existing).f_flag & os.ST_RDONLY:
             raise nearest.in_one_line(OSError(errno.EROFS, ""))
