@@ -20,6 +20,7 @@ import importlib.util
 import json
 import math
 import multiprocessing
+import os
 import statistics
 import time
 import warnings
@@ -36,7 +37,7 @@ from torch import Tensor
 from benchmarks.engine import frozen
 from benchmarks.machine import machine
 from benchmarks.timing import DEVICE, HAS_GPU, synchronised
-from dgn.engine import engine_for
+from dgn.engine import WORKER_ENVIRONMENT, engine_for
 from dgn.method.batch import start_batch
 from dgn.method.decoder import random_decoder, read_decoder
 from dgn.method.loop import Optimisation
@@ -210,6 +211,7 @@ class Workers:
     def __init__(self, args: argparse.Namespace):
         start: dict[str, Any] = {"mp_context": multiprocessing.get_context("spawn"), "initializer": _start}
         start["initargs"] = (args, max(1, torch.get_num_threads() // args.workers))
+        os.environ.update(WORKER_ENVIRONMENT)
         self.pools = [ProcessPoolExecutor(1, **start) for _ in range(args.workers)]
         for ready in [pool.submit(_draw, LUCENT, []) for pool in self.pools]:
             ready.result()

@@ -37,7 +37,7 @@ def machines() -> list[dict[str, Any]]:
 def choose_workers(
     asked: tuple[int, int] | None,
     gpus_each: float | None,
-    bytes_each: float = math.inf,
+    bytes_each: float = 1.0,
     num_shards: float = math.inf,
 ) -> Workers:
     """Workers for the present machines: one per GPU or, without GPUs, as many as have a core and memory of their own.
@@ -47,7 +47,7 @@ def choose_workers(
     Args:
         asked: the smallest and the largest number of workers. Ray does not say what an autoscaler may start, so to
             count on future machines give both `asked` and `gpus_each`.
-        bytes_each: memory of a worker on a CPU, see `worker_bytes`. Default: one worker per machine.
+        bytes_each: memory of a worker on a CPU, see `worker_bytes`.
         num_shards: workers that would have none leave their cores to the others.
 
     Raises: DgnError if `gpus_each` exceeds every machine's GPUs and no machine can come, or if no machine is present
@@ -67,10 +67,22 @@ def choose_workers(
         raise DgnError(f"no machine of the cluster takes work now: {to_come}")
     cpus_each = 1.0 if gpus_each else _cpus_each(resources, asked, bytes_each, num_shards)
     room = num_places(Workers(0, gpus_each, cpus_each))
-    if not gpus_each and bytes_each == math.inf:
-        room = sum(machine.get("CPU", 0.0) >= cpus_each for machine in resources)
     at_least, at_most = asked or (room, room)
     return Workers(at_most, gpus_each, cpus_each, at_least, is_asked=asked is not None)
+
+
+def choose_trainers(asked: int | None) -> Workers:
+    """Workers for a training: as many as are asked for, or one per GPU, or without GPUs one per machine.
+
+    Raises: DgnError for more workers than GPUs, or if no machine takes work now and no number is asked for.
+    """
+    num_gpus = num_places(Workers(0, 1.0, 1.0))
+    if num_gpus and asked and asked > num_gpus:
+        raise DgnError(f"--workers {asked}: the cluster has {num_gpus} GPUs, one for each worker")
+    num_workers = asked or num_gpus or sum(node["Resources"].get("CPU", 0.0) >= 1 for node in machines())
+    if not num_workers:
+        raise DgnError("no machine of the cluster takes work now: give --workers N, so that an autoscaler starts some")
+    return Workers(num_workers, 1.0 if num_gpus else 0.0, 1.0)
 
 
 def _cpus_each(
@@ -81,8 +93,6 @@ def _cpus_each(
     if not computing:
         return 1.0
     smallest = min(machine["CPU"] for machine in computing)
-    if not asked and bytes_each == math.inf:
-        return smallest
     num_workers = asked[1] if asked else num_shards
     each = max(1.0, smallest // math.ceil(min(num_workers / len(computing), smallest)))
     if not asked:

@@ -33,7 +33,8 @@ def command(
     out: Annotated[str, typer.Argument(metavar="OUT.safetensors", help="File or s3:// object to write.")],
     settings: dict[str, Any],
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Number of workers. Default: one per GPU, or one without GPUs.")
+        int | None,
+        typer.Option(min=1, help="Number of workers. Default: one per GPU, or without GPUs one per machine."),
     ] = None,
     column: Annotated[str, typer.Option(help="Column of Parquet files that holds the pictures.")] = "image",
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last whole epoch.")] = False,
@@ -55,11 +56,8 @@ def command(
 
     log_to_stderr()
     connection.connect()
-    devices = fleet.choose_workers((workers, workers) if workers else None, None)
-    num_gpus = fleet.choose_workers(None, None).at_most if devices.gpus_each else 0
-    if num_gpus and devices.at_most > num_gpus:
-        raise DgnError(f"--workers {devices.at_most}: the cluster has {num_gpus} GPUs, one for each worker")
-    chosen = chosen.model_copy(update={"precision": resolve_precision(chosen.precision, num_gpus > 0)})
+    devices = fleet.choose_trainers(workers)
+    chosen = chosen.model_copy(update={"precision": resolve_precision(chosen.precision, devices.gpus_each > 0)})
     stem = name.removesuffix(".safetensors")
     folder = open_store(f"{parent.rstrip('/')}/{stem}.training")
     with _training_progress(chosen) as observe:

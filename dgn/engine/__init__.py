@@ -7,9 +7,9 @@ import torch
 from dgn.errors import DgnError
 from dgn.method.engine import Engine
 
-# The environment of processes that are started to render: one heap for all threads, because glibc can keep large
-# blocks in the main heap only.
-WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
+# The environment of processes that are started to render, which glibc reads at their start. One heap for all threads,
+# because glibc can keep large blocks in the main heap only; and huge pages, where the kernel leaves them to programs.
+WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def engine_for(device: torch.device | str | None = None, is_winograd: bool = True) -> Engine:

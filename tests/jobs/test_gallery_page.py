@@ -35,6 +35,24 @@ def test_labels_are_text(small, browser):
         assert not visitor.complaints, visitor.complaints
 
 
+def test_a_thumbnail_that_two_calls_bring_keeps_its_address(small, browser):
+    """A picture that is reading it would be shown as missing otherwise."""
+    with visit(browser, address(small)) as visitor:
+        shown = visitor.page.evaluate(
+            """async () => {
+                const shown = []
+                const thumbnails = new Thumbnails({ range: async () => new ArrayBuffer(4) }, 100)
+                const place = { row: 0, key: '', start: 0, bytes: 4 }
+                const { signal } = new AbortController()
+                const load = () => thumbnails.load([place], (row, url) => shown.push(url), signal)
+                await Promise.all([load(), load()])
+                return shown
+            }"""
+        )
+        assert len(shown) == 2
+        assert len(set(shown)) == 1
+
+
 def test_failed_pictures_say_why(small, browser):
     rows = [row for row in all_rows(small).to_pylist() if row["status"] != "ok"]
     for status in ("not_converged", "dead", "nonfinite"):

@@ -50,11 +50,10 @@ class _Convolution(torch.autograd.Function):
         ctx.is_winograd = layer.is_dense and pays(conv.in_channels, conv.out_channels, min(x.shape[2:]))
         if ctx.is_winograd:
             layer.kernels = layer.kernels or SAME_3.kernels(conv.weight.double(), conv.weight.dtype)
-            y = forward(SAME_3, x, conv.bias, layer.kernels)[0]
+            y = _activated(forward(SAME_3, x, conv.bias, layer.kernels)[0], most)
         else:
-            y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+            y = _convolved(x, conv, most)
         if most is not None:
-            y.clamp_(0, None if most == torch.inf else most)
             ctx.save_for_backward(y)
         ctx.layer, ctx.shape = layer, x.shape
         return y
@@ -77,6 +76,20 @@ class _Convolution(torch.autograd.Function):
         like = torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=torch.channels_last)
         geometry = (conv.stride, conv.padding, conv.dilation, False, (0, 0), conv.groups, (True, False, False))
         return torch.ops.aten.convolution_backward(grad, like, conv.weight, None, *geometry)[0], None
+
+
+def _convolved(x: Tensor, conv: nn.Conv2d, most: float | None) -> Tensor:
+    if most is None or x.dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+        y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        return _activated(y, most)
+    # oneDNN writes the ReLU's result at once. PyTorch's compiler calls it in the same way.
+    relu, bounds = ("relu", []) if most == torch.inf else ("hardtanh", [0.0, most])
+    geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+    return torch.ops.mkldnn._convolution_pointwise(x, conv.weight, conv.bias, *geometry, relu, bounds, "")
+
+
+def _activated(y: Tensor, most: float | None) -> Tensor:
+    return y if most is None else y.clamp_(0, None if most == torch.inf else most)
 
 
 def _depthwise_backward(grad: Tensor, conv: nn.Conv2d, shape: torch.Size) -> Tensor:

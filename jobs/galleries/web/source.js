@@ -189,15 +189,16 @@ class Thumbnails {
       if (signal.aborted) return
       const buffer = await this.source.range(run.key, run.start, run.end)
       for (const { row, start, bytes } of run.places) {
-        const blob = new Blob([new Uint8Array(buffer, start - run.start, bytes)], { type: 'image/webp' })
-        this.#keep(row, URL.createObjectURL(blob))
+        if (!this.urls.has(row)) { // another call may have brought it meanwhile, and a picture be reading that address
+          const blob = new Blob([new Uint8Array(buffer, start - run.start, bytes)], { type: 'image/webp' })
+          this.#keep(row, URL.createObjectURL(blob))
+        }
         show(row, this.urls.get(row))
       }
     }))
   }
 
   #keep(row, url) {
-    if (this.urls.has(row)) URL.revokeObjectURL(this.urls.get(row))
     this.urls.set(row, url)
     while (this.urls.size > this.most) {
       const [oldest, old] = this.urls.entries().next().value
