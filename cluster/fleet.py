@@ -47,7 +47,7 @@ def choose_workers(
     Args:
         asked: the smallest and the largest number of workers. Ray does not say what an autoscaler may start, so to
             count on future machines give both `asked` and `gpus_each`.
-        bytes_each: memory of a worker on a CPU, see `worker_bytes`.
+        bytes_each: memory of a worker on a CPU, see `worker_bytes`; by default there is always enough.
         num_shards: workers that would have none leave their cores to the others.
 
     Raises: DgnError if `gpus_each` exceeds every machine's GPUs and no machine can come, or if no machine is present
@@ -74,15 +74,15 @@ def choose_workers(
 def choose_trainers(asked: int | None) -> Workers:
     """Workers for a training: as many as are asked for, or one per GPU, or without GPUs one per machine.
 
-    Raises: DgnError for more workers than GPUs, or if no machine takes work now and no number is asked for.
+    Raises: DgnError for more workers than GPUs, or if no machine takes work now.
     """
     num_gpus = num_places(Workers(0, 1.0, 1.0))
     if num_gpus and asked and asked > num_gpus:
         raise DgnError(f"--workers {asked}: the cluster has {num_gpus} GPUs, one for each worker")
-    num_workers = asked or num_gpus or sum(node["Resources"].get("CPU", 0.0) >= 1 for node in machines())
-    if not num_workers:
-        raise DgnError("no machine of the cluster takes work now: give --workers N, so that an autoscaler starts some")
-    return Workers(num_workers, 1.0 if num_gpus else 0.0, 1.0)
+    num_devices = num_gpus or sum(node["Resources"].get("CPU", 0.0) >= 1 for node in machines())
+    if not num_devices:
+        raise DgnError("no machine of the cluster takes work now: repeat the command once one has joined (ray status)")
+    return Workers(asked or num_devices, 1.0 if num_gpus else 0.0, 1.0)
 
 
 def _cpus_each(

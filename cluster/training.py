@@ -90,6 +90,7 @@ def train(
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.at_most,
             use_gpu=is_on_gpus,
+            placement_strategy="PACK" if is_on_gpus else "SPREAD",
             resources_per_worker=None if is_on_gpus else {"CPU": _cpus_each(workers.at_most)},
         ),
         run_config=ray.train.RunConfig(

@@ -102,7 +102,7 @@ def main() -> None:
         advice = "repeat the command to continue (dgn pretrain: with --resume)"
         sys.exit(_say(f"interrupted; {advice}", 128 + ended_by))
     except TyperException as error:
-        message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
+        message = " ".join(error.format_message().split()).rstrip(".").replace("': Value error, ", "': ")
         sys.exit(_say(f"{message}; see --help", 2))
     except DgnError as error:
         sys.exit(_say(error, error.exit_code))

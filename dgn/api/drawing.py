@@ -104,8 +104,8 @@ def render(
         device: such as "cpu" or "cuda:1"; by default the first GPU, or the CPU if there is none.
         progress: whether to show a progress bar.
 
-    Returns: one picture per target, 8 bits, RGB or grey, of the size that the network sees, in order of mode and depth.
-        Failed targets are included, with their status.
+    Returns: one picture per target, 8 bits, RGB or grey, of the size that the network sees, in order of mode, depth of
+        the layer, and as they were named. Failed targets are included, with their status.
 
     Raises: DgnError for wrong settings, TargetError for targets that the network does not have, WeightsMissing and
         WeightsMismatch for the network's weights and the decoder.

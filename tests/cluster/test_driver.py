@@ -10,7 +10,7 @@ from dgn.cluster.connection import connect
 from dgn.cluster.context import RunContext
 from dgn.cluster.driver import Driver
 from dgn.cluster.events import ShardCommitted, WorkerLost
-from dgn.cluster.fleet import choose_trainers, choose_workers
+from dgn.cluster.fleet import choose_workers
 from dgn.cluster.rules import Rules, Workers
 from dgn.errors import DgnError, Incomplete
 from dgn.networks.registry import network_named
@@ -275,7 +275,6 @@ def test_some_workers_that_do_not_start_leave_the_run_to_the_others(render_with)
 def test_workers_are_chosen_from_the_cluster(monkeypatch):
     connect()
     assert choose_workers(None, None) == Workers(4, 0.0, 1, 4, is_asked=False)
-    assert [choose_trainers(asked).at_most for asked in (None, 3)] == [1, 3], "one per machine, or what is asked for"
     with pytest.raises(DgnError, match="the cluster has no GPU"):
         choose_workers((0, 8), 1)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")

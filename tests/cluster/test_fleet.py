@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from dgn.cluster import fleet
-from dgn.errors import StoreError
+from dgn.errors import DgnError, StoreError
 from dgn.runs.run import Run
 from dgn.runs.stores import open_store
 from tests.helpers.machines import ROOT, Job, Machines
@@ -79,6 +79,31 @@ def test_workers_on_cpus(monkeypatch, machines, asked, num_shards, num_workers, 
     assert (chosen.at_most, chosen.cpus_each) == (num_workers, cpus_each)
     if not asked:
         assert fleet.num_places(chosen) == num_workers
+
+
+@pytest.mark.parametrize(
+    ("machines", "asked", "num_trainers", "gpus_each"),
+    [
+        ([{"CPU": 4}, {"CPU": 2}, {"CPU": 0}], None, 2, 0),
+        ([{"CPU": 4}], 3, 3, 0),
+        ([{"CPU": 4, "GPU": 2}, {"CPU": 4, "GPU": 1}, {"CPU": 8}], None, 3, 1),
+        ([{"CPU": 4, "GPU": 2}], 1, 1, 1),
+    ],
+)
+def test_trainers(monkeypatch, machines, asked, num_trainers, gpus_each):
+    monkeypatch.setattr(fleet, "machines", lambda: [{"Resources": resources} for resources in machines])
+    chosen = fleet.choose_trainers(asked)
+    assert (chosen.at_most, chosen.gpus_each) == (num_trainers, gpus_each)
+
+
+def test_trainers_without_a_device_each_are_refused(monkeypatch):
+    monkeypatch.setattr(fleet, "machines", lambda: [{"Resources": {"CPU": 4, "GPU": 2}}])
+    with pytest.raises(DgnError, match="--workers 3: the cluster has 2 GPUs, one for each worker"):
+        fleet.choose_trainers(3)
+    monkeypatch.setattr(fleet, "machines", lambda: [{"Resources": {"CPU": 0}}])
+    for asked in (None, 3):
+        with pytest.raises(DgnError, match="no machine of the cluster takes work now"):
+            fleet.choose_trainers(asked)
 
 
 @pytest.mark.parametrize(("model", "is_old"), [("T4", True), ("L4", False)])

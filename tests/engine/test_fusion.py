@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from dgn.engine.cpu import fused as fused_module
 from dgn.engine.cpu.fused import Convolution
 from dgn.engine.fusion import called_as_modules, fold_norms
 from dgn.method.engine import Engine
@@ -162,3 +163,35 @@ def test_norms_of_every_kind_answer_as_they_are(norm):
     for layer in ("stem", "norm", "fc"):
         got, (want, _) = network.responses(pictures(2), [layer])[layer], network.scores(pictures(2), layer)
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("most", [6.0, torch.inf])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize(
+    "shape", [(8, 8, 3, 1, 1), (8, 16, 1, 1, 1), (8, 8, 3, 2, 8), (8, 12, 3, 1, 4), (3, 8, 7, 2, 1)], ids=str
+)
+def test_onednn_writes_the_relus_results(shape, has_bias, most, dtype, monkeypatch):
+    """(channels, channels out, kernel, stride, groups). The stock convolution is not called."""
+    if not fused_module._writes_relus(dtype):
+        pytest.skip(f"oneDNN does not write ReLUs in {dtype} here")
+    torch.manual_seed(0)
+    c, o, k, stride, groups = shape
+    conv = nn.Conv2d(c, o, k, stride, k // 2, groups=groups, bias=has_bias).to(dtype).requires_grad_(False)
+    x = torch.randn(2, c, 18, 18).to(dtype, memory_format=torch.channels_last).requires_grad_()
+    expected = (4 * conv(x)).clamp(0, most)
+    weighting = torch.randn_like(expected)
+    [expected_gradient] = torch.autograd.grad((expected * weighting).sum(), x)
+    conv.weight.mul_(4)
+    if has_bias:
+        conv.bias.mul_(4)
+    layer = Convolution(conv, most, is_winograd=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(F, "conv2d", None)
+        got = layer(x)
+    [gradient] = torch.autograd.grad((got * weighting).sum(), x)
+    tolerance = 0.03 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        gradient, expected_gradient, rtol=tolerance, atol=tolerance * gradient.abs().max().item()
+    )

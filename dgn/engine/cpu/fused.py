@@ -7,11 +7,13 @@ Shapes: N pictures, C channels, H, W the map.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from dgn.engine.cpu.algorithms import SAME_3, pays
 from dgn.engine.cpu.winograd import backward, forward
@@ -79,13 +81,32 @@ class _Convolution(torch.autograd.Function):
 
 
 def _convolved(x: Tensor, conv: nn.Conv2d, most: float | None) -> Tensor:
-    if most is None or x.dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+    if most is None or not _writes_relus(x.dtype):
         y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         return _activated(y, most)
-    # oneDNN writes the ReLU's result at once. PyTorch's compiler calls it in the same way.
+    # oneDNN writes the ReLU's result at once; PyTorch's compiler calls it in the same way. NaN becomes 0 there. None is
+    # expected: weights are finite, or refused when they are loaded, and pictures are looked at when they are finished.
     relu, bounds = ("relu", []) if most == torch.inf else ("hardtanh", [0.0, most])
     geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
     return torch.ops.mkldnn._convolution_pointwise(x, conv.weight, conv.bias, *geometry, relu, bounds, "")
+
+
+@cache
+def _writes_relus(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has the operator for this machine."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
+
+
+if torch.backends.mkldnn.is_available():
+
+    @register_flop_formula(torch.ops.mkldnn._convolution_pointwise)
+    def _operations(x_shape: Any, weight_shape: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+        """PyTorch counts the operations of its other convolutions itself."""
+        return conv_flop_count(x_shape, weight_shape, out_shape)
 
 
 def _activated(y: Tensor, most: float | None) -> Tensor:
