@@ -178,7 +178,14 @@ class Network:
                 f"{self.name} reads values from 0 to {self.value_range:g}: with a mean or std of your own, say with "
                 "--value-range (in Python value_range=) what white is to it"
             )
-        return replace(self, **settings)
+        described = replace(self, **settings)
+        if described.value_range != self.value_range and not {"mean", "std"} <= settings.keys():
+            raise DgnError(
+                f"{self.name}: mean {as_flag(self.means)} and std {as_flag(self.stds)} are of values from 0 to "
+                f"{self.value_range:g}: with a value range of {described.value_range:g} give --mean and --std (in "
+                "Python mean= and std=) on its scale"
+            )
+        return described
 
 
 def _unwrapped(model: Any) -> Any:

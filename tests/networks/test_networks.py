@@ -74,6 +74,19 @@ def test_settings_that_are_not_none_replace_those_before():
         first.with_settings(size=8)
 
 
+def test_a_value_range_comes_with_a_mean_and_std_on_its_scale():
+    first = network(Plain(), mean=0.5, std=0.25, name="mine")
+    for lacking in ({}, {"mean": 127.0}, {"std": 128.0}):
+        with pytest.raises(
+            DgnError, match=r"mine: mean 0.5 and std 0.25 are of values from 0 to 1: .*--mean and --std"
+        ):
+            first.with_settings(value_range=255.0, **lacking)
+    assert first.with_settings(value_range=1.0).means == (0.5,)
+    assert first.with_settings(value_range=255.0, mean=127.0, std=128.0).value_range == 255
+    with pytest.raises(DgnError, match="value range -1: expected 1 or 255"):
+        first.with_settings(value_range=-1)
+
+
 def test_labels_are_one_per_class():
     plain = network(Plain(classes=2), name="mine")
     named = plain.labelled(["ill", "healthy"])
