@@ -38,13 +38,18 @@ def command(
     chosen = validated(RunConfig, settings)
     network = describe_network(chosen)
     layers = network.layers
+    if not layers.units:
+        raise DgnError(
+            f"{network.name} has no layers to draw: it has no classes ({layers.why_no_classes}), and none of its "
+            "modules has units: expected a network of modules such as nn.Conv2d"
+        )
     if only_layers:
         print("\n".join(f"{name} {count}" for name, count in layers.units.items()))
         return
     if precision not in ("float32", "bfloat16"):
         raise DgnError(f"unknown precision '{precision}': expected float32 or bfloat16")
     if layer is not None and layer not in layers.units:
-        raise DgnError(f"unknown layer '{layer}': dgn info --discriminator {network.name} --layers lists them")
+        raise DgnError(f"unknown layer '{layer}': --layers lists those of {network.name}")
     width = {} if chosen.width is None else {"width": chosen.width}
     config = RenderConfig.from_preset(chosen.preset, precision, **width)  # type: ignore[arg-type]
     content = _content(network, config, layer)

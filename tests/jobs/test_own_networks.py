@@ -8,6 +8,7 @@ from dgn.cluster import connection
 from tests.helpers.rows import assert_one_line
 
 CODE = """
+import torch
 from torch import nn
 
 def build():
@@ -27,6 +28,14 @@ def broken():
 
 def no_module():
     return 3
+
+class Bare(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(4, 3, 3, 3))
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight).permute(0, 2, 3, 1)
 """
 SEES = ("--input-size", "32", "--mean", "0", "--std", "1")
 
@@ -99,3 +108,16 @@ def test_info_says_what_the_network_sees(folder, dgn, monkeypatch):
     assert "classes: 3 units of 4, sigmoid" in out
     code, out, _ = dgn("info", "--discriminator", "nets.py:backbone", *SEES, "--class-layer", "output")
     assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("function", "flags", "says"),
+    [
+        ("Bare", (), "nets.py:Bare has no layers to draw: it has no classes (its output is a map with channels last"),
+        ("Bare", ("--layers",), "nets.py:Bare has no layers to draw"),
+        ("build", ("--layer", "nope"), "unknown layer 'nope': --layers lists those of nets.py:build"),
+    ],
+)
+def test_info_refuses_layers_that_are_not_there(function, flags, says, folder, dgn, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert_one_line(dgn("info", "--discriminator", f"nets.py:{function}", *SEES, *flags), 2, says)
