@@ -93,9 +93,13 @@ class FrozenNetwork:
                 another that it reads: they are not resized.
         """
         cut = self.cut_behind(tuple(layers))
-        normalised = self._normalised(images_N3HW)
-        parts = [self._units_first(cut(part)) for part in normalised.split(1 if self.is_coupled else len(normalised))]
+        parts = [self._units_first(cut(part)) for part in self._seen(images_N3HW)]
         return parts[0] if len(parts) == 1 else {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
+
+    def _seen(self, images_N3HW: Tensor) -> Sequence[Tensor]:
+        """What the network reads at a time. Its code may write into each: autograd forbids that in views of a split."""
+        normalised = self._normalised(images_N3HW)
+        return [part.clone() for part in normalised.split(1)] if self.is_coupled else [normalised]
 
     def _normalised(self, images_N3HW: Tensor) -> Tensor:
         """What the network reads: its own channels and range of values; (N, C, H, W) in its dtype."""
@@ -137,7 +141,7 @@ class FrozenNetwork:
         if self.engine.is_symbolic:
             return self._fused(graph)
         picture = self._normalised(self._probes(1))
-        expected = plain(picture)
+        expected = plain(picture.clone())
         if not self._answers(graph, picture, expected, REPEATED[self.dtype]):
             return None
         joined = self._fused(graph)
@@ -159,9 +163,8 @@ class FrozenNetwork:
         plain = Watched(self.model, self.layers, [layer], is_stopped=False)
         images_N3HW = images_N3HW.to(self.engine.device)
         own_size = images_N3HW if images_N3HW.shape[-1] == self.size_px else resized(images_N3HW, self.size_px)
-        normalised = self._normalised(own_size)
         parts = []
-        for images in normalised.split(1) if self.is_coupled else [normalised]:
+        for images in self._seen(own_size):
             response = self._units_first(plain(images))[layer].float()
             has_classes = self.layers.class_layer is not None
             parts.append(
@@ -171,9 +174,9 @@ class FrozenNetwork:
         return torch.cat(responses), torch.cat(values) if self.layers.class_layer is not None else None
 
     def _answers(self, cut: nn.Module, picture: Tensor, expected: Mapping[str, Tensor], tolerance: float) -> bool:
-        """Whether a part of the network gives these responses."""
+        """Whether a part of the network gives these responses. Networks may write into the picture they get."""
         try:
-            found, expected = self._units_first(cut(picture)), self._units_first(expected)
+            found, expected = self._units_first(cut(picture.clone())), self._units_first(expected)
             return all(_are_close(found[layer], response, tolerance) for layer, response in expected.items())
         except Exception:  # whatever a network's own code raises for what was traced as a constant
             return False
@@ -193,7 +196,7 @@ class FrozenNetwork:
         layers = (self.layers.classes(),)
         picture = self._normalised(resized(self._probes(1), px))
         try:
-            expected = Watched(self.model, self.layers, layers)(picture)
+            expected = Watched(self.model, self.layers, layers)(picture.clone())
             is_read = self._units_first(expected)[layers[0]].shape[:2] == (1, self.layers.num_classes)
         except Exception as error:  # whatever a network's own code raises for a size that it does not read
             if is_out_of_memory(error):

@@ -77,6 +77,11 @@ def overwritten(s, x):
     return s.fc(x.mean((2, 3)))
 
 
+def written_over(s, x):
+    x -= 0.5
+    return s.fc(s.stem(x.mul_(2)).relu().mean((2, 3)))
+
+
 def undecided(s, x):
     x = s.stem(x)
     return s.fc((x if x.mean() > 0 else -x).relu().mean((2, 3)))
@@ -94,6 +99,7 @@ NETWORKS = {
     "channels last": (channels_last, {"norm": nn.LayerNorm(4), "up": nn.Linear(4, 4), "act": nn.GELU()}),
     "tokens": (tokens, {"norm": nn.LayerNorm(4), "up": nn.Linear(4, 4), "act": nn.GELU()}),
     "layers overwritten in place": (overwritten, {"up": nn.Conv2d(4, 4, 1)}),
+    "pictures written over": (written_over, {}),
     "a way chosen by values": (undecided, {}),
     "a way chosen by types": (baked, {}),
 }
@@ -125,8 +131,8 @@ def test_responses_are_those_of_the_plain_module(name):
 
 @pytest.mark.parametrize(
     ("name", "is_traced"),
-    [("a plain one", True), ("modules used twice", True), ("a way chosen by values", False),
-     ("a way chosen by types", False)],
+    [("a plain one", True), ("modules used twice", True), ("pictures written over", True),
+     ("a way chosen by values", False), ("a way chosen by types", False)],
 )  # fmt: skip
 def test_a_graph_that_does_not_answer_as_the_network_is_not_used(name, is_traced, caplog):
     with caplog.at_level(logging.INFO, "dgn"):
@@ -148,6 +154,22 @@ def test_rounding_hides_no_graph_that_answers_differently(dtype):
     for model, is_traced in ((right, True), (wrong, False)):
         cut = frozen(seeded(model), dtype=dtype).cut_behind(("fc",))
         assert isinstance(cut, Watched) is not is_traced
+
+
+@pytest.mark.parametrize("is_coupled", [False, True])
+def test_a_network_may_write_into_its_pictures(is_coupled):
+    norm = nn.BatchNorm2d(4, track_running_stats=not is_coupled)
+    over, apart = (
+        seeded(Own(lambda s, x, change=change: s.fc(s.norm(s.stem(change(x))).relu().mean((2, 3))),
+                   stem=conv(), norm=norm, fc=nn.Linear(4, 3)))
+        for change in (lambda x: x.sub_(0.5).mul_(2), lambda x: (x - 0.5) * 2)
+    )  # fmt: skip
+    images = pictures(3)
+    expected, got = (frozen(model) for model in (apart, over))
+    assert got.is_coupled is is_coupled
+    torch.testing.assert_close(gradient(got, images, "fc"), gradient(expected, images, "fc"))
+    torch.testing.assert_close(got.scores(images, "fc"), expected.scores(images, "fc"))
+    assert torch.equal(images, pictures(3))
 
 
 PREPROCESSING = {
