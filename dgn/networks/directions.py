@@ -42,7 +42,7 @@ def read_directions(file: str, layer: str, num_units: int, spec: str) -> tuple[M
     path = Path(file).expanduser()
     try:
         vectors = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # whatever the parsers raise that NumPy hands a damaged file to
         raise TargetError(
             f"cannot read the direction in '{spec}': {in_one_line(error)}; expected a .npy file"
         ) from error

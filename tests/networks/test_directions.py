@@ -1,5 +1,6 @@
 """Directions in the space of a layer's units, from NumPy files."""
 
+import io
 import pickle
 from dataclasses import replace
 
@@ -114,6 +115,30 @@ def test_what_is_no_direction_is_one_line(array, says, mini, tmp_path):
     np.save(tmp_path / "v.npy", array)
     with pytest.raises(TargetError, match=says):
         parsed(mini, f"direction:conv3_1:{tmp_path}/v.npy")
+
+
+def cut_off_archive():
+    buffer = io.BytesIO()
+    np.savez(buffer, np.ones(32))
+    return buffer.getvalue()[:60]
+
+
+def with_shape(shape):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}"
+    return b"\x93NUMPY\x01\x00v\x00" + header.encode().ljust(117) + b"\n" + bytes(256)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"1 2 3 4", cut_off_archive(), with_shape("(100000000000, 32)"), with_shape("(32,"), with_shape("(032,)")],
+)
+def test_a_damaged_file_is_one_line(content, mini, tmp_path):
+    (tmp_path / "v.npy").write_bytes(content)
+    with pytest.raises(
+        TargetError, match=r"cannot read the direction in '.*v.npy': .*; expected a .npy file"
+    ) as caught:
+        parsed(mini, f"direction:conv3_1:{tmp_path}/v.npy")
+    assert "\n" not in str(caught.value)
 
 
 def test_paths_become_absolute(tmp_path, monkeypatch):
