@@ -72,6 +72,7 @@ class _Seen:
     """What one run of a network showed. Layers have their modules' dotted names, with `@CALL` if there are several."""
 
     layers: dict[str, tuple[int, int]] = field(default_factory=dict)  # axis of the units, and their number; in order
+    sources: dict[str, str] = field(default_factory=dict)  # layer -> the one that its units come from, itself if none
     with_maps: set[str] = field(default_factory=set)  # layers with several values per unit
     convolutions: list[str] = field(default_factory=list)
     norms: dict[str, str] = field(default_factory=dict)  # convolution -> the norm that reads it
@@ -113,6 +114,7 @@ def _watched(model: nn.Module, images: Tensor, network_name: str) -> _Seen:
     # Modules that read a tensor, by its id and version: an in-place function gives it another.
     read_by: dict[tuple[int, int], list[nn.Module]] = {}
     versions: list[int] = []  # of the outputs when they were made
+    own_trails: list[Trail | None] = []  # likewise: in-place functions change them
     inputs_alive: list[Tensor] = []  # or another tensor could get the id of one
     trails = ChannelTrails()
 
@@ -132,6 +134,7 @@ def _watched(model: nn.Module, images: Tensor, network_name: str) -> _Seen:
         is_leaf = all(name == "parametrizations" for name, _ in module.named_children())  # weight norm's, for instance
         if own is not None and is_leaf and any(True for _ in module.parameters()):
             trails.start(output, Trail(own.axis, f"{names[module]}@{calls[module]}"))
+        own_trails.append(trails.of(output))
 
     handles = [module.register_forward_hook(note) for module in names]
     handles += [module.register_forward_pre_hook(enter) for module in names]
@@ -151,7 +154,8 @@ def _watched(model: nn.Module, images: Tensor, network_name: str) -> _Seen:
     weights = model.state_dict(keep_vars=True)
     seen = _Seen(unused={name for name, tensor in weights.items() if not trails.has_read(tensor)})
     counted = Counter[nn.Module]()
-    for (module, output), version in zip(outputs, versions, strict=True):
+    num_calls = {names[module]: count for module, count in calls.items()}
+    for (module, output), version, own in zip(outputs, versions, own_trails, strict=True):
         counted[module] += 1
         at = f"@{counted[module]}" if _is_numbered(names[module], calls[module]) else ""
         name = names[module] + at
@@ -159,6 +163,7 @@ def _watched(model: nn.Module, images: Tensor, network_name: str) -> _Seen:
         if trail is None or not 2 <= output.ndim <= 4 or len(output) != len(images) or trail.axis == 0:
             continue
         seen.layers[name] = (trail.axis, output.shape[trail.axis])
+        seen.sources[name] = (own and _once(own, num_calls).layer) or name
         if output.numel() > len(images) * output.shape[trail.axis]:
             seen.with_maps.add(name)
         if isinstance(module, CONVOLUTIONS):
@@ -175,7 +180,7 @@ def _watched(model: nn.Module, images: Tensor, network_name: str) -> _Seen:
                 seen.maps[name] = tensor.shape
                 continue
             seen.outputs[name] = class_values(tensor, "")
-            seen.trails[name] = trail and _once(trail, {names[m]: count for m, count in calls.items()})
+            seen.trails[name] = trail and _once(trail, num_calls)
     return seen
 
 
@@ -213,15 +218,7 @@ def _class_layer(
             raise DgnError(
                 f"unknown class layer '{wanted}': {network.name} has no such layer (dgn info --layers lists them all)"
             )
-        its_own = [name for name, trail in seen.trails.items() if trail and trail.layer == layer]
-        as_many = [name for name, values in seen.outputs.items() if values.shape[1] == units[layer]]
-        if not (its_own or as_many):
-            numbers = " and ".join(f"{values.shape[1]:,}" for values in seen.outputs.values())
-            but = f"the output of {network.name} has {numbers} values per picture" if numbers else _why_no_rows(seen)
-            raise DgnError(
-                f"class layer '{wanted}' has {plural(units[layer], 'unit')}, but {but}: expected a layer of as many"
-            )
-        seen.class_output = (its_own or as_many)[0]
+        seen.class_output = _output_of(layer, wanted, network.name, seen, units[layer])
         trail = seen.trails[seen.class_output]
         return layer, "", trail.normaliser if trail else None
     candidates = [name for name in seen.outputs if name.rpartition(".")[2] in ("logits", "")] or list(seen.outputs)
@@ -241,6 +238,37 @@ def _class_layer(
         is_map = trail.layer in seen.with_maps and not trail.is_rectified
         return OUTPUT if is_map else trail.layer, "", trail.normaliser
     return OUTPUT, "", trail.normaliser if trail else None
+
+
+def _output_of(layer: str, wanted: str, network: str, seen: _Seen, num_units: int) -> str:
+    """The output that has a layer's units or, where no output can be followed to it, the only one that may.
+
+    Args:
+        wanted: the layer's name in messages.
+
+    Raises: DgnError if there is none, or no telling which.
+    """
+    layers_by_output = {name: trail and trail.layer for name, trail in seen.trails.items()}
+    its_own = [name for name, source in layers_by_output.items() if source == seen.sources[layer]]
+    if its_own:
+        return its_own[0]
+    as_many = [name for name, values in seen.outputs.items() if values.shape[1] == num_units]
+    unknown = [name for name in as_many if layers_by_output[name] is None]
+    if len(unknown) == 1:
+        return unknown[0]
+    problem = f"class layer '{wanted}' has {plural(num_units, 'unit')}"
+    if unknown:
+        listed = " and ".join(f"'{name}'" for name in unknown)
+        raise DgnError(
+            f"{problem}, as have several outputs of {network} ({listed}), and dgn cannot tell which is its: expected "
+            "one; let the network return that output alone"
+        )
+    if as_many:
+        listed = " and ".join(dict.fromkeys(str(layers_by_output[name]) for name in as_many))
+        raise DgnError(f"{problem}, but the output of {network} has units of {listed}: expected one of these layers")
+    numbers = " and ".join(f"{values.shape[1]:,}" for values in seen.outputs.values())
+    but = f"the output of {network} has {numbers} values per picture" if numbers else _why_no_rows(seen)
+    raise DgnError(f"{problem}, but {but}: expected a layer of as many")
 
 
 def _why_no_rows(seen: _Seen) -> str:

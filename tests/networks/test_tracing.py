@@ -132,9 +132,38 @@ def test_of_several_outputs_the_user_names_the_layer():
     assert layers(heads(both), class_layer="b", labels=tuple("vwxyz")).labels == tuple("vwxyz")
 
 
+def tempered(s, x):
+    """Two outputs of 3 values that cannot be followed back."""
+    x = pooled(s, x)
+    return s.a(x) * s.scale, s.c(x) * s.scale
+
+
+def with_head(run):
+    model = heads(run, c=nn.Linear(4, 3), head=nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)))
+    model.scale = nn.Parameter(torch.tensor(2.0))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("run", "class_layer", "class_output"),
+    [
+        (lambda s, x: (tempered(s, x)[0], s.c(pooled(s, x))), "a", "0"),  # 1 is another layer's
+        (lambda s, x: (s.a(pooled(s, x)), s.c(pooled(s, x))), "c", "1"),
+        (lambda s, x: (s.a(pooled(s, x)), s.head(pooled(s, x))), "head", "1"),  # whose units are those of head.0
+        (lambda s, x: (s.a(pooled(s, x)), s.head(pooled(s, x))), "head.1", "1"),
+        (lambda s, x: (s.a(pooled(s, x)), s.head(pooled(s, x))), "head.0", "1"),
+    ],
+)  # fmt: skip
+def test_a_named_layer_gets_its_own_output(run, class_layer, class_output):
+    assert layers(with_head(run), class_layer=class_layer).class_output == class_output
+
+
 @pytest.mark.parametrize(
     ("run", "class_layer", "says"),
     [
+        (tempered, "c", "'c' has 3 units, as have several outputs of Own .'0' and '1'., and dgn cannot tell"),
+        (lambda s, x: (s.a(pooled(s, x)), s.c(pooled(s, x))), "head", "unknown class layer 'head'"),
+        (lambda s, x: s.a(pooled(s, x) + s.c(pooled(s, x)).mean()), "c", "but the output of Own has units of a: exp"),
         (both, "c", "unknown class layer 'c': Own has no such layer"),
         (both, "stem", "class layer 'stem' has 4 units, but the output of Own has 3 and 5 values per picture"),
         (lambda s, x: s.a(pooled(s, x)), "stem", "class layer 'stem' has 4 units, but the output of Own has 3 values"),
@@ -143,7 +172,7 @@ def test_of_several_outputs_the_user_names_the_layer():
 )  # fmt: skip
 def test_a_class_layer_that_the_output_does_not_show_is_refused(run, class_layer, says):
     with pytest.raises(DgnError, match=says) as caught:
-        layers(heads(run), class_layer=class_layer)
+        layers(with_head(run), class_layer=class_layer)
     assert "\n" not in str(caught.value)
 
 
