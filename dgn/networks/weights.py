@@ -134,23 +134,24 @@ def _fitted(network: Network, state: dict[str, Tensor], sha256: str, source: str
     state = {
         name: tensor for name, tensor in state.items() if name not in unused or tensor.shape == expected[name].shape
     }
-    wrong = [
-        f"{name} is {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+    wrong = {
+        name: f"{name} is {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
         for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
-    ]
-    missing = [name for name in expected if name not in state and name not in unused]
+    }
+    missing = {name: f"{name} is missing" for name in expected if name not in state and name not in unused}
     own_parts = {_part(name) for name in expected}
     over = [name for name in state if name not in expected]
-    strange = [f"{name} is not a weight of {network.name}" for name in over if _part(name) in own_parts]
+    strange = {name: f"{name} is not a weight of {network.name}" for name in over if _part(name) in own_parts}
     module = network.layers.module_of(network.layers.class_layer)[0] if network.layers.class_layer else ""
-    head = _part(module)
-    is_of_head = [_part(name) == head for name in missing]
-    is_lost = any(name.startswith(f"{module}.") for name in missing)
-    lost_head = bool(head) and is_lost and all(is_of_head) and len(own_parts) > 1
-    problems = [*([] if lost_head else [f"{name} is missing" for name in missing]), *strange, *wrong]
+    head = _part(module) if len(own_parts) > 1 else ""
+    of_classes = {name for name in expected if name.startswith(f"{module}.")}
+    is_lost = bool(of_classes) and of_classes.isdisjoint(state)
+    lost_head = bool(head) and is_lost and all(_part(name) == head for name in missing)
+    problems = ({} if lost_head else missing) | strange | wrong
     if problems:
-        raise _mismatch(network, source, problems)
+        is_head = bool(head) and all(_part(name) == head for name in problems)
+        raise _mismatch(network, source, list(problems.values()), head if is_head else "")
     remarks = (
         [f"left out {plural(len(over), 'tensor')} of {', '.join(sorted({_part(n) for n in over}))}"] if over else []
     )
@@ -160,13 +161,19 @@ def _fitted(network: Network, state: dict[str, Tensor], sha256: str, source: str
     try:
         model = filled(network, {name: tensor for name, tensor in state.items() if name in expected}, versions)
     except RuntimeError as error:
-        raise _mismatch(network, source, [in_one_line(error)]) from error
+        raise _mismatch(network, source, [in_one_line(error)], "") from error
     whole = {name: torch.zeros_like(t, device="cpu") if t.is_meta else t for name, t in model.state_dict().items()}
     return NetworkWeights(network, whole, sha256, source, tuple(remarks))
 
 
-def _mismatch(network: Network, source: str, problems: list[str]) -> WeightsMismatch:
-    more = f" and {len(problems) - 1} more differences" if len(problems) > 1 else ""
+def _mismatch(network: Network, source: str, problems: list[str], head: str) -> WeightsMismatch:
+    """`head`: the only one of the network's children that has problems, if that is the one with the classes."""
+    more = f" and {plural(len(problems) - 1, 'more difference')}" if len(problems) > 1 else ""
+    if head:
+        return WeightsMismatch(
+            f"weights of another head: {source} fits {network.name} but for {head} ({problems[0]}{more}); name a "
+            f"function that builds it with the file's {head} (--discriminator FILE.py:FUNCTION)"
+        )
     return WeightsMismatch(
         f"weights of another architecture: {source} does not fit {network.name} ({problems[0]}{more}); "
         f"give weights of {network.name}"

@@ -6,6 +6,7 @@ from collections import OrderedDict
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from dgn.errors import TargetError, WeightsMismatch, WeightsMissing
 from dgn.networks.frozen import FrozenNetwork
@@ -146,6 +147,26 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(name, change, says, tmp
     with pytest.raises(WeightsMismatch, match=says) as caught:
         loaded(name, change(dict(built(name))), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "says"),
+    [
+        ("resnet18", {"fc": nn.Linear(512, 2, bias=False)}, "resnet18 but for fc .fc.bias is missing[)]"),
+        ("resnet18", {"fc": nn.Sequential(nn.Dropout(), nn.Linear(512, 2))},
+         "resnet18 but for fc .fc.1.weight is not a weight of resnet18 and 1 more difference[)]"),
+        ("mobilenet_v2", {"classifier": nn.Linear(1280, 2)},
+         "mobilenet_v2 but for classifier .classifier.weight is not a weight of mobilenet_v2 and 1 more difference[)]"),
+    ],
+)  # fmt: skip
+def test_a_head_of_another_structure_is_refused_with_the_way_to_build_it(name, head, says, tmp_path):
+    model = network_named(name).model()
+    for part, module in head.items():
+        setattr(model, part, module)
+    with pytest.raises(WeightsMismatch, match=f"{says}; .*--discriminator FILE.py:FUNCTION") as caught:
+        loaded(name, model.state_dict(), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert load_weights(network(lambda: model), tmp_path / "w.pth").network.layers.num_classes == 2
 
 
 def test_weights_of_another_network_beside_are_left_out_and_named(tmp_path):
