@@ -36,7 +36,19 @@ _KEEPS_UNITS = frozenset({
     "alpha_dropout", "feature_dropout", "mean", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d",
     "adaptive_avg_pool2d", "clamp", "clip", "log", "exp", "tanh",
 })  # fmt: skip
-_KEEPS_UNITS_BY_A_NUMBER = ("mul", "mul_", "div", "div_", "true_divide", "__mul__", "__rmul__", "__truediv__")
+_MULTIPLIES = ("mul", "mul_", "__mul__", "__rmul__")
+_DIVIDES = ("div", "div_", "true_divide", "__truediv__")
+_ADDS = ("add", "add_", "__add__", "__radd__", "__iadd__")
+_SUBTRACTS_FROM = ("rsub", "__rsub__")
+_LOGARITHMS = {"log_softmax": "log_softmax", "logsigmoid": "log_sigmoid"}
+_AVERAGES = frozenset(name for name in _KEEPS_UNITS if name == "mean" or "pool" in name)
+# What was a probability still is one, perhaps elsewhere.
+_KEEPS_PROBABILITIES = _KEEPS_UNITS - {"log", "exp", "tanh"} | {
+    "__getitem__", "flip", "roll", "index_select", "gather", "take_along_dim", "sort", "stack", "cat", "concat",
+    "concatenate", "hstack", "vstack", "chunk", "split", "unbind", "select", "narrow", "half", "bfloat16", "cpu",
+    "max_pool2d", "adaptive_max_pool2d", "interpolate", "upsample", "max", "min", "amax", "amin", "maximum", "minimum",
+    "prod",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,14 +58,22 @@ class Trail:
     Args:
         layer: whose units the channels still are, in their order, each changed by itself or averaged at most, and a
             higher value still means more; None after any other function.
-        normaliser: `softmax` or `sigmoid` if one was applied since that layer.
-        is_rectified: whether a ReLU was.
+        normaliser: `softmax` or `sigmoid` if one was applied since that layer, or `log_softmax` or `log_sigmoid`.
+        scale: by what its values were multiplied since; 2 for the sum of two.
+        is_rectified: whether a ReLU was applied.
     """
 
     axis: int
     layer: str | None = None
     normaliser: str | None = None
+    scale: float = 1.0
     is_rectified: bool = False
+
+    @property
+    def probability(self) -> str | None:
+        """`softmax` or `sigmoid` if the values are its probabilities."""
+        is_one = self.normaliser in ("softmax", "sigmoid") and math.isclose(self.scale, 1, rel_tol=1e-3)
+        return self.normaliser if is_one else None
 
 
 class ChannelTrails(TorchFunctionMode):
@@ -96,12 +116,12 @@ class ChannelTrails(TorchFunctionMode):
         if made.ndim >= 2 and name in _MAKES_AXIS:
             return Trail(_MAKES_AXIS[name] % made.ndim)
         known = [(tensor, trail) for tensor in tensors if (trail := self.of(tensor))]
-        normaliser = _normaliser(name, [trail for _, trail in known])
+        normaliser, scale = _normaliser(name, args, [self.of(tensor) for tensor in tensors])
         if made.ndim < 2:
             if made.ndim == 0 or len(known) != 1:
                 return None
             layer = known[0][1].layer if _keeps_units(name, args) else None
-            return replace(known[0][1], axis=0, layer=layer, normaliser=normaliser)
+            return replace(known[0][1], axis=0, layer=layer, normaliser=normaliser, scale=scale)
         if name in _MAKES_LAST_AXIS:
             first = self.of(tensors[0])
             return Trail(first.axis if first and tensors[0].ndim == made.ndim else made.ndim - 1)
@@ -117,24 +137,60 @@ class ChannelTrails(TorchFunctionMode):
             return None
         is_same = len(known) == 1 and made.shape[axis] == source.shape[trail.axis] and _keeps_units(name, args)
         is_rectified = trail.is_rectified or name in _RECTIFIES
-        return Trail(axis, trail.layer if is_same else None, normaliser, is_same and is_rectified)
+        return Trail(axis, trail.layer if is_same else None, normaliser, scale, is_same and is_rectified)
 
 
 def _keeps_units(name: str, args: tuple[Any, ...]) -> bool:
-    if name in _KEEPS_UNITS_BY_A_NUMBER:
-        return any(isinstance(one, int | float) and one > 0 for one in args)
+    if name in _MULTIPLIES or name in _DIVIDES:
+        return (_factor(name, args) or 0) > 0
     if name == "__getitem__":  # ranges and single positions keep the order, lists of positions need not
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
         return all(one is None or one is ... or isinstance(one, slice | int) for one in index)
     return name in _KEEPS_UNITS
 
 
-def _normaliser(name: str, trails: list[Trail]) -> str | None:
-    """What normalised a function's output, of inputs with these trails: itself, or what did it to all of them."""
+def _factor(name: str, args: tuple[Any, ...]) -> float | None:
+    """The number that a function multiplies a tensor by; None if it does something else."""
+    numbers = [one for one in args if isinstance(one, int | float)]
+    if name in _MULTIPLIES and numbers:
+        return numbers[0]
+    if name in _DIVIDES and numbers and args[1] is numbers[0] != 0:
+        return 1 / numbers[0]
+    return None
+
+
+def _normaliser(name: str, args: tuple[Any, ...], trails: list[Trail | None]) -> tuple[str | None, float]:
+    """What normalised a function's output, and its scale, see `Trail`.
+
+    Args:
+        trails: of the tensors that it reads.
+    """
     if name in NORMALISERS:
-        return name.removesuffix("_")
-    before = {trail.normaliser for trail in trails}
-    return None if name.startswith("log") or len(before) != 1 else before.pop()
+        return name.removesuffix("_"), 1.0
+    if name in _LOGARITHMS:
+        return _LOGARITHMS[name], 1.0
+    known = [trail for trail in trails if trail]
+    kinds, scales = {trail.normaliser for trail in known}, [trail.scale for trail in known]
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind is None:
+        return None, 1.0
+    is_one, is_log = known[0].probability is not None, kind.startswith("log_")
+    numbers = [one for one in args if isinstance(one, int | float)]
+    if name == "log" and is_one:
+        return f"log_{kind}", 1.0
+    if name == "exp" and is_log and scales == [1]:
+        return kind.removeprefix("log_"), 1.0
+    if name in _SUBTRACTS_FROM and is_one and kind == "sigmoid" and numbers == [1]:
+        return kind, 1.0
+    if name in _ADDS and len(known) == len(trails) and not is_log and not any(numbers):  # `sum` of a list begins at 0
+        return kind, sum(scales)
+    factor = _factor(name, args)
+    if factor is not None and len(known) == len(trails):
+        return kind, factor * scales[0]
+    if name in _MULTIPLIES and len(known) == len(trails) and all(trail.probability for trail in known):
+        return kind, 1.0  # of a thing and of what it is a kind of
+    is_kept = name in _KEEPS_PROBABILITIES and len(set(scales)) == 1 and not (is_log and name in _AVERAGES)
+    return (kind, scales[0]) if is_kept else (None, 1.0)
 
 
 def _reordered(func: Any, source: Tensor, axis: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

@@ -45,6 +45,11 @@ def trace(network: Network) -> Layers:
     if class_layer == OUTPUT:
         units[OUTPUT] = seen.outputs[seen.class_output].shape[1]
     num_classes = units[class_layer] if class_layer else 0
+    if normaliser and network.output not in (None, "none", normaliser):
+        raise DgnError(
+            f"{network.name} ends in {normaliser}, but output is '{network.output}': expected {normaliser}, "
+            "none, or no output setting at all"
+        )
     output = network.output or normaliser or ("sigmoid" if num_classes == 1 else "softmax")
     filters = [name for name in seen.convolutions if name != class_layer]
     found = Layers(
@@ -220,7 +225,7 @@ def _class_layer(
             )
         seen.class_output = _output_of(layer, wanted, network.name, seen, units[layer])
         trail = seen.trails[seen.class_output]
-        return layer, "", trail.normaliser if trail else None
+        return layer, "", trail.probability if trail else None
     candidates = [name for name in seen.outputs if name.rpartition(".")[2] in ("logits", "")] or list(seen.outputs)
     if not candidates:
         return None, _why_no_rows(seen), None
@@ -236,8 +241,8 @@ def _class_layer(
     if trail is not None and trail.layer is not None and units.get(trail.layer) == num_units and wanted is None:
         # A map counts after its ReLU, so it stands for the output only if the network has that ReLU too.
         is_map = trail.layer in seen.with_maps and not trail.is_rectified
-        return OUTPUT if is_map else trail.layer, "", trail.normaliser
-    return OUTPUT, "", trail.normaliser if trail else None
+        return OUTPUT if is_map else trail.layer, "", trail.probability
+    return OUTPUT, "", trail.probability if trail else None
 
 
 def _output_of(layer: str, wanted: str, network: str, seen: _Seen, num_units: int) -> str:

@@ -84,17 +84,39 @@ def test_square_maps_are_told_apart_by_what_happened_to_them():
 
 
 @pytest.mark.parametrize(
-    ("run", "layer", "normaliser"),
+    ("run", "layer", "probability"),
     [
         (lambda x: x.softmax(1), "fc", "softmax"),
         (lambda x: torch.sigmoid(x), "fc", "sigmoid"),
         (lambda x: x.sigmoid_(), "fc", "sigmoid"),
         (lambda x: F.log_softmax(x, 1), "fc", None),
         (lambda x: x.softmax(1).log(), "fc", None),
+        (lambda x: F.log_softmax(x, 1).exp(), "fc", "softmax"),
+        (lambda x: F.logsigmoid(x)[:, None].exp().squeeze(1), "fc", "sigmoid"),
+        (lambda x: x.softmax(1).log().exp(), "fc", "softmax"),
+        (lambda x: (F.log_softmax(x, 1) / 2).exp(), "fc", None),
+        (lambda x: torch.stack([F.log_softmax(x, 1), F.log_softmax(x, 1)]).mean(0).exp(), None, None),
+        (lambda x: x.softmax(1).exp(), "fc", None),
+        (lambda x: x.sigmoid().tanh(), "fc", None),
+        (lambda x: x.sigmoid() * 5, "fc", None),
+        (lambda x: 5 * x.sigmoid() / 5, "fc", "sigmoid"),
+        (lambda x: x.sigmoid() * torch.ones(3, device="meta"), None, None),
+        (lambda x: x.softmax(1) + 1, None, None),
+        (lambda x: x.softmax(1) + x.flip(1).softmax(1), None, None),
+        (lambda x: sum([x.softmax(1), x.softmax(1)]) / 2, None, "softmax"),
+        (lambda x: 0.25 * x.softmax(1) + x.softmax(1) * 0.75, None, "softmax"),
+        (lambda x: torch.stack([x.softmax(1), x.softmax(1)]).mean(0), None, "softmax"),
+        (lambda x: 1 - x.softmax(1), None, None),
+        (lambda x: 2 - x.sigmoid(), None, None),
+        (lambda x: torch.cat([1 - x.sigmoid(), x.sigmoid()], 1), None, "sigmoid"),
+        (lambda x: x.softmax(1)[:, [2, 0, 1]], None, "softmax"),
+        (lambda x: x.softmax(1).cumsum(1), None, None),
+        (lambda x: x.sigmoid() * x[:, :1].sigmoid(), None, "sigmoid"),
         (lambda x: x.softmax(1).clamp(1e-6, 1)[:, :], "fc", "softmax"),
         (lambda x: x / 2, "fc", None),
         (lambda x: 3 * x, "fc", None),
         (lambda x: x / -2, None, None),
+        (lambda x: torch.div(2, x), None, None),
         (lambda x: -x, None, None),
         (lambda x: 1 - x.sigmoid(), None, "sigmoid"),
         (lambda x: x.flip(1), None, None),
@@ -109,13 +131,13 @@ def test_square_maps_are_told_apart_by_what_happened_to_them():
         (lambda x: x[:, 0].sigmoid(), "fc", "sigmoid"),
     ],
 )
-def test_units_stay_a_layers_as_long_as_each_changes_by_itself(run, layer, normaliser):
+def test_units_stay_a_layers_as_long_as_each_changes_by_itself(run, layer, probability):
     fc = nn.Linear(6, 3, device="meta")
     with ChannelTrails() as trails:
         x = fc(meta(2, 6))
         trails.start(x, trails.of(x).__class__(1, "fc"))
         trail = trails.of(run(x))
-    assert (trail.layer, trail.normaliser) == (layer, normaliser)
+    assert (trail.layer, trail.probability) == (layer, probability)
 
 
 def test_tokens_mixed_by_a_linear_layer_keep_their_channels():

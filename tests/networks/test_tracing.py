@@ -199,6 +199,8 @@ def test_a_module_called_output_is_told_from_the_networks_output():
         (lambda s, x: s.fc(x), 3, None, "softmax", False),
         (lambda s, x: s.fc(x).softmax(-1), 3, None, "softmax", True),
         (lambda s, x: F.log_softmax(s.fc(x), 1), 3, None, "softmax", False),
+        (lambda s, x: F.log_softmax(s.fc(x), 1).exp(), 3, None, "softmax", True),
+        (lambda s, x: torch.sigmoid(s.fc(x)) * 5, 3, None, "softmax", False),
         (lambda s, x: s.fc(x).softmax(-1).log(), 3, None, "softmax", False),
         (lambda s, x: torch.sigmoid(s.fc(x)), 3, None, "sigmoid", True),
         (lambda s, x: torch.sigmoid(s.fc(x)), 3, "sigmoid", "sigmoid", True),
@@ -216,6 +218,15 @@ def test_what_makes_probabilities_is_found(run, classes, wanted, output, is_prob
     model = Own(lambda s, x: run(s, pooled(s, x)), stem=conv(), fc=nn.Linear(4, classes))
     found = layers(model, output=wanted)
     assert (found.output, found.is_probability, found.num_classes) == (output, is_probability, classes)
+
+
+@pytest.mark.parametrize(("ends_in", "wanted"), [("softmax", "sigmoid"), ("sigmoid", "softmax")])
+def test_an_output_that_the_network_does_not_end_in_is_refused_in_one_line(ends_in, wanted):
+    end = nn.Softmax(1) if ends_in == "softmax" else nn.Sigmoid()
+    model = nn.Sequential(conv(), nn.Flatten(), nn.Linear(64, 3), end)
+    with pytest.raises(DgnError, match=f"Sequential ends in {ends_in}, but output is '{wanted}': expected") as caught:
+        layers(model, output=wanted)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("of", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
