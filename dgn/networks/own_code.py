@@ -32,7 +32,8 @@ class OwnCode:
 
     Args:
         source: the file's text, so that other machines can run it too; None for a package, which they need to have.
-        folder: of the file; modules beside it can be imported where it exists.
+        folder: of the file; modules beside it can be imported where it exists. `__file__` is the file's path in it on
+            other machines too, so that code that looks for a file beside its own finds that one or none.
     """
 
     name: str
@@ -64,7 +65,7 @@ class OwnCode:
         place, _, attribute = self.name.rpartition(":")
         with _importable(self.folder or os.getcwd()):
             try:
-                module = import_module(place) if self.source is None else _run(place, self.source)
+                module = import_module(place) if self.source is None else _run(Path(self.folder, place), self.source)
             except (Exception, SystemExit) as error:  # whatever the code raises, and ImportError
                 raise DgnError(f"cannot load {self.name}: {in_one_line(error)}") from error
             function = getattr(module, attribute, None)
@@ -100,12 +101,12 @@ def own_code(name: str) -> OwnCode:
         raise DgnError(f"network '{name}': cannot read {path} ({in_one_line(error)})") from error
 
 
-def _run(place: str, source: str) -> ModuleType:
-    """The module of a file's text, run once per process."""
-    name = f"dgn_network_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+def _run(path: Path, source: str) -> ModuleType:
+    """The module of a file's text, run once per process. The file need not exist."""
+    name = f"dgn_network_{hashlib.sha256(f'{path}:{source}'.encode()).hexdigest()[:16]}"
     if name not in sys.modules:
         module = ModuleType(name)
-        module.__file__ = f"<{place}>"
+        module.__file__ = str(path)
         linecache.cache[module.__file__] = (len(source), None, source.splitlines(keepends=True), module.__file__)
         sys.modules[name] = module
         try:

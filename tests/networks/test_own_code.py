@@ -101,6 +101,28 @@ def test_modules_beside_the_file_can_be_imported(where, file):
     assert sys.path == before
 
 
+def test_code_finds_files_beside_its_own(file, tmp_path, monkeypatch):
+    """From any folder, and also where the same text lies in two."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    text = (
+        "from pathlib import Path\nfrom torch import nn\n\n"
+        "def build():\n    return nn.Linear(4, int((Path(__file__).parent / 'classes.txt').read_text()))\n"
+    )
+    for name, classes in (("a", 2), ("b", 7)):
+        path = file(text, f"{name}/net.py")
+        (path.parent / "classes.txt").write_text(str(classes))
+        assert own_code(f"{path}:build")().out_features == classes
+
+
+def test_a_machine_without_the_file_names_the_one_that_the_code_looks_for(file):
+    path = file("from pathlib import Path\n\ndef build():\n    Path(__file__).with_name('w.pth').read_bytes()\n")
+    sent = pickle.dumps(own_code(f"{path}:build"))
+    path.unlink()
+    with pytest.raises(DgnError, match=f"failed: FileNotFoundError: .*{path.with_name('w.pth')}"):
+        pickle.loads(sent)()
+
+
 @pytest.mark.parametrize(
     ("text", "function", "says"),
     [
