@@ -106,8 +106,8 @@ class Network:
     def built(self) -> nn.Module:
         """The module with its parameters, a copy if it was given as one. Raises: DgnError if it is not a module."""
         try:
-            module = copy.deepcopy(self.model) if isinstance(self.model, nn.Module) else self.model()
-        except RuntimeError as error:  # PyTorch copies no tensors with a gradient's history
+            module = copied(self.model) if isinstance(self.model, nn.Module) else self.model()
+        except RuntimeError as error:  # see `copied`
             if not isinstance(self.model, nn.Module):
                 raise
             raise DgnError(
@@ -186,6 +186,19 @@ class Network:
                 "Python mean= and std=) on its scale"
             )
         return described
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy with weights of its own.
+
+    PyTorch copies no tensor with a gradient's history. Those that modules hold themselves, such as the weight that an
+    older `weight_norm` or `spectral_norm` computes anew in each run, are copied without it.
+
+    Raises: RuntimeError for such tensors elsewhere, in a list for instance.
+    """
+    held = (tensor for part in module.modules() for tensor in (*vars(part).values(), *part.buffers(recurse=False)))
+    computed = {id(t): t.detach().clone() for t in held if isinstance(t, torch.Tensor) and not t.is_leaf}
+    return copy.deepcopy(module, computed)
 
 
 def _unwrapped(model: Any) -> Any:

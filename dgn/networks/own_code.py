@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import linecache
 import os
@@ -18,6 +17,7 @@ from types import ModuleType
 from torch import nn
 
 from dgn.errors import DgnError
+from dgn.networks.network import copied
 from dgn.text import in_one_line
 
 
@@ -53,8 +53,8 @@ class OwnCode:
         """A module of its own for each caller; the function runs once per process."""
         built = _run_once(self)
         try:
-            return copy.deepcopy(built)
-        except RuntimeError as error:  # PyTorch copies no tensors with a gradient's history
+            return copied(built)
+        except RuntimeError as error:
             raise DgnError(
                 f"{self.name}() returned a module that cannot be copied ({in_one_line(error)}): expected one that has "
                 "not run yet"

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from dgn.errors import DgnError
+from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.registry import network_named
-from tests.helpers.own_networks import Plain, network
+from dgn.networks.weights import load_weights
+from tests.helpers.own_networks import Plain, network, pictures, seeded
 
 
 @pytest.mark.parametrize(
@@ -128,10 +130,28 @@ def test_the_callers_module_is_left_alone():
 
 def test_a_module_that_cannot_be_copied_is_refused_in_one_line():
     module = nn.Conv2d(3, 4, 3)
-    module.latest = module(torch.rand(1, 3, 8, 8))  # what a module remembers of its latest run has a gradient
+    module.latest = [module(torch.rand(1, 3, 8, 8))]  # what a module remembers of its latest run has a gradient
     with pytest.raises(DgnError, match=r"Conv2d cannot be copied .*; give a function that returns it") as caught:
         network(module).built()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_that_are_computed_from_others_are_copied():
+    """The older norms of weights keep a weight that has a gradient's history, which PyTorch does not copy."""
+    module = seeded(Plain())
+    nn.utils.weight_norm(module.conv), nn.utils.spectral_norm(module.fc)
+    described = network(module.eval())
+    one, other = described.built(), described.built()
+    images = pictures()
+    assert torch.equal(one(images), module(images))
+    with torch.no_grad():
+        one.conv.weight_g.zero_()
+    assert not torch.equal(one(images), module(images))
+    assert torch.equal(other(images), module(images))
+    assert described.layers.class_layer == "fc"
+    found = FrozenNetwork(load_weights(described)).responses(images, ["fc"])["fc"]
+    torch.testing.assert_close(found, module((images - 0.5) / 0.25), rtol=1e-4, atol=1e-5)
 
 
 class Compiled(nn.Module):

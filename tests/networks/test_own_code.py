@@ -219,8 +219,18 @@ def test_each_caller_has_a_module_of_its_own_with_the_same_weights(file):
 
 
 def test_a_module_that_cannot_be_copied_is_refused_in_one_line(file):
-    text = NET + "    net.latest = net[0](__import__('torch').rand(1, 3, 8, 8))\n    return net\n"
+    text = NET + "    net.latest = [net[0](__import__('torch').rand(1, 3, 8, 8))]\n    return net\n"
     code = own_code(f"{file(text.replace('return Net', 'net = Net'))}:build")
     with pytest.raises(DgnError, match=r"net.py:build\(\) returned a module that cannot be copied") as caught:
         code()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_that_are_computed_from_others_are_each_callers_own(file):
+    text = NET.replace("return Net(nn.Conv2d(3, 4, 3)", "return Net(nn.utils.weight_norm(nn.Conv2d(3, 4, 3))")
+    code = own_code(f"{file(text)}:build")
+    one, other = code(), code()
+    assert torch.equal(one[0].weight_g, other[0].weight_g)
+    one[0].weight_g.data.zero_()
+    assert other[0].weight_g.abs().sum() > 0
