@@ -30,6 +30,7 @@ _MEANINGS = {
     Status.SUPPRESSED: "a target of negative weights alone, whose units are in sum below zero before the ReLU",
     Status.NOT_CONVERGED: "a class that the network does not rank first (sigmoid: of a probability below one half), an "
     "activation below its start, or negative weights whose units are in sum not below zero",
-    Status.DEAD: "the unit is silent on the saved picture",
+    Status.DEAD: "the unit is silent on the saved picture; a class: its value is not above 0, and it does not rank "
+    "first (sigmoid: its value is 0)",
     Status.NONFINITE: "the picture has NaN or infinite values and was not saved",
 }

@@ -213,7 +213,7 @@ def outcome(result: RenderResult, scores: Scores, layers: Layers) -> tuple[Statu
         return Status.NOT_CONVERGED, f"not below zero before the ReLU after {result.num_updates} updates"
     if target.measure != "sum" and scores.activation <= 0:
         return Status.NOT_CONVERGED, f"the {target.measure} with the direction is {scores.activation:.3g}: not above 0"
-    if target.measure == "sum" and scores.activation <= 0 and all(unit.weight > 0 for unit in target.units):
+    if _is_silent(target, scores, layers):
         return Status.DEAD, f"the activation is 0 on the saved picture after {result.num_updates} updates"
     if layers.class_layer in target.layers and layers.output == "softmax" and (scores.rank or 1) > 1:
         best = scores.top5[0]
@@ -224,3 +224,18 @@ def outcome(result: RenderResult, scores: Scores, layers: Layers) -> tuple[Statu
     if scores.activation < start:
         return Status.NOT_CONVERGED, f"the activation fell from {start:.4g} to {scores.activation:.4g}"
     return Status.OK, None
+
+
+def _is_silent(target: Target, scores: Scores, layers: Layers) -> bool:
+    """Whether the target's units do not respond at all.
+
+    A class is not silent because its value is below zero: softmax does not depend on a shift of all values, such as
+    minus squared distances, so one above all others is seen. With sigmoid, 0 alone is silence.
+    """
+    is_zero = target.measure == "sum" and scores.activation <= 0 and all(unit.weight > 0 for unit in target.units)
+    if not is_zero or target.layers != (layers.class_layer,) or len(target.units) > 1:
+        return is_zero
+    if layers.output == "sigmoid":
+        return scores.probability == 0.5
+    is_first = scores.rank == 1 and len({top.activation for top in scores.top5[:2]}) == 2
+    return layers.output == "none" or not is_first

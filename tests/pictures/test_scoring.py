@@ -118,12 +118,16 @@ def test_a_batch_is_scored_as_saved_and_a_picture_that_is_not_finite_has_no_scor
 BIASES = torch.tensor([3.0, -2.0, 1.0, -4.0])  # the classes' values for a black picture
 
 
-def biased(output=None, **settings):
-    """A network whose four classes have the values `BIASES` for every picture, behind a layer of maps with the same."""
-    model = Own(lambda s, x: s.fc(s.stem(x).mean((2, 3)) * 0), stem=conv(4), fc=torch.nn.Linear(4, 4))
+def biased(output=None, values=BIASES, is_map=False):
+    """A network whose classes have these values for every picture, behind a layer of maps with the same; or that layer
+    alone, with a ReLU."""
+    num = len(values)
+    stem, fc = conv(num), torch.nn.Linear(num, num)
     with torch.no_grad():
-        model.stem.weight.zero_(), model.stem.bias.copy_(BIASES), model.fc.bias.copy_(BIASES)
-    return frozen(model, output=output, **settings)
+        stem.weight.zero_(), stem.bias.copy_(values), fc.bias.copy_(values)
+    if is_map:
+        return frozen(Own(lambda s, x: s.stem(x).relu().mean((2, 3)), stem=stem), output=output)
+    return frozen(Own(lambda s, x: s.fc(s.stem(x).mean((2, 3)) * 0), stem=stem, fc=fc), output=output)
 
 
 def of(layer, *weighted):
@@ -182,7 +186,9 @@ def test_probabilities_are_what_the_output_means(output, weighted, probability):
         ("softmax", [(0, 1.0)], "ok", None),
         ("softmax", [(2, 1.0)], "not_converged", "rank 2"),
         ("sigmoid", [(2, 1.0)], "ok", None),  # several may be true
-        ("sigmoid", [(1, 1.0)], "dead", "the activation is 0"),
+        ("softmax", [(1, 1.0)], "dead", "the activation is 0"),
+        ("sigmoid", [(1, 1.0)], "not_converged", "probability 0.119 on the saved picture: below one half"),
+        ("none", [(1, 1.0)], "dead", "the activation is 0"),
         ("sigmoid", [(0, 1.0), (1, 1.0)], "not_converged", "probability 0.119 on the saved picture: below one half"),
         ("sigmoid", [(0, 1.0), (3, -1.0)], "ok", None),  # wanted as unlikely as it is
         ("none", [(2, 1.0)], "ok", None),
@@ -197,6 +203,30 @@ def test_a_status_says_what_the_output_can(output, weighted, status, says):
     [found] = score_results([replace(result(target, [-9.0]), picture_3HW=torch.zeros(3, 32, 32))], network)
     assert found.status == status
     assert found.reason is None if says is None else says in found.reason
+
+
+@pytest.mark.parametrize(
+    ("output", "values", "weighted", "status", "says"),
+    [
+        ("softmax", [-1.0, -8.0, -9.0], [(0, 1.0)], "ok", None),  # minus squared distances, for instance
+        ("softmax", [0.0, -8.0, -9.0], [(0, 1.0)], "ok", None),  # logarithms of probabilities
+        ("softmax", [-1.0, -8.0, -9.0], [(1, 1.0)], "dead", "the activation is 0"),
+        ("softmax", [0.0, 0.0, 0.0], [(0, 1.0)], "dead", "the activation is 0"),  # the network knows nothing
+        ("softmax", [-1.0, -8.0, -9.0], [(0, 1.0), (1, 1.0)], "dead", "the activation is 0"),
+        ("none", [-1.0, -8.0, -9.0], [(0, 1.0)], "dead", "the activation is 0"),
+        ("sigmoid", [-1.0], [(0, 1.0)], "not_converged", "probability 0.269 on the saved picture: below one half"),
+        ("sigmoid", [0.0], [(0, 1.0)], "dead", "the activation is 0"),
+    ],
+)
+@pytest.mark.parametrize("is_map", [False, True])
+def test_a_class_below_zero_is_judged_by_what_the_output_makes_of_it(is_map, output, values, weighted, status, says):
+    """A class layer that is a map is read after its ReLU, as SqueezeNet's: there zero is silence."""
+    network = biased(output, values=torch.tensor(values), is_map=is_map)
+    target = of("stem" if is_map else "fc", *weighted)
+    [found] = score_results([replace(result(target, [0.0]), picture_3HW=torch.zeros(3, 32, 32))], network)
+    assert found.status == ("dead" if is_map else status)
+    assert says is None or is_map or says in found.reason
+    assert found.scores.activation == 0
 
 
 def test_one_logit_is_first_of_one_and_has_a_probability():
