@@ -30,8 +30,8 @@ def command(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Also measure the network's accuracy on photographs with known classes: 668_mosque.jpg, or folders "
-            "named as the classes.",
+            help="Also measure the network's accuracy on photographs with known classes: in folders named as the "
+            "classes, or with names such as 668_mosque.jpg.",
         ),
     ] = None,
 ) -> None:
@@ -74,11 +74,17 @@ def _check_accuracy(weights: NetworkWeights, images: Path) -> str | None:
 
     found = measure_accuracy(weights, images)
     shares = f"{found.first:.0%} first, {found.top5:.0%} in its first five"
+    left_out = [
+        f"{num:,} {why}"
+        for num, why in ((found.num_without_class, "without a class"), (found.num_unreadable, "that cannot be read"))
+        if num
+    ]
     what = f"accuracy of {weights.network.name} on {plural(found.num_photographs, 'photograph')}: {shares}"
+    print(f"{'--' if found.better else 'ok'}  {what}")
+    if left_out:
+        print(f"    left out photographs: {', '.join(left_out)}")
     if found.better is None:
-        print(f"ok  {what}")
         return None
-    print(f"--  {what}")
     settings, share = found.better
     mean, std = (as_flag(settings[name]) for name in ("mean", "std"))
     flags = f"--mean {mean} --std {std} --value-range {settings['value_range']:g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ class Accuracy:
     """Shares of photographs whose class the network ranks first, and among its first five."""
 
     num_photographs: int
+    num_without_class: int  # photographs in the folder that were left out
+    num_unreadable: int  # that were left out too, of those looked at
     first: float
     top5: float
     # A usual preprocessing that gives a higher share of first ranks, and that share; None if there is none.
@@ -47,8 +49,8 @@ def measure_accuracy(weights: NetworkWeights, folder: Path, engine: Engine | Non
     """The network's accuracy as it is described, and whether another preprocessing would serve it better.
 
     Args:
-        folder: photographs whose names begin with their class's number (`668_mosque.jpg`), or in folders that are named
-            as the classes, or by their numbers. At most 150 of them are looked at, evenly spread.
+        folder: photographs in folders that are named as the classes, or by their numbers; if none is, with names that
+            begin with their class's number (`668_mosque.jpg`). At most 150 of them are looked at, evenly spread.
 
     Raises: DgnError if there are none, or the network has no classes.
     """
@@ -56,11 +58,11 @@ def measure_accuracy(weights: NetworkWeights, folder: Path, engine: Engine | Non
     layers.classes()
     if layers.num_classes == 1:
         raise DgnError(f"{layers.network} has one class: expected two or more, of which one can be first")
-    found = _labelled(folder, layers)
+    found, num_without_class = _labelled(folder, layers)
     if not found:
         raise DgnError(
-            f"{folder} has no photographs with a class: expected names such as 668_mosque.jpg, or folders named as the "
-            f"{layers.num_classes} classes"
+            f"{folder} has no photographs with a class: expected folders named as the {layers.num_classes} classes, or "
+            "names such as 668_mosque.jpg"
         )
     step = max(1, len(found) / MAX_PHOTOGRAPHS)
     chosen = [found[int(n * step)] for n in range(min(len(found), MAX_PHOTOGRAPHS))]
@@ -85,7 +87,8 @@ def measure_accuracy(weights: NetworkWeights, folder: Path, engine: Engine | Non
         share = _share(other_N)
         if gained - lost > DEVIATIONS * (gained + lost) ** 0.5 and share > (better[1] if better else 0):
             better = settings, share
-    return Accuracy(len(classes), _share(is_first_N), _share(is_top5_N), better)
+    num_unreadable = len(chosen) - len(classes)
+    return Accuracy(len(classes), num_without_class, num_unreadable, _share(is_first_N), _share(is_top5_N), better)
 
 
 def _share(is_right_N: Tensor) -> float:
@@ -108,27 +111,34 @@ def _right(
     return is_right[:, 0], is_right.any(1)
 
 
-def _labelled(folder: Path, layers: Layers) -> list[tuple[Path, int]]:
-    """Photographs with their classes, in order."""
+def _labelled(folder: Path, layers: Layers) -> tuple[list[tuple[Path, int]], int]:
+    """Photographs with their classes, in order, and how many have none.
+
+    If any of the folders below `folder` is a class, folders alone decide: a number at the start of a name may then
+    count the photographs.
+    """
     if not folder.is_dir():
         raise DgnError(f"no folder of photographs at {folder}")
-    by_name = {_plain(label): number for number, label in reversed(list(enumerate(layers.labels)))}
-    found = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES:
-            continue
-        number = re.match(r"(\d+)_", path.name)
-        class_ = int(number[1]) if number else _of_folder(path.parent.name, by_name)
-        if class_ is not None and class_ < layers.num_classes:
-            found.append((path, class_))
+    photographs = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    folders = _classes_of_folders({path.parent for path in photographs} - {folder}, layers)
+    found = [(path, folders[path.parent]) for path in photographs if path.parent in folders]
+    if not found:
+        numbered = [(path, int(number[1])) for path in photographs if (number := re.match(r"(\d+)_", path.name))]
+        found = [(path, class_) for path, class_ in numbered if class_ < layers.num_classes]
+    return found, len(photographs) - len(found)
+
+
+def _classes_of_folders(folders: Iterable[Path], layers: Layers) -> dict[Path, int]:
+    """By their names: labels, or numbers of classes unless the labels are numbers too."""
+    by_label = {_plain(label): number for number, label in reversed(list(enumerate(layers.labels)))}
+    numbers = {} if any(map(str.isdecimal, layers.labels)) else {str(n): n for n in range(layers.num_classes)}
+    found = {}
+    for folder in folders:
+        plain = _plain(folder.name)
+        class_ = by_label.get(plain, by_label.get(plain.removesuffix("s"), numbers.get(plain.lstrip("0") or "0")))
+        if class_ is not None:
+            found[folder] = class_
     return found
-
-
-def _of_folder(name: str, by_name: Mapping[str, int]) -> int | None:
-    if name.isdecimal():
-        return int(name)
-    plain = _plain(name)
-    return by_name.get(plain, by_name.get(plain.removesuffix("s")))
 
 
 def _plain(label: str) -> str:

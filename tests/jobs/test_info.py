@@ -2,7 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
+
+from dgn.networks.embedded.drawings import draw
+from dgn.pictures.codec import encode_png
 
 
 def test_info_counts(dgn):
@@ -34,3 +38,15 @@ def test_doctor_says_that_weights_are_missing(dgn, tmp_path):
     assert (code, err.count("\n")) == (1, 1)
     assert "--  weights: no weights file at " in out
     assert "vgg16 has no weights here: give --weights FILE" in err
+
+
+def test_doctor_says_how_many_photographs_it_left_out(dgn, tmp_path):
+    for folder, label in (("star", "star"), ("hearts", "heart"), ("dragon", "star")):
+        (tmp_path / folder).mkdir()
+        for seed in range(2):
+            picture = draw(label, np.random.default_rng(seed))
+            (tmp_path / folder / f"{seed:04d}_a.png").write_bytes(encode_png(picture))
+    code, out, _ = dgn("doctor", "--discriminator", "vgg16-mini", "--images", tmp_path)
+    assert code == 0
+    assert "ok  accuracy of vgg16-mini on 4 photographs: 100% first" in out
+    assert "    left out photographs: 2 without a class\n" in out
