@@ -101,6 +101,13 @@ def test_labels_are_one_per_class():
         _ = network(Plain(classes=2), name="mine", labels=("a", "b", "c")).layers
 
 
+def test_two_labels_of_one_logit_are_refused_with_what_to_give():
+    one = network(Plain(classes=1), name="mine")
+    with pytest.raises(DgnError, match="mine: 2 labels for a single logit, which is one class: give one label"):
+        one.labelled(["ill", "healthy"])
+    assert one.labelled(["ill"]).layers.labels == ("ill",)
+
+
 def test_a_network_without_its_classes_keeps_the_layers_before_them():
     rest = network(Plain(), labels=("a", "b", "c")).without("fc", "the file has none")
     assert (rest.layers.class_layer, rest.layers.num_classes, rest.labels) == (None, 0, ())
