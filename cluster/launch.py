@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+
+import torch
 
 from dgn.cluster import connection, fleet
 from dgn.cluster.context import RunContext
@@ -13,7 +16,10 @@ from dgn.cluster.driver import Driver
 from dgn.cluster.precision import resolve_precision
 from dgn.cluster.progress import Progress
 from dgn.cost.tuned import load_tuned, tuned_path
+from dgn.engine import engine_for
 from dgn.networks.directions import with_absolute_path
+from dgn.networks.drawable import drawable, without_weights
+from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.own_code import is_code
 from dgn.runs.config import RunConfig
 from dgn.runs.decoders import SHIPPED_DECODER, needed_decoder
@@ -41,6 +47,10 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
     store = open_store(url)
     decoder = needed_decoder((block.mode for block in plan.blocks), config.decoder, config.width)
     weights = weights or load_network(config)
+    load: Callable[[torch.dtype], FrozenNetwork] = partial(without_weights, weights.network)  # cheap, if it is large
+    if is_code(config.discriminator):  # which nobody has tried
+        load = partial(FrozenNetwork, weights, engine_for("cpu"))
+    drawable(load, plan.layers, torch.float32)
     for remark in weights.remarks:
         log.info("%s: %s", weights.source, remark)
     tuned = load_tuned(tuned_path())

@@ -23,6 +23,7 @@ from dgn.method.engine import Engine
 from dgn.method.loop import Observer, render_targets
 from dgn.method.precision import DTYPES
 from dgn.method.recipes import RenderConfig
+from dgn.networks.drawable import drawable
 from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.layers import Layers
 from dgn.networks.network import Network
@@ -148,10 +149,11 @@ def _render(network: Network, config: RunConfig, engine: Engine, progress: bool)
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if engine.has_bfloat16 else "float32"
-    render_config = config.render_config(precision, decoder.width if decoder else None)
     network_weights = with_file or load_weights(network)
-    classifier = FrozenNetwork(network_weights, engine, DTYPES[precision])
-    scorer = classifier if precision == "float32" else FrozenNetwork(network_weights, engine)
+    load, layers = partial(FrozenNetwork, network_weights, engine), tuple({block.layer: None for block in blocks})
+    classifier = drawable(load, layers, DTYPES[precision])
+    render_config = config.render_config(precision, decoder.width if decoder else None)
+    scorer = classifier if precision == "float32" else load()
     for remark in network_weights.remarks:
         log.info("%s: %s", network_weights.source, remark)
     if classifier.remark:

@@ -9,13 +9,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dgn.method.batch import architecture_of
-from dgn.method.engine import Engine
 from dgn.method.generator import generate
 from dgn.method.precision import DTYPES
 from dgn.method.recipes import RenderConfig
+from dgn.networks.drawable import without_weights
 from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.network import Network
-from dgn.networks.weights import NetworkWeights
 from dgn.targets import Mode
 
 COPIES = {"adamax": 4, "sgd": 3}  # weights, gradient, and the optimiser's moments; float32 each
@@ -58,7 +57,10 @@ class Cost:
 
 
 def count_cost(config: RenderConfig, mode: Mode, network: Network, layer: str | None = None) -> Cost:
-    """The cost of one target in a layer of a network; in the layer of its classes if none is given."""
+    """The cost of one target in a layer of a network; in the layer of its classes if none is given.
+
+    Raises: DgnError if the network does not run in the precision, or passes no gradient to its pictures.
+    """
     recipe, architecture = config.recipe(mode), architecture_of(config, mode)
     whole, half = _classifier_costs(network, layer, DTYPES[config.precision])
     if not (half and recipe.num_half):
@@ -108,10 +110,8 @@ class _ViewCost(NamedTuple):
 def _classifier_costs(network: Network, layer: str | None, dtype: torch.dtype) -> tuple[_ViewCost, _ViewCost | None]:
     """The costs of a view of the network's own size and of one of half of it, if classes are sought in such views."""
     layer = layer or network.layers.classes()
-    device = "meta" if network.layers.is_symbolic else "cpu"
-    with torch.device(device):
-        state = (network.bare().to(device) if network.layers.is_symbolic else network.built()).state_dict()
-        classifier = FrozenNetwork(NetworkWeights(network, state, "", "meta"), Engine(device), dtype)
+    classifier = without_weights(network, dtype)
+    with torch.device(classifier.engine.device):
         half_px = classifier.half_px([layer])
         whole = _view_cost(classifier, layer, network.size)
         return whole, _view_cost(classifier, layer, half_px) if half_px else None
@@ -129,8 +129,9 @@ def _view_cost(classifier: FrozenNetwork, layer: str, px: int) -> _ViewCost:
         return tensor
 
     picture = torch.zeros(1, 3, px, px, requires_grad=True)
-    with FlopCounterMode(display=False) as counter:
+    with classifier.running(1), FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             response = classifier.responses(picture, [layer])[layer]
+        classifier.expect_gradients({layer: response})
         response.sum().backward()
     return _ViewCost(int(counter.get_total_flops()), sum(kept.values()))

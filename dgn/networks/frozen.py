@@ -6,7 +6,8 @@ Pictures enter as RGB in [0, 1]. The network's own preprocessing happens here an
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
@@ -111,9 +112,11 @@ class FrozenNetwork:
 
     def _units_first(self, responses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """(N, U) also for maps of one position."""
-        ordered = {layer: response.movedim(self.layers.axes.get(layer, 1), 1) for layer, response in responses.items()}
-        if OUTPUT in ordered:
-            ordered[OUTPUT] = class_values(ordered[OUTPUT], "")
+        axes = self.layers.axes
+        ordered = {
+            layer: class_values(response, "") if layer == OUTPUT else response.movedim(axes.get(layer, 1), 1)
+            for layer, response in responses.items()
+        }
         return {
             layer: response.flatten(1) if response[0, 0].numel() == 1 else response
             for layer, response in ordered.items()
@@ -126,7 +129,8 @@ class FrozenNetwork:
             plain = Watched(self.model, self.layers, layers)
             joined = self._joined(plain)
             if joined is None:
-                log.info("%s cannot be traced to %s: it runs unfused", self.layers.network, ", ".join(layers))
+                listed = ", ".join(layers[:3]) + (", ..." if layers[3:] else "")
+                log.info("%s cannot be traced to %s: it runs unfused", self.layers.network, listed)
             self._cut = {layers: joined or plain}
         return self._cut[layers]
 
@@ -213,7 +217,8 @@ class FrozenNetwork:
         """Blotches of random colours, each picture darker than the one before: statistics of a batch have to differ
         from a picture's own, or a norm that takes them would not show."""
         stream = torch.Generator().manual_seed(0)
-        blotches = torch.rand(count, 3, 8, 8, generator=stream) * torch.linspace(1, 0.2, count)[:, None, None, None]
+        brightness = torch.linspace(1, 0.2, count, device="cpu")[:, None, None, None]
+        blotches = torch.rand(count, 3, 8, 8, generator=stream, device="cpu") * brightness
         return resized(blotches, self.size_px).to(self.engine.device)
 
     @torch.no_grad()
@@ -247,12 +252,36 @@ class FrozenNetwork:
 
     def _outputs(self, images_N3HW: Tensor) -> dict[str, Tensor]:
         """What the network returns, by name. Raises: DgnError."""
-        try:
+        with self.running(len(images_N3HW)):
             return dict(named_outputs(self.model(self._normalised(images_N3HW))))
-        except Exception as error:  # whatever a network's own code raises
+
+    def check_gradients(self, layers: Sequence[str]) -> None:
+        """Raises: DgnError if targets in these layers cannot be sought, because no gradient leads to the pictures."""
+        with self.running(1), torch.device("meta" if self.engine.is_symbolic else "cpu"):
+            picture = self._probes(1).requires_grad_()
+            responses = self.responses(picture, layers)
+            self.expect_gradients(responses)
+            torch.autograd.grad(torch.stack([response.float().sum() for response in responses.values()]).sum(), picture)
+
+    def expect_gradients(self, responses: Mapping[str, Tensor]) -> None:
+        """Raises: DgnError if a response to pictures that require gradients has none."""
+        if without := [layer for layer, response in responses.items() if not response.requires_grad]:
+            raise DgnError(
+                f"{self.layers.network} passes no gradient from {', '.join(without[:3])} to its pictures: expected a "
+                "forward without no_grad, detach, argmax or whole numbers on the way"
+            )
+
+    @contextmanager
+    def running(self, num_pictures: int) -> Iterator[None]:
+        """A context in which the network runs. Raises: DgnError for whatever its code raises."""
+        try:
+            yield
+        except DgnError:
+            raise
+        except Exception as error:
             advice = "; try --precision float32 (in Python precision=)" if self.dtype == torch.bfloat16 else ""
             raise DgnError(
-                f"{self.layers.network} does not run on {plural(len(images_N3HW), 'picture')} of {self.size_px} x "
+                f"{self.layers.network} does not run on {plural(num_pictures, 'picture')} of {self.size_px} x "
                 f"{self.size_px} px in {str(self.dtype).removeprefix('torch.')} ({in_one_line(error)}){advice}"
             ) from error
 

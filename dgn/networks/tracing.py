@@ -127,14 +127,14 @@ def _watched(model: nn.Module, images: Tensor, network_name: str) -> _Seen:
         for tensor in inputs:
             if isinstance(tensor, Tensor):
                 inputs_alive.append(tensor)
-                read_by.setdefault((id(tensor), tensor._version), []).append(module)
+                read_by.setdefault((id(tensor), _version(tensor)), []).append(module)
 
     def note(module: nn.Module, _: object, output: object) -> None:
         if not isinstance(output, Tensor):
             return
         calls[module] += 1
         outputs.append((module, output))
-        versions.append(output._version)
+        versions.append(_version(output))
         own = trails.of(output)
         is_leaf = all(name == "parametrizations" for name, _ in module.named_children())  # weight norm's, for instance
         if own is not None and is_leaf and any(True for _ in module.parameters()):
@@ -187,6 +187,10 @@ def _watched(model: nn.Module, images: Tensor, network_name: str) -> _Seen:
             seen.outputs[name] = class_values(tensor, "")
             seen.trails[name] = trail and _once(trail, num_calls)
     return seen
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version  # inference mode counts none
 
 
 def _once(trail: Trail, calls: Mapping[str, int]) -> Trail:

@@ -56,6 +56,11 @@ class Plan:
             self._first_shard.append(self._first_shard[-1] + -(-len(block) // shard_size))
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers of the targets, each once."""
+        return tuple(dict.fromkeys(block.layer for block in self.blocks))
+
+    @property
     def num_shards(self) -> int:
         return self._first_shard[-1]
 
