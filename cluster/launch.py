@@ -17,6 +17,7 @@ from dgn.cluster.precision import resolve_precision
 from dgn.cluster.progress import Progress
 from dgn.cost.tuned import load_tuned, tuned_path
 from dgn.engine import engine_for
+from dgn.method.precision import DTYPES
 from dgn.networks.directions import with_absolute_path
 from dgn.networks.drawable import drawable, without_weights
 from dgn.networks.frozen import FrozenNetwork
@@ -50,7 +51,7 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
     load: Callable[[torch.dtype], FrozenNetwork] = partial(without_weights, weights.network)  # cheap, if it is large
     if is_code(config.discriminator):  # which nobody has tried
         load = partial(FrozenNetwork, weights, engine_for("cpu"))
-    drawable(load, plan.layers, torch.float32)
+    drawable(load, plan.layers, DTYPES["float32" if config.precision == "auto" else config.precision])
     for remark in weights.remarks:
         log.info("%s: %s", weights.source, remark)
     tuned = load_tuned(tuned_path())
@@ -72,6 +73,9 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
     if precision == "auto" and begun:
         precision = begun.run_config.precision
     resolved = resolve_precision(precision, workers.gpus_each > 0, tuned)
+    if config.precision == "auto" and resolved == "bfloat16":
+        tried = drawable(load, plan.layers, DTYPES[resolved], or_float32=not begun)
+        resolved = "bfloat16" if tried.dtype == DTYPES["bfloat16"] else "float32"
     config = config.model_copy(update={"precision": resolved})
     render = config.render_config(resolved, decoder.width if decoder else None)
     if begun and begun.run_config.recipe_settings == config.recipe_settings:  # presets change from version to version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -81,6 +82,8 @@ def render(url: str, config: RunConfig) -> None:
 def print_plan(config: RunConfig) -> None:
     """Prints targets and shards by mode and layer, memory per target, and operations."""
     from dgn.cost.counted import Cost, count_cost
+    from dgn.method.precision import DTYPES
+    from dgn.networks.drawable import drawable, without_weights
     from dgn.runs.decoders import load_decoder
     from dgn.runs.networks import describe_network
     from dgn.runs.plan import make_plan
@@ -89,12 +92,16 @@ def print_plan(config: RunConfig) -> None:
     plan = make_plan(config, network.layers)
     needs_decoder = any(block.mode == "pretrained" for block in plan.blocks)
     width = load_decoder(config.decoder, config.width).width if needs_decoder and config.decoder else None
-    precision: Literal["float32", "bfloat16"] = "float32" if config.precision == "float32" else "bfloat16"
+    dtype = DTYPES["float32" if config.precision == "float32" else "bfloat16"]
+    tried = drawable(partial(without_weights, network), plan.layers, dtype, or_float32=config.precision == "auto")
+    precision: Literal["float32", "bfloat16"] = "float32" if tried.dtype == DTYPES["float32"] else "bfloat16"
     render_config = config.render_config(precision, width)
     print(
         f"{plural(plan.num_targets, 'target')} in {plural(plan.num_shards, 'shard')}, preset {config.preset}, "
         f"{network.name}"
     )
+    if tried.dtype != dtype:
+        print(f"  {network.name} does not run in bfloat16: with precision auto it runs in float32")
     total_ops = 0
     costs: dict[tuple[str, str], Cost] = {}
     for block in plan.blocks:

@@ -151,7 +151,8 @@ def _render(network: Network, config: RunConfig, engine: Engine, progress: bool)
         precision = "bfloat16" if engine.has_bfloat16 else "float32"
     network_weights = with_file or load_weights(network)
     load, layers = partial(FrozenNetwork, network_weights, engine), tuple({block.layer: None for block in blocks})
-    classifier = drawable(load, layers, DTYPES[precision])
+    classifier = drawable(load, layers, DTYPES[precision], or_float32=config.precision == "auto")
+    precision = "float32" if classifier.dtype == torch.float32 else "bfloat16"
     render_config = config.render_config(precision, decoder.width if decoder else None)
     scorer = classifier if precision == "float32" else load()
     for remark in network_weights.remarks:

@@ -174,3 +174,17 @@ def test_bad_input_is_one_line(arguments, error, says):
         dgn.render(**{"network": "vgg16-mini", "targets": "classes:star", **QUICK, **arguments})
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+class Exact(torch.nn.Conv2d):
+    def forward(self, images):
+        return super().forward(images.float()).mean((2, 3))
+
+
+def test_a_network_that_does_not_run_in_bfloat16_is_drawn_in_float32_or_refused(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    network = dgn.Network(Exact(3, 2, 5), size=32, mean=0.5, std=0.5)
+    [picture] = dgn.render(network, "classes:0", **QUICK)
+    assert len(picture.row["activation_curve"]) == 3
+    with pytest.raises(dgn.DgnError, match=r"Exact does not run on 1 picture .* in bfloat16"):
+        dgn.render(network, "classes:0", precision="bfloat16", **QUICK)

@@ -1,5 +1,6 @@
 """Networks that cannot draw, in a precision or at all, are refused before they do."""
 
+import logging
 from functools import partial
 
 import pytest
@@ -26,6 +27,15 @@ def inferring(s, x):
 
 def detached(s, x):
     return s.fc(s.stem(x).relu().mean((2, 3)).detach())
+
+
+def in_float32(s, x):
+    return s.fc(s.stem(x.float()).mean((2, 3)))
+
+
+def distances(s, x):
+    """Which no device calculates in bfloat16."""
+    return -torch.cdist(s.fc(s.stem(x).relu().mean((2, 3))), torch.eye(3, dtype=x.dtype, device=x.device))
 
 
 def made(run):
@@ -79,3 +89,25 @@ def test_what_fails_on_the_way_back_is_refused():
     described = made(lambda s, x: s.fc(s.stem(x).mean((2, 3))).sigmoid().exp().mul_(2))
     with pytest.raises(DgnError, match=r"own does not run on 1 picture of 32 x 32 px in float32 .*inplace"):
         drawable(loaders(described)[0], ["output"], torch.float32)
+
+
+@pytest.mark.parametrize("run", [in_float32, distances])
+def test_a_network_that_does_not_run_in_bfloat16_is_refused_or_runs_in_float32(run, caplog):
+    described = made(run)
+    load, _ = loaders(described)
+    layers = [described.layers.class_layer]
+    with pytest.raises(DgnError, match=r"own does not run on 1 .* in bfloat16 .*; try --precision float32") as caught:
+        drawable(load, layers, torch.bfloat16)
+    assert "\n" not in str(caught.value)
+    with caplog.at_level(logging.INFO, "dgn"):
+        assert drawable(load, layers, torch.bfloat16, or_float32=True).dtype == torch.float32
+    [line] = [line for line in caplog.messages if "bfloat16" in line]
+    assert line.startswith("own does not run in bfloat16 (")
+    assert line.endswith("): it runs in float32")
+
+
+def test_what_does_not_run_in_float32_either_is_not_said_to(caplog):
+    load, _ = loaders(made(detached))
+    with caplog.at_level(logging.INFO, "dgn"), pytest.raises(DgnError, match="passes no gradient"):
+        drawable(load, ["fc"], torch.bfloat16, or_float32=True)
+    assert not caplog.messages
