@@ -74,8 +74,8 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
         precision = begun.run_config.precision
     resolved = resolve_precision(precision, workers.gpus_each > 0, tuned)
     if config.precision == "auto" and resolved == "bfloat16":
-        tried = drawable(load, plan.layers, DTYPES[resolved], or_float32=not begun)
-        resolved = "bfloat16" if tried.dtype == DTYPES["bfloat16"] else "float32"
+        dtype = drawable(load, plan.layers, torch.bfloat16, or_float32=not begun).dtype
+        resolved = "bfloat16" if dtype == torch.bfloat16 else "float32"
     config = config.model_copy(update={"precision": resolved})
     render = config.render_config(resolved, decoder.width if decoder else None)
     if begun and begun.run_config.recipe_settings == config.recipe_settings:  # presets change from version to version
