@@ -83,6 +83,7 @@ class ChannelTrails(TorchFunctionMode):
         super().__init__()
         self._trails: dict[int, tuple[Tensor, Trail]] = {}  # with the tensor, so that its id is not given away again
         self._read: set[int] = set()
+        self._constant: dict[int, Tensor] = {}
 
     def of(self, tensor: Tensor) -> Trail | None:
         found = self._trails.get(id(tensor))
@@ -91,6 +92,10 @@ class ChannelTrails(TorchFunctionMode):
     def has_read(self, tensor: Tensor) -> bool:
         """Whether a function got this tensor, which must still be alive."""
         return id(tensor) in self._read
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Whether a tensor is known to be made without the pictures: of numbers and weights alone, as positions are."""
+        return isinstance(tensor, torch.nn.Parameter) or id(tensor) in self._constant
 
     def start(self, tensor: Tensor, trail: Trail) -> None:
         """Notes what is known about a tensor."""
@@ -103,6 +108,12 @@ class ChannelTrails(TorchFunctionMode):
         output = func(*args, **kwargs)
         tensors = list(_tensors((args, kwargs)))
         self._read.update(map(id, tensors))
+        if all(map(self.is_constant, tensors)):
+            self._constant.update((id(made), made) for made in _tensors(output))
+        else:
+            for tensor in tensors:  # which the function may have written into
+                self._constant.pop(id(tensor), None)
+                self._constant.pop(id(tensor._base), None)
         for made in _tensors(output):
             trail = self._followed(func, tensors, made, args, kwargs)
             if trail is not None:

@@ -139,7 +139,7 @@ def _watched(model: nn.Module, images: Tensor, network_name: str) -> _Seen:
         is_leaf = all(name == "parametrizations" for name, _ in module.named_children())  # weight norm's, for instance
         if own is not None and is_leaf and any(True for _ in module.parameters()):
             trails.start(output, Trail(own.axis, f"{names[module]}@{calls[module]}"))
-        own_trails.append(trails.of(output))
+        own_trails.append(None if trails.is_constant(output) else trails.of(output))
 
     handles = [module.register_forward_hook(note) for module in names]
     handles += [module.register_forward_pre_hook(enter) for module in names]
@@ -165,10 +165,10 @@ def _watched(model: nn.Module, images: Tensor, network_name: str) -> _Seen:
         at = f"@{counted[module]}" if _is_numbered(names[module], calls[module]) else ""
         name = names[module] + at
         trail = trails.of(output)
-        if trail is None or not 2 <= output.ndim <= 4 or len(output) != len(images) or trail.axis == 0:
+        if own is None or trail is None or not 2 <= output.ndim <= 4 or len(output) != len(images) or trail.axis == 0:
             continue
         seen.layers[name] = (trail.axis, output.shape[trail.axis])
-        seen.sources[name] = (own and _once(own, num_calls).layer) or name
+        seen.sources[name] = _once(own, num_calls).layer or name
         if output.numel() > len(images) * output.shape[trail.axis]:
             seen.with_maps.add(name)
         if isinstance(module, CONVOLUTIONS):

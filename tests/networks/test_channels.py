@@ -168,6 +168,22 @@ def test_rows_that_are_not_pictures_are_left_out():
     assert found.axes == {"stem": 1, "back": 3, "head": 1}
 
 
+def test_layers_that_see_no_picture_are_left_out():
+    """Positions, made anew for each batch. What pictures are written into is not constant."""
+
+    def run(s, x):
+        positions = s.positions(torch.arange(16.0, device=x.device).reshape(1, 1, 4, 4).repeat(len(x), 1, 1, 1))
+        padded = torch.zeros(len(x), 3, 36, 36, device=x.device)
+        padded[:, :, 2:-2, 2:-2] = x
+        copied = torch.zeros(len(x), 3, 32, 32, device=x.device)
+        copied[:, :2].copy_(x[:, :2])
+        return s.fc((s.stem(padded) + s.copied(copied) + positions).mean((2, 3)))
+
+    found = layers(Own(run, positions=nn.Conv2d(1, 4, 1), stem=conv(), copied=conv(), fc=nn.Linear(4, 3)))
+    assert list(found.units) == ["stem", "copied", "fc"]
+    assert found.filter_layers == ("stem", "copied")
+
+
 @pytest.mark.parametrize(
     ("name", "some"),
     [
