@@ -52,6 +52,11 @@ class Layers:
 
     def labelled(self, labels: tuple[str, ...]) -> Layers:
         """The same layers with these labels. Raises: DgnError if there is not one per class."""
+        if self.num_classes == 1 < len(labels):
+            raise DgnError(
+                f"{self.network}: {len(labels)} labels for a single logit, which is one class: give one label, that of "
+                "the class for which it is high"
+            )
         if labels and len(labels) != self.num_classes:
             raise DgnError(
                 f"{self.network}: {plural(len(labels), 'label')} for {self.num_classes} classes"

@@ -149,11 +149,6 @@ class Network:
     def labelled(self, labels: Sequence[str]) -> Network:
         """The same network with these labels. Raises: DgnError if there is not one per class."""
         named = replace(self, labels=labels)
-        if self.layers.num_classes == 1 < len(named.labels):
-            raise DgnError(
-                f"{self.name}: {len(named.labels)} labels for a single logit, which is one class: give one label, that "
-                "of the class for which it is high"
-            )
         named.__dict__["layers"] = self.layers.labelled(named.labels)  # type: ignore[arg-type]
         return named
 

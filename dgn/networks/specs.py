@@ -46,6 +46,8 @@ def parse_targets(
         if spec == "all" and layers.class_layer is not None:
             add(layers.class_layer, _singles(layers.class_layer, _all_units(layers, layers.class_layer)), MODES)
         if spec in ("all", "filters"):
+            if not layers.filter_layers and (spec == "filters" or layers.class_layer is None):
+                raise TargetError(f"{layers.network} has no filters to draw: none of its layers is a convolution")
             for layer in layers.filter_layers:
                 add(layer, _singles(layer, _all_units(layers, layer)), ("untrained",))
         elif kind == "classes":

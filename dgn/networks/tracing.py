@@ -106,7 +106,7 @@ def _run(model: nn.Module, network: Network, num_channels: int) -> tuple[_Seen, 
     except Exception as error:
         raise DgnError(
             f"{network.name} does not run on {num_channels} x {network.size} x {network.size} pictures "
-            f"({in_one_line(error)}); say what size it wants with --input-size"
+            f"({in_one_line(error)}); if it wants another size, give it with --input-size"
         ) from error
 
 

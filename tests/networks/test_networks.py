@@ -105,6 +105,8 @@ def test_two_labels_of_one_logit_are_refused_with_what_to_give():
     one = network(Plain(classes=1), name="mine")
     with pytest.raises(DgnError, match="mine: 2 labels for a single logit, which is one class: give one label"):
         one.labelled(["ill", "healthy"])
+    with pytest.raises(DgnError, match="mine: 2 labels for a single logit"):
+        _ = network(Plain(classes=1), name="mine", labels=("ill", "healthy")).layers
     assert one.labelled(["ill"]).layers.labels == ("ill",)
 
 

@@ -1,11 +1,13 @@
 """Target specifications: what they mean, and the one line for those that mean nothing."""
 
 import pytest
+from torch import nn
 
 from dgn.errors import TargetError
 from dgn.networks.registry import network_named
 from dgn.networks.specs import parse_targets
 from dgn.targets import Target, WeightedUnit
+from tests.helpers.own_networks import network
 
 VGG = "vgg16"
 
@@ -91,3 +93,10 @@ def test_bad_modes_and_nothing():
     for specs, modes in ((["all"], ["pretrainedd"]), ([], None)):
         with pytest.raises(TargetError, match="expected"):
             parse_targets(specs, network_named("vgg16-mini").layers, modes)
+
+
+def test_a_network_without_convolutions_has_classes_alone():
+    layers = network(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2)), size=16, name="dense").layers
+    assert [block.layer for block in parse_targets(["all"], layers, modes=("untrained",))] == ["1"]
+    with pytest.raises(TargetError, match="dense has no filters to draw: none of its layers is a convolution"):
+        parse_targets(["filters"], layers, modes=None)
