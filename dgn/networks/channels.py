@@ -199,7 +199,7 @@ def _normaliser(name: str, args: tuple[Any, ...], trails: list[Trail | None]) ->
     if factor is not None and len(known) == len(trails):
         return kind, factor * scales[0]
     if name in _MULTIPLIES and len(known) == len(trails) and all(trail.probability for trail in known):
-        return kind, 1.0  # of a thing and of what it is a kind of
+        return kind, 1.0  # as in a tree of classes: of a group, and of a class in it
     is_kept = name in _KEEPS_PROBABILITIES and len(set(scales)) == 1 and not (is_log and name in _AVERAGES)
     return (kind, scales[0]) if is_kept else (None, 1.0)
 

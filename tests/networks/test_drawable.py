@@ -74,7 +74,7 @@ def test_layers_before_a_detached_one_can_be_drawn():
     "run",
     [
         inferring,  # whose graph has gradients
-        lambda s, x: -s.fc(s.stem(x).mean((2, 3)))[:, 0],  # a number per picture that is no layer's
+        lambda s, x: -s.fc(s.stem(x).mean((2, 3)))[:, 0],  # one number per picture, which no layer returns
         lambda s, x: (s.fc(s.stem(x).mean((2, 3))).sigmoid().mul_(2),),
     ],
 )
