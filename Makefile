@@ -4,7 +4,7 @@
 # make docs: builds the documentation into build/site.
 # make lock: renews requirements.lock.
 # make hyparquet: renews the gallery's Parquet reader.
-# make decoder: trains the decoder that ships with dgn again, 15 minutes on one core.
+# make decoder: trains the decoder that ships with dgn again, a few minutes on one core.
 # Each sets up .venv first, where it needs it.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -39,7 +39,7 @@ test: setup
 decoder: setup
 	$(BIN)/python -m tools.save_drawings build/drawings
 	taskset -c 0 $(BIN)/dgn pretrain build/drawings build/drawings.safetensors --width 0.25 --epochs 12 \
-		--batch-size 4 --precision bfloat16
+		--features vgg16-mini-b --precision bfloat16
 	mv build/drawings.safetensors dgn/networks/embedded/
 
 # As one classic script, because a page from file:// cannot load modules. Needs npm.

@@ -32,7 +32,7 @@ from dgn.method.architecture import Architecture, Conv, Weights
 from dgn.method.batch import recipe_for, start_batch
 from dgn.method.decoder import random_decoder
 from dgn.method.engine import BETAS, EPS, Engine
-from dgn.method.generator import NORM_EPS, conv_after_upsample, conv_same, generate_shared
+from dgn.method.generator import NORM_EPS, conv_after_upsample, conv_same, feature_maps, generate_shared
 from dgn.method.loop import render_batch, update
 from dgn.method.precision import DTYPES, exact_float32
 from dgn.method.recipes import RenderConfig
@@ -104,10 +104,12 @@ class GroupedEngine(LoopEngine):
     """Stock PyTorch: the generator as `torch.vmap` makes it of one target's, with grouped convolutions."""
 
     def draw(self, architecture: Architecture, own: Weights, shared: Weights, features_NK: Tensor) -> Tensor:
-        one = torch.vmap(
-            lambda w, f: generate_shared(architecture, {**shared, **w}, f[None], mapped_statistics, mapped)[0]
-        )
-        return one(dict(own), features_NK)
+        def one(weights: Weights, features_K: Tensor) -> Tensor:
+            code = feature_maps(features_K[None], architecture.feature_channels)
+            return generate_shared(architecture, {**shared, **weights}, code, mapped_statistics, mapped)[0]
+
+        drawn: Tensor = torch.vmap(one)(dict(own), features_NK)
+        return drawn
 
 
 def mapped(x: Tensor, weights: Weights, i: int, conv: Conv) -> Tensor:

@@ -44,7 +44,7 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
     weights = load_network(config) if config.weights else None
     network = weights.network if weights else describe_network(config)
     plan = make_plan(config, network.layers)
-    config.render_config("float32")  # raises for settings that contradict each other
+    recipes = config.render_config("float32")  # raises for settings that contradict each other
     store = open_store(url)
     decoder = needed_decoder((block.mode for block in plan.blocks), config.decoder, config.width)
     weights = weights or load_network(config)
@@ -56,10 +56,12 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
         log.info("%s: %s", weights.source, remark)
     tuned = load_tuned(tuned_path())
     store.check(must_write=True)
-    log.info("%s, Ray starts", plural(plan.num_targets, "picture"))
-    connection.connect(config.log_format)
     run = Run(store)
     begun = run.info() if store.exists(RUN_FILE) else None
+    if decoder and not begun:
+        decoder.check_for(recipes.pretrained)
+    log.info("%s, Ray starts", plural(plan.num_targets, "picture"))
+    connection.connect(config.log_format)
     if begun and config.shard_size == "auto":  # the machines may differ from those that the run began on
         plan = Plan(plan.blocks, begun.run_config.largest_shard)
     bytes_each = fleet.worker_bytes(weights.state)

@@ -27,11 +27,12 @@ from torch import Tensor
 from dgn.cluster.dataset import Survey, decoded, open_photographs, survey
 from dgn.cluster.rules import Workers
 from dgn.cluster.training_settings import TrainingSettings
-from dgn.cluster.training_worker import STATE_FILE, Update, train_worker
+from dgn.cluster.training_worker import NUM_STARTING, STATE_FILE, Update, train_worker
 from dgn.errors import DgnError, Incomplete
-from dgn.method.autoencoder import Autoencoder, add_noise, along_axes, central_crop, displayed
-from dgn.method.decoder import FORMAT_VERSION
-from dgn.method.directions import code_directions
+from dgn.method.autoencoder import add_noise, along_axes, central_crop, displayed, inner, new_autoencoder
+from dgn.method.decoder import ENCODER, FORMAT_VERSION, principal_deviations
+from dgn.networks.weights import NetworkWeights
+from dgn.pictures.ceiling import Ceiling
 from dgn.runs.stores.base import KeyExists, Store
 from dgn.runs.stores.s3 import S3Store
 from dgn.text import NOT_JSON, in_one_line, printable
@@ -61,8 +62,14 @@ def train(
     workers: Workers,
     is_resumed: bool,
     observe: Callable[[Update], None],
+    features: NetworkWeights | None = None,
+    ceiling: Ceiling | None = None,
 ) -> Outcome:
     """Trains from the start, or from the last checkpoint in `folder`.
+
+    Args:
+        features: the network whose features recipe `standard` compares.
+        ceiling: judged photographs, whose share is measured after every epoch.
 
     Raises: DgnError for unusable photographs, folder or settings; Incomplete if workers kept dying.
     """
@@ -84,9 +91,14 @@ def train(
     reader = Thread(target=_read_board, args=(board, observe), daemon=True)
     reader.start()
     is_on_gpus = workers.gpus_each > 0
+    to_train = decoded(photographs, found.held_out, is_held_out=False)
+    networks = {
+        name: None if content is None else ray.put(content)
+        for name, content in (("features", features), ("ceiling", ceiling))
+    }
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"settings": settings.model_dump(), "num_train": num_train, "board": board},
+        train_loop_config={"settings": settings.model_dump(), "num_train": num_train, "board": board, **networks},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.at_most,
             use_gpu=is_on_gpus,
@@ -100,7 +112,7 @@ def train(
             ),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
-        datasets={"train": decoded(photographs, found.held_out, is_held_out=False), "validation": held_out},
+        datasets={"train": to_train, "validation": held_out, "start": to_train.limit(NUM_STARTING)},
         dataset_config=ray.train.DataConfig(
             datasets_to_split=["train"], execution_options=ExecutionOptions(preserve_order=True)
         ),
@@ -120,13 +132,9 @@ def train(
     last = state["history"][-1]
     if not math.isfinite(last["train"] + last["validation"]):
         raise DgnError(
-            f"the training diverged in epoch {last['epoch']} with --learning-rate {settings.learning_rate:g}: "
-            f"delete {folder.url} and give a lower one"
+            f"the training diverged in epoch {last['epoch']}: delete {folder.url} and give a lower --learning-rate"
         )
-    try:
-        return _outcome(settings, found, state, held_out)
-    except DgnError as error:
-        raise DgnError(f"{error}: delete {folder.url}, and train longer or on more photographs") from error
+    return _outcome(settings, found, state, held_out)
 
 
 def _cpus_each(num_workers: int) -> float:
@@ -195,16 +203,17 @@ def _read_board(board: Queue, observe: Callable[[Update], None]) -> None:
 
 
 def _outcome(settings: TrainingSettings, found: Survey, state: dict[str, Any], held_out: Dataset) -> Outcome:
-    model = Autoencoder(settings.width, settings.seed).eval()
+    model = new_autoencoder(settings.recipe, settings.width, settings.seed).eval()
     model.load_state_dict(state["model"])
     photographs = torch.stack([torch.from_numpy(row["photograph"].copy()) for row in held_out.take(NUM_SAMPLES)])
-    clean = along_axes(central_crop(photographs))
+    clean = along_axes(central_crop(photographs, model.margin_px))
     noisy = add_noise(clean, settings.noise_sigma, torch.Generator().manual_seed(settings.seed))
     with torch.no_grad():
         reconstructed, _ = model(noisy)
-    samples = torch.stack([displayed(pictures) for pictures in (clean, noisy, reconstructed)])
+    shown = (inner(clean, model.margin_px), inner(noisy, model.margin_px), reconstructed)
+    samples = torch.stack([displayed(pictures) for pictures in shown])
     decoder = model.decoder.state_dict()
-    mean, std = state["code_mean"], state["code_std"]
-    log.info("trained; measuring the directions of the code, which takes two minutes at full width")
-    codes = {"code.mean": mean, "code.directions": code_directions(decoder, settings.width, mean, std)}
+    if settings.recipe == "standard":
+        decoder |= {ENCODER + name: tensor for name, tensor in model.encoder.state_dict().items()}
+    codes = {"code.mean": state["code_mean"], "code.directions": principal_deviations(state["code_covariance"])}
     return Outcome(settings, found, tuple(state["history"]), decoder | codes, samples)

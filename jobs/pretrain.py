@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +22,8 @@ from dgn.runs.validation import validated
 if TYPE_CHECKING:
     from dgn.cluster.training import Outcome
     from dgn.cluster.training_worker import Update
+    from dgn.networks.weights import NetworkWeights
+    from dgn.pictures.ceiling import Ceiling
 
 log = logging.getLogger("dgn")
 
@@ -37,6 +40,19 @@ def command(
         typer.Option(min=1, help="Number of workers. Default: one per GPU, or without GPUs one per machine."),
     ] = None,
     column: Annotated[str, typer.Option(help="Column of Parquet files that holds the pictures.")] = "image",
+    features_weights: Annotated[
+        str | None, typer.Option(help="Weights file of the network of --features; a path or an address.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Network that says after every epoch what it recognises of --judge-images.")
+    ] = None,
+    judge_weights: Annotated[
+        str | None, typer.Option(help="Weights file of the network of --judge; a path or an address.")
+    ] = None,
+    judge_images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of photographs for --judge, with classes as dgn doctor --images has them."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last whole epoch.")] = False,
 ) -> None:
     """Writes OUT, and next to it a loss curve and a few reconstructions as PNG.
@@ -54,6 +70,8 @@ def command(
     from dgn.cluster.training import train
     from dgn.method.decoder import serialise
 
+    compared = _network(chosen.features, features_weights) if chosen.recipe == "standard" else None
+    ceiling = _ceiling(judge, judge_weights, judge_images)
     log_to_stderr()
     connection.connect()
     devices = fleet.choose_trainers(workers)
@@ -61,7 +79,7 @@ def command(
     stem = name.removesuffix(".safetensors")
     folder = open_store(f"{parent.rstrip('/')}/{stem}.training")
     with _training_progress(chosen) as observe:
-        outcome = train(images, column, folder, chosen, devices, resume, observe)
+        outcome = train(images, column, folder, chosen, devices, resume, observe, compared, ceiling)
     about = {
         "width": chosen.width,
         "settings": chosen.model_dump(),
@@ -81,6 +99,25 @@ def command(
         f"validation error {about['validation_error']:.4f} (began at {outcome.history[0]['validation']:.4f}); "
         f"see {stem}.samples.png and {stem}.loss.png beside it"
     )
+
+
+def _network(name: str, weights: str | None) -> NetworkWeights:
+    from dgn.runs.config import RunConfig
+    from dgn.runs.networks import load_network
+
+    return load_network(validated(RunConfig, {"discriminator": name, "weights": weights}))
+
+
+def _ceiling(judge: str | None, weights: str | None, folder: Path | None) -> Ceiling | None:
+    if judge is None:
+        if weights or folder:
+            raise DgnError("--judge is missing: name the network whose weights or photographs are given")
+        return None
+    if folder is None:
+        raise DgnError(f"--judge {judge} needs photographs: give --judge-images FOLDER")
+    from dgn.pictures.ceiling import Ceiling
+
+    return Ceiling.of(_network(judge, weights), folder)
 
 
 def _split(out: str) -> tuple[str, str]:
@@ -130,6 +167,8 @@ def _training_progress(settings: TrainingSettings) -> Iterator[Callable[[Update]
 
     def line(update: Update) -> str:
         losses = f"train {update.train_loss:.4f}, validation {update.validation_loss:.4f}"
+        if update.recognised is not None:
+            losses += f", {update.recognised:.0%} recognised"
         return f"epoch {update.epoch + 1} of {settings.epochs}: {losses}, {update.seconds:.0f} s"
 
     if not sys.stderr.isatty():

@@ -154,6 +154,8 @@ def _render(network: Network, config: RunConfig, engine: Engine, progress: bool)
     classifier = drawable(load, layers, DTYPES[precision], or_float32=config.precision == "auto")
     precision = "float32" if classifier.dtype == torch.float32 else "bfloat16"
     render_config = config.render_config(precision, decoder.width if decoder else None)
+    if decoder:
+        decoder.check_for(render_config.pretrained)
     scorer = classifier if precision == "float32" else load()
     for remark in network_weights.remarks:
         log.info("%s: %s", network_weights.source, remark)

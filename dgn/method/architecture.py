@@ -46,6 +46,8 @@ class Architecture:
         width: factor on every channel count except the three of the picture; the paper's generator is 1.
         has_last_relu: whether the untrained generator ends in a ReLU, as the paper's does. The pretrained one never
             does.
+        has_averages: whether the pretrained generator is normalised by the averages of its training, instead of each
+            picture's own statistics.
 
     Raises: ValueError for a width outside (0, 4].
     """
@@ -53,6 +55,7 @@ class Architecture:
     mode: Mode
     width: float = 1.0
     has_last_relu: bool = True
+    has_averages: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.width <= 4:

@@ -50,7 +50,7 @@ class Classifier(Protocol):
 def architecture_of(config: RenderConfig, mode: Mode) -> Architecture:
     """The generator as a mode's recipe asks for it."""
     recipe = config.recipe(mode)
-    return Architecture(mode, recipe.width, recipe.has_last_relu)
+    return Architecture(mode, recipe.width, recipe.has_last_relu, recipe.statistics == "averages")
 
 
 @dataclass
@@ -72,10 +72,13 @@ class Batch:
         """The feature vectors f, (N, K). Paper: Eq. 1.
 
         Recipe code `ones`: alpha times the noise; the notebook's ReLU follows in the pretrained mode. Code `data`: the
-        decoder's mean code plus alpha's steps along the code's directions at each of the 25 places, noise added.
+        decoder's mean code plus alpha's steps along the code's directions at each of the 25 places, noise added. With a
+        limit, steps bend towards it, so that codes stay among photographs'.
         """
         alpha_NK = self.own["alpha"]
         if self.recipe.code == "data":
+            if (limit := self.recipe.code_limit) is not None:
+                alpha_NK = limit * (alpha_NK / limit).tanh()
             moved_NK = alpha_NK if noise_NK is None else alpha_NK + self.recipe.noise_sigma * noise_NK
             steps_NCP = self.shared["code.directions"] @ moved_NK.unflatten(1, (self.architecture.feature_channels, -1))
             return self.shared["code.mean"] + steps_NCP.flatten(1)

@@ -16,9 +16,14 @@ from torch import Tensor
 from dgn.errors import WeightsMismatch
 from dgn.method.architecture import Architecture
 from dgn.method.generator import initial_weights
+from dgn.method.recipes import Recipe
 from dgn.text import in_one_line
 
-FORMAT_VERSION = 3  # 1: drew normalised RGB; 2: draws along photographs' colour axes; 3: has the code's directions
+# 1: drew normalised RGB; 2: draws along photographs' colour axes; 3: has directions of equal effect for the code;
+# 4: directions that photographs' codes vary along, and the encoder if it is a transform.
+FORMAT_VERSION = 4
+READABLE = (3, FORMAT_VERSION)
+ENCODER = "encoder."
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,25 @@ class FrozenDecoder:
     """The content of a decoder's file.
 
     `weights`, float32 on the CPU: the pretrained generator's weights except alpha, its running averages `norm{i}.mean`
-    and `norm{i}.var`, the mean of the codes that it was trained on, `code.mean` (K,), and `code.directions` (C, C).
+    and `norm{i}.var`, the mean of the codes that it was trained on, `code.mean` (K,), and `code.directions` (C, C):
+    the principal axes of the channels of a code's places, as columns, each as long as its standard deviation.
+    `encoder`: the buffers of a `lapped.LappedTransform`; empty if the encoder was another.
     """
 
     weights: dict[str, Tensor]
     width: float
     sha256: str
+    source: str
+    format_version: int
+    encoder: dict[str, Tensor]
+
+    def check_for(self, recipe: Recipe) -> None:
+        """Raises: WeightsMismatch if the recipe asks for what an earlier file does not have."""
+        if recipe.code_limit is not None and self.format_version < FORMAT_VERSION:
+            raise WeightsMismatch(
+                f"decoder {self.source} has format version {self.format_version}, without the deviations of its codes "
+                "that this preset keeps within: give --preset paper, or train it again with dgn pretrain"
+            )
 
 
 def serialise(weights: dict[str, Tensor], about: dict[str, Any]) -> bytes:
@@ -56,6 +74,12 @@ def expected_shapes(width: float) -> dict[str, tuple[int, ...]]:
     return {**shapes, **averages, "code.mean": code, "code.directions": (channels, channels)}
 
 
+def principal_deviations(covariance_CC: Tensor) -> Tensor:
+    """The principal axes of a covariance, as columns, each as long as its standard deviation: (C, C)."""
+    squares_C, axes_CC = torch.linalg.eigh(covariance_CC.double())
+    return (axes_CC * squares_C.clamp_min(0).sqrt()).float()
+
+
 def random_decoder(width: float) -> dict[str, Tensor]:
     """An untrained decoder for measurements and tests: random weights with the right shapes."""
     weights = initial_weights(Architecture("pretrained", width), torch.Generator().manual_seed(7))
@@ -75,7 +99,7 @@ def read_decoder(data: bytes, source: str) -> FrozenDecoder:
     except (SafetensorError, ValueError, RecursionError) as error:
         raise WeightsMismatch(f"{source} is not a whole decoder file: {str(error).splitlines()[0]}") from error
     version = about.get("format_version") if isinstance(about, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in READABLE:
         raise WeightsMismatch(
             f"{source} is not a decoder of this dgn: its header has format version {version}, "
             f"expected {FORMAT_VERSION}; dgn pretrain IMAGES OUT.safetensors makes one"
@@ -89,4 +113,6 @@ def read_decoder(data: bytes, source: str) -> FrozenDecoder:
         found = tuple(weights[name].shape) if name in weights else "missing"
         if found != shape:
             raise WeightsMismatch(f"{source} does not fit its width {width:g}: {name} is {found}, not {shape}")
-    return FrozenDecoder(weights, width, hashlib.sha256(data).hexdigest())
+    encoder = {name.removeprefix(ENCODER): each.float() for name, each in weights.items() if name.startswith(ENCODER)}
+    decoder = {name: weights[name].float() for name in shapes}
+    return FrozenDecoder(decoder, width, hashlib.sha256(data).hexdigest(), source, version, encoder)

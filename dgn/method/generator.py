@@ -59,18 +59,20 @@ def generate(architecture: Architecture, weights: Weights, features_K: Tensor, c
 
     Computed in the features' dtype. The normalisation uses this picture's own statistics. Paper: Table 2.
     """
-    return generate_shared(architecture, weights, features_K[None], own_statistics, convolve).squeeze(0)
+    code = feature_maps(features_K[None], architecture.feature_channels)
+    return generate_shared(architecture, weights, code, own_statistics, convolve).squeeze(0)
 
 
 def generate_shared(
     architecture: Architecture,
     weights: Weights,
-    features_NK: Tensor,
+    code_NChw: Tensor,
     normalise: Normalise,
     convolve: Convolve = convolve,
 ) -> Tensor:
-    """The whole generator on N feature vectors that share their weights: (N, 3, 224, 224)."""
-    x = _as_channels_last(features_NK, architecture.feature_channels)
+    """The whole generator on N codes (`feature_maps`) that share their weights: (N, 3, 224, 224) from 5 x 5 places;
+    from h x w of them 64 h - 96 by 64 w - 96 px."""
+    x = code_NChw
     for i, conv in enumerate(architecture.convs):
         x = normalise(convolve(x, weights, i, conv), weights, i)
     return x
@@ -146,7 +148,8 @@ def _phase_taps(kernel_px: int, dtype: torch.dtype, device: torch.device) -> Ten
     return taps.to(device)
 
 
-def _as_channels_last(features_NK: Tensor, channels: int) -> Tensor:
-    """(N, K) -> (N, C, 5, 5), channels last in memory: 1.8 times faster on a CPU, and convolutions keep the order."""
+def feature_maps(features_NK: Tensor, channels: int) -> Tensor:
+    """Feature vectors (N, K) -> codes (N, C, 5, 5), channels last in memory: 1.8 times faster on a CPU, and
+    convolutions keep the order."""
     pixels = features_NK.reshape(-1, channels, FEATURE_PX**2).transpose(1, 2).contiguous()
     return pixels.reshape(-1, FEATURE_PX, FEATURE_PX, channels).permute(0, 3, 1, 2)

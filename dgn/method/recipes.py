@@ -15,9 +15,6 @@ from dgn.targets import Mode
 
 Precision = Literal["float32", "bfloat16", "float64"]
 
-# Standard deviations within a picture along the axes of `colours.py`: for luminance the median over photographs, for
-# the two colour axes three quarters of it (0.60, 0.51). See docs/method.md.
-PICTURE_CONTRAST = (0.87, 0.45, 0.38)
 # An activation is averaged over this many updates before it counts as rising, because views and noise move it.
 RISE_UPDATES = 20
 
@@ -61,6 +58,8 @@ class Recipe:
     is_displayable: bool = False  # colours kept within [0, 1] while optimising; otherwise unbounded
     # Feature vector of the pretrained mode: relu(alpha * noise), or steps of alpha from the decoder's mean code.
     code: Literal["ones", "data"] = "ones"
+    code_limit: float | None = None  # of steps from the mean code, in deviations of photographs' codes; None: no limit
+    statistics: Literal["own", "averages"] = "own"  # a pretrained generator's: each picture's, or those of its training
     penalty_alpha: float = 0.1  # Eq. 4
     contrast: tuple[float, float, float] | None = None  # deviations along the colour axes; None: the decoder's own
     wakes_silent_units: bool = False
@@ -80,6 +79,10 @@ class Recipe:
         if self.min_rise and self.num_updates <= 2 * RISE_UPDATES:
             raise DgnError(
                 f"{self.num_updates} updates are too few to stop early: expected more than {2 * RISE_UPDATES}"
+            )
+        if self.code == "ones" and self.code_limit is not None:
+            raise DgnError(
+                f"limit {self.code_limit:g} for a code of ones: expected code data, whose deviations are known"
             )
         if self.last_rate_share != 1 and self.optimiser != "adamax":
             raise DgnError(f"optimiser {self.optimiser} with a learning rate that falls: expected adamax")
@@ -120,11 +123,13 @@ STANDARD = {  # chosen by measurement, docs/method.md
     "pretrained": replace(
         _DISPLAYABLE,
         num_updates=180,
-        learning_rate=0.06,
+        learning_rate=0.15,
+        last_rate_share=0.05,
         noise_sigma=0.05,
         code="data",
+        code_limit=3.0,
         penalty_alpha=0.0,
-        contrast=PICTURE_CONTRAST,
+        statistics="averages",
     ),
 }
 _SHORT: dict[str, Any] = {"num_updates": 80, "num_whole_updates": None, "num_views": 2}

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dgn.errors import DgnError
@@ -45,16 +47,22 @@ class Accuracy:
     better: tuple[Mapping[str, Any], float] | None
 
 
-def measure_accuracy(weights: NetworkWeights, folder: Path, engine: Engine | None = None) -> Accuracy:
-    """The network's accuracy as it is described, and whether another preprocessing would serve it better.
+@dataclass(frozen=True)
+class Labelled:
+    """Photographs with known classes: at most 150 of a folder's, evenly spread."""
 
-    Args:
-        folder: photographs in folders that are named as the classes, or by their numbers; if none is, with names that
-            begin with their class's number (`668_mosque.jpg`). At most 150 of them are looked at, evenly spread.
+    pictures: list[NDArray[np.uint8]]  # (256, 256, 3) each
+    classes: list[int]
+    num_without_class: int  # photographs in the folder that were left out
+    num_unreadable: int  # that were left out too, of those looked at
+
+
+def labelled_photographs(folder: Path, layers: Layers) -> Labelled:
+    """Photographs in folders that are named as a network's classes, or by their numbers; if none is, with names that
+    begin with their class's number (`668_mosque.jpg`).
 
     Raises: DgnError if there are none, or the network has no classes.
     """
-    layers = weights.network.layers
     layers.classes()
     if layers.num_classes == 1:
         raise DgnError(f"{layers.network} has one class: expected two or more, of which one can be first")
@@ -75,20 +83,31 @@ def measure_accuracy(weights: NetworkWeights, folder: Path, engine: Engine | Non
         classes.append(class_)
     if not pictures:
         raise DgnError(f"{folder}: none of {len(chosen)} photographs can be read")
+    return Labelled(pictures, classes, num_without_class, len(chosen) - len(classes))
+
+
+def measure_accuracy(weights: NetworkWeights, folder: Path, engine: Engine | None = None) -> Accuracy:
+    """The network's accuracy as it is described, and whether another preprocessing would serve it better.
+
+    Args:
+        folder: as for `labelled_photographs`, which see for errors.
+    """
+    photographs = labelled_photographs(folder, weights.network.layers)
+    pictures, classes = photographs.pictures, photographs.classes
     margin = round(pictures[0].shape[0] * (1 - CROPPED) / 2)
     images = as_tensor(pictures)[..., margin:-margin, margin:-margin] / 255
-    is_first_N, is_top5_N = _right(weights, images, classes, engine)
+    is_first_N, is_top5_N = right_ranks(weights, images, classes, engine)
     better = None
     for settings in COMMON:
         if weights.network.layers.num_channels == 1 and not isinstance(settings["mean"], float):
             continue
-        other_N, _ = _right(_seen_as(weights, settings), images, classes, engine)
+        other_N, _ = right_ranks(_seen_as(weights, settings), images, classes, engine)
         gained, lost = (other_N & ~is_first_N).sum().item(), (is_first_N & ~other_N).sum().item()
         share = _share(other_N)
         if gained - lost > DEVIATIONS * (gained + lost) ** 0.5 and share > (better[1] if better else 0):
             better = settings, share
-    num_unreadable = len(chosen) - len(classes)
-    return Accuracy(len(classes), num_without_class, num_unreadable, _share(is_first_N), _share(is_top5_N), better)
+    left_out = photographs.num_without_class, photographs.num_unreadable
+    return Accuracy(len(classes), *left_out, _share(is_first_N), _share(is_top5_N), better)
 
 
 def _share(is_right_N: Tensor) -> float:
@@ -99,7 +118,7 @@ def _seen_as(weights: NetworkWeights, settings: Mapping[str, Any]) -> NetworkWei
     return replace(weights, network=weights.network.with_settings(**settings))
 
 
-def _right(
+def right_ranks(
     weights: NetworkWeights, images_N3HW: Tensor, classes: Sequence[int], engine: Engine | None
 ) -> tuple[Tensor, Tensor]:
     """Whether each photograph's class is first, and among the first five: (N,) both."""

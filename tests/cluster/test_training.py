@@ -25,13 +25,16 @@ from safetensors import safe_open
 from dgn.cluster.training_settings import TrainingSettings
 from dgn.cluster.training_worker import _learning_rates
 from dgn.jobs.cli import build_app
-from dgn.method.autoencoder import Autoencoder
+from dgn.method.autoencoder import new_autoencoder
 from dgn.method.decoder import FORMAT_VERSION, read_decoder
 from dgn.networks.embedded.drawings import LABELS, draw
 from dgn.runs.stores import read_url
 
 EPOCHS = 4
-SETTINGS = ["--width", "0.03125", "--epochs", str(EPOCHS), "--batch-size", "8", "--precision", "float32"]
+SETTINGS = [
+    "--width", "0.03125", "--epochs", str(EPOCHS), "--batch-size", "8", "--precision", "float32",
+    "--features", "vgg16-mini",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +122,7 @@ def test_a_decoder_its_curve_and_its_samples(trained):
     assert about["validation_error"] == about["history"][-1]["validation"]
     decoder = read_decoder((folder / "decoder.safetensors").read_bytes(), "it")
     assert decoder.width == 0.03125
+    assert decoder.encoder["axes"].shape == (4, 3, 32, 32)
     directions = decoder.weights["code.directions"].double()
     products = directions.T @ directions
     torch.testing.assert_close(products, products.diag().diag(), atol=1e-5 * products.max().item(), rtol=0)
@@ -131,16 +135,53 @@ def test_a_decoder_its_curve_and_its_samples(trained):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: torch.nn.ModuleDict({"module": model})])
-def test_the_decoders_kernels_but_the_last_learn_slowly(wrap):
-    model = Autoencoder(0.03125, seed=0)
-    rates = {group["params"][0]: group["lr"] for group in _learning_rates(wrap(model), 0.3)}
+def test_the_papers_kernels_but_the_last_learn_slowly():
+    model = new_autoencoder("paper", 0.03125, seed=0)
+    rates = {group["params"][0]: group["lr"] for group in _learning_rates(model, 0.3)}
     kernels = [(name, parameter) for name, parameter in model.named_parameters() if parameter.ndim > 1]
     effects = {name: rates[parameter] * parameter[0].numel() for name, parameter in kernels}
     slow = [f"decoder.conv{i}.weight" for i in range(12)]
     assert effects == {name: pytest.approx(0.01 if name in slow else 0.3) for name in effects}
     assert set(slow) < set(effects)
     assert len(rates) == len(list(model.parameters()))
+
+
+def test_all_kernels_of_the_standard_recipe_learn_alike():
+    model = new_autoencoder("standard", 0.03125, seed=0)
+    kernels = [group for group in _learning_rates(model, 0.03) if group["params"][0].ndim > 1]
+    assert len(kernels) == 13
+    assert [group["lr"] * group["params"][0][0].numel() for group in kernels] == [pytest.approx(0.03)] * 13
+
+
+def test_the_papers_recipe_and_a_judge(photos, tmp_path, dgn, local_ray):
+    known = tmp_path / "known"
+    known.mkdir()
+    for unit in (0, 3, 7):
+        Image.fromarray(draw(LABELS[unit], np.random.default_rng(unit), 256)).save(known / f"{unit}_it.png")
+    out = tmp_path / "decoder.safetensors"
+    settings = [*SETTINGS, "--epochs", "1", "--recipe", "paper"]
+    judged = ("--judge", "vgg16-mini-b", "--judge-images", known)
+    code, _, error = dgn("pretrain", photos, out, *settings, *judged)
+    assert code == 0, error
+    assert " recognised, " in error
+    [epoch] = trained_in(tmp_path)["history"]
+    assert epoch["recognised"] in (0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1)
+    assert read_decoder(out.read_bytes(), "it").encoder == {}
+
+
+def test_a_judge_and_its_photographs_come_together(photos, tmp_path, dgn):
+    out = tmp_path / "out" / "d.safetensors"
+    for given, message in (
+        (("--judge", "vgg16-mini-b"), "--judge vgg16-mini-b needs photographs: give --judge-images FOLDER"),
+        (("--judge-images", photos), "--judge is missing"),
+        (("--judge", "vgg16-mini-b", "--judge-images", photos / "part0"), "has no photographs with a class"),
+        (("--features", "resnet1"), "resnet1"),
+    ):
+        code, _, error = dgn("pretrain", photos, out, *given)
+        assert code == 2, error
+        assert message in error
+        assert error.count("\n") == 1
+        assert not out.parent.exists()
 
 
 def same_file(ours, theirs):

@@ -1,13 +1,15 @@
 """A batch's pictures: where they start, and what is kept of them."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from dgn.method.architecture import Architecture
+from dgn.errors import DgnError
 from dgn.method.batch import Batch, start_batch
 from dgn.method.decoder import random_decoder
+from dgn.method.generator import feature_maps, generate_shared, running_averages
 from dgn.method.loop import render_batch
 from dgn.method.recipes import RenderConfig
 from tests.conftest import NARROW, WIDTH
@@ -45,21 +47,53 @@ def test_both_ways_to_use_a_decoder_keep_targets_apart(preset, quick_config, min
     assert not torch.allclose(together[0].picture_3HW, together[1].picture_3HW)
 
 
-def test_standard_pictures_start_at_the_mean_code_with_a_contrast_of_their_own(mini_float64):
+def started(config, network):
+    """A batch of one target at its start, and the decoder."""
     decoder = random_decoder(WIDTH)
-    gamma = decoder[Architecture("pretrained", WIDTH).picture_gamma]
-    gamma *= torch.tensor([0.2, -0.4, 0.3])
     decoder["code.mean"] = torch.randn(decoder["code.mean"].shape, generator=torch.Generator().manual_seed(1))
-    config = RenderConfig.from_preset("standard", "float64", width=WIDTH)
-    batch = start_batch(class_targets([3], "pretrained"), config, mini_float64, decoder)
-    assert torch.equal(batch.features(None)[0], decoder["code.mean"].double())
-    raw_N3HW = mini_float64.engine.draw(batch.architecture, batch.own, batch.shared, batch.features(None))
-    deviations = raw_N3HW.std((0, 2, 3))
-    assert deviations.tolist() == pytest.approx([0.87, 0.45, 0.38], rel=1e-3)
-    assert torch.equal(batch.shared[batch.architecture.picture_gamma].sign(), gamma.double().sign())
+    for name in ("norm3.mean", "norm3.var"):
+        decoder[name] += 0.5
+    return start_batch(class_targets([3], "pretrained"), config, network, decoder), decoder
+
+
+def moved_by(batch, decoder, step):
+    """How the code changes where alpha's second number at the seventh place is `step`."""
     with torch.no_grad():
-        batch.own["alpha"].unflatten(1, (-1, 25))[0, 2, 7] = 1
-    moved = (batch.features(None)[0] - decoder["code.mean"]).unflatten(0, (-1, 25)).detach()
-    expected = torch.zeros_like(moved)
-    expected[:, 7] = decoder["code.directions"][:, 2]
-    torch.testing.assert_close(moved, expected)
+        batch.own["alpha"].unflatten(1, (-1, 25))[0, 2, 7] = step
+    return (batch.features(None)[0] - decoder["code.mean"]).unflatten(0, (-1, 25)).detach()
+
+
+def test_standard_steps_from_the_mean_code_stay_within_three_deviations(mini_float64):
+    batch, decoder = started(RenderConfig.from_preset("standard", "float64", width=WIDTH), mini_float64)
+    assert torch.equal(batch.features(None)[0], decoder["code.mean"].double())
+    for step in (0.01, 1.0, 50.0):
+        moved = moved_by(batch, decoder, step)
+        expected = torch.zeros_like(moved)
+        expected[:, 7] = 3 * math.tanh(step / 3) * decoder["code.directions"][:, 2]
+        torch.testing.assert_close(moved, expected)
+
+
+def test_standard_draws_with_the_averages_of_the_training(mini_float64):
+    batch, decoder = started(RenderConfig.from_preset("standard", "float64", width=WIDTH), mini_float64)
+    drawn = mini_float64.engine.draw(batch.architecture, batch.own, batch.shared, batch.features(None))
+    code = feature_maps(batch.features(None), batch.architecture.feature_channels)
+    wide = {name: tensor.double() for name, tensor in decoder.items()}
+    torch.testing.assert_close(drawn, generate_shared(batch.architecture, wide, code, running_averages))
+
+
+def test_recipes_of_earlier_runs_keep_their_contrast_and_have_no_limit(mini_float64):
+    earlier = replace(
+        RenderConfig.from_preset("standard").pretrained,
+        width=WIDTH, code_limit=None, statistics="own", contrast=(0.87, 0.45, 0.38),
+    )  # fmt: skip
+    config = replace(RenderConfig.from_preset("standard", "float64"), pretrained=earlier)
+    batch, decoder = started(config, mini_float64)
+    drawn = mini_float64.engine.draw(batch.architecture, batch.own, batch.shared, batch.features(None))
+    assert drawn.std((0, 2, 3)).tolist() == pytest.approx([0.87, 0.45, 0.38], rel=1e-3)
+    moved = moved_by(batch, decoder, 5.0)
+    torch.testing.assert_close(moved[:, 7], 5 * decoder["code.directions"][:, 2].double())
+
+
+def test_a_limit_needs_a_code_whose_deviations_are_known():
+    with pytest.raises(DgnError, match="limit 3 for a code of ones"):
+        replace(RenderConfig.from_preset("paper").pretrained, code_limit=3.0)

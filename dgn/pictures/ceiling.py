@@ -1,0 +1,58 @@
+"""How many photographs a network still recognises after an autoencoder: what the best codes would convince it of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dgn.method.autoencoder import along_axes, central_crop, displayed, inner
+from dgn.method.engine import Engine
+from dgn.networks.weights import NetworkWeights
+from dgn.pictures.accuracy import labelled_photographs, right_ranks
+
+BATCH = 8  # photographs that are decoded at a time
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Photographs with known classes, and the network that judges them.
+
+    photographs_NHW3: 8-bit RGB, 256 px. classes: of each, in the judge's numbering.
+    """
+
+    judge: NetworkWeights
+    photographs_NHW3: Tensor
+    classes: list[int]
+
+    @classmethod
+    def of(cls, judge: NetworkWeights, folder: Path) -> Ceiling:
+        """At most 150 photographs from a folder. Raises: DgnError as `accuracy.labelled_photographs` does."""
+        found = labelled_photographs(folder, judge.network.layers)
+        return cls(judge, torch.from_numpy(np.stack(found.pictures)), found.classes)
+
+    @torch.no_grad()
+    def shares(
+        self,
+        reconstruct: Callable[[Tensor], Tensor] | None,
+        margin_px: int,
+        engine: Engine | None = None,
+    ) -> tuple[float, float]:
+        """Shares whose class the judge ranks first and in its top five, of the 8-bit pictures.
+
+        Args:
+            reconstruct: from pictures along the colour axes with `margin_px` around them to pictures without; None: the
+                photographs themselves.
+        """
+        pictures = []
+        for photographs in central_crop(self.photographs_NHW3, margin_px).split(BATCH):
+            surrounded = along_axes(photographs)
+            drawn = reconstruct(surrounded) if reconstruct else inner(surrounded, margin_px)
+            pictures.append(displayed(drawn).cpu())
+        images_N3HW = torch.cat(pictures).permute(0, 3, 1, 2) / 255
+        is_first_N, is_top5_N = right_ranks(self.judge, images_N3HW, self.classes, engine)
+        return is_first_N.float().mean().item(), is_top5_N.float().mean().item()
