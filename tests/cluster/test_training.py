@@ -163,7 +163,6 @@ def test_the_papers_recipe_and_a_judge(photos, tmp_path, dgn, local_ray):
     judged = ("--judge", "vgg16-mini-b", "--judge-images", known)
     code, _, error = dgn("pretrain", photos, out, *settings, *judged)
     assert code == 0, error
-    assert " recognised, " in error
     [epoch] = trained_in(tmp_path)["history"]
     assert epoch["recognised"] in (0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1)
     assert read_decoder(out.read_bytes(), "it").encoder == {}
@@ -281,7 +280,7 @@ def test_an_unfinished_training_is_not_overwritten(photos, tmp_path, dgn, local_
     assert "nothing to resume" in error
     folder = tmp_path / "d.training"
     folder.mkdir()
-    (folder / "settings.json").write_text(json.dumps({"width": 1.0}))
+    (folder / "settings.json").write_text(json.dumps(TrainingSettings().model_dump()))
     code, _, error = dgn("pretrain", photos, tmp_path / "d.safetensors")
     assert code == 2
     assert "give --resume to continue it" in error
