@@ -73,7 +73,12 @@ def train(
 
     Raises: DgnError for unusable photographs, folder or settings; Incomplete if workers kept dying.
     """
-    _check_folder(folder, settings, is_resumed)
+    identity = {
+        **settings.model_dump(),
+        "decoder_format": FORMAT_VERSION,
+        "features_sha256": features.sha256 if features else None,
+    }
+    _check_folder(folder, identity, is_resumed)
     photographs = open_photographs(images, column)
     found = survey(photographs, images)
     for line in found.broken:
@@ -84,7 +89,7 @@ def train(
         raise DgnError(
             f"{num_train} photographs to train on in {images}: each of {workers.at_most} workers needs at least one"
         )
-    _claim(folder, settings, found, is_resumed)
+    _claim(folder, identity, found, is_resumed)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # On this machine, so that it lives as long as this process.
     board = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
@@ -156,7 +161,7 @@ def _storage(folder: Store) -> dict[str, Any]:
     return {"storage_path": parent, "name": name}
 
 
-def _check_folder(folder: Store, settings: TrainingSettings, is_resumed: bool) -> None:
+def _check_folder(folder: Store, identity: dict[str, Any], is_resumed: bool) -> None:
     """Raises: DgnError if --resume is missing or wrong. Runs before anything slow."""
     is_begun = folder.exists(SETTINGS_FILE)
     if is_begun and not is_resumed:
@@ -164,12 +169,12 @@ def _check_folder(folder: Store, settings: TrainingSettings, is_resumed: bool) -
     if is_resumed and not is_begun:
         raise DgnError(f"nothing to resume: {folder.url} has no checkpoints; leave out --resume")
     if is_begun:
-        _compare(folder, _identity(settings))
+        _compare(folder, identity)
 
 
-def _claim(folder: Store, settings: TrainingSettings, found: Survey, is_resumed: bool) -> None:
+def _claim(folder: Store, identity: dict[str, Any], found: Survey, is_resumed: bool) -> None:
     """Starts a folder of checkpoints, or checks that it is of the same photographs. Raises: DgnError."""
-    ours = {**_identity(settings), "photos_sha256": found.sha256}
+    ours = {**identity, "photos_sha256": found.sha256}
     if is_resumed:
         _compare(folder, ours)
         return
@@ -177,10 +182,6 @@ def _claim(folder: Store, settings: TrainingSettings, found: Survey, is_resumed:
         folder.create(SETTINGS_FILE, json.dumps(ours, indent=2).encode())
     except KeyExists as error:
         raise DgnError(f"another training into {folder.url} started just now") from error
-
-
-def _identity(settings: TrainingSettings) -> dict[str, Any]:
-    return {**settings.model_dump(), "decoder_format": FORMAT_VERSION}
 
 
 def _compare(folder: Store, ours: dict[str, Any]) -> None:

@@ -70,9 +70,9 @@ def command(
     from dgn.cluster.training import train
     from dgn.method.decoder import serialise
 
-    compared = _network(chosen.features, features_weights) if chosen.recipe == "standard" else None
-    ceiling = _ceiling(judge, judge_weights, judge_images)
     log_to_stderr()
+    compared = _compared(chosen, features_weights)
+    ceiling = _ceiling(judge, judge_weights, judge_images)
     connection.connect()
     devices = fleet.choose_trainers(workers)
     chosen = chosen.model_copy(update={"precision": resolve_precision(chosen.precision, devices.gpus_each > 0)})
@@ -108,6 +108,21 @@ def _network(name: str, weights: str | None) -> NetworkWeights:
     return load_network(validated(RunConfig, {"discriminator": name, "weights": weights}))
 
 
+def _compared(settings: TrainingSettings, weights: str | None) -> NetworkWeights | None:
+    """The network whose features are compared, tried on a picture as training shows it. Raises: DgnError."""
+    if settings.recipe == "paper":
+        if weights:
+            raise DgnError("--features-weights is for recipe standard: recipe paper compares no features")
+        return None
+    from dgn.method.autoencoder import CROP_PX
+    from dgn.method.likeness import Likeness
+    from dgn.networks.frozen import FrozenNetwork
+
+    network = FrozenNetwork(compared := _network(settings.features, weights))
+    Likeness(network, network.layers.filter_layers, CROP_PX)
+    return compared
+
+
 def _ceiling(judge: str | None, weights: str | None, folder: Path | None) -> Ceiling | None:
     if judge is None:
         if weights or folder:
@@ -117,7 +132,10 @@ def _ceiling(judge: str | None, weights: str | None, folder: Path | None) -> Cei
         raise DgnError(f"--judge {judge} needs photographs: give --judge-images FOLDER")
     from dgn.pictures.ceiling import Ceiling
 
-    return Ceiling.of(_network(judge, weights), folder)
+    ceiling = Ceiling.of(_network(judge, weights), folder)
+    _, top5 = ceiling.shares(None, 0)
+    log.info("%s has %.0f %% of %d untouched photographs in its top five", judge, 100 * top5, len(ceiling.classes))
+    return ceiling
 
 
 def _split(out: str) -> tuple[str, str]:

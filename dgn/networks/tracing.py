@@ -269,8 +269,8 @@ def _output_of(layer: str, wanted: str, network: str, seen: _Seen, num_units: in
     if unknown:
         listed = " and ".join(f"'{name}'" for name in unknown)
         raise DgnError(
-            f"{problem}, and so do several outputs of {network}: {listed}. dgn cannot tell which of them comes from "
-            "that layer: let the network return that output alone"
+            f"{problem}, and so do several outputs of {network}: {listed}. It is unclear which one the layer computes: "
+            "let the network return that output alone"
         )
     if as_many:
         listed = " and ".join(dict.fromkeys(str(layers_by_output[name]) for name in as_many))

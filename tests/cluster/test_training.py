@@ -175,6 +175,7 @@ def test_a_judge_and_its_photographs_come_together(photos, tmp_path, dgn):
         (("--judge-images", photos), "--judge is missing"),
         (("--judge", "vgg16-mini-b", "--judge-images", photos / "part0"), "has no photographs with a class"),
         (("--features", "resnet1"), "resnet1"),
+        (("--recipe", "paper", "--features-weights", "f.pth"), "--features-weights is for recipe standard"),
     ):
         code, _, error = dgn("pretrain", photos, out, *given)
         assert code == 2, error

@@ -161,7 +161,7 @@ def test_a_named_layer_gets_its_own_output(run, class_layer, class_output):
 @pytest.mark.parametrize(
     ("run", "class_layer", "says"),
     [
-        (tempered, "c", "'c' has 3 units, and so do several outputs of Own: '0' and '1'. dgn cannot tell"),
+        (tempered, "c", "'c' has 3 units, and so do several outputs of Own: '0' and '1'. It is unclear which"),
         (lambda s, x: (s.a(pooled(s, x)), s.c(pooled(s, x))), "head", "unknown class layer 'head'"),
         (lambda s, x: s.a(pooled(s, x) + s.c(pooled(s, x)).mean()), "c", "but the output of Own has units of a: exp"),
         (both, "c", "unknown class layer 'c': Own has no such layer"),
