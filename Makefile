@@ -4,7 +4,7 @@
 # make docs: builds the documentation into build/site.
 # make lock: renews requirements.lock.
 # make hyparquet: renews the gallery's Parquet reader.
-# make decoder: trains the decoder that ships with dgn again, a few minutes on one core.
+# make decoder: trains the decoders that ships with dgn again, a few minutes on one core.
 # Each sets up .venv first, where it needs it.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,7 +14,7 @@ DEMO_FLAGS ?=
 # Keep bytecode, or each of Ray's worker processes would compile torch and Ray anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint docs lock hyparquet decoder setup clean
+.PHONY: demo test lint docs lock hyparquet decoders setup clean
 
 setup: .venv/.installed
 
@@ -35,12 +35,15 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=92
 
-# On one core, because with more the order of sums, and so the last digits, would depend on the machine.
-decoder: setup
+# PHOTOGRAPHS is a folder of photographs that may be passed on, see docs/decoder.md; without it only the drawings'.
+decoders: setup
 	$(BIN)/python -m tools.save_drawings build/drawings
-	taskset -c 0 $(BIN)/dgn pretrain build/drawings build/drawings.safetensors --width 0.25 --epochs 12 \
-		--features vgg16-mini-b --precision bfloat16
+	$(BIN)/dgn pretrain build/drawings build/drawings.safetensors --width 0.25
 	mv build/drawings.safetensors dgn/networks/embedded/
+ifdef PHOTOGRAPHS
+	$(BIN)/dgn pretrain $(PHOTOGRAPHS) build/photographs.safetensors
+	mv build/photographs.safetensors dgn/networks/embedded/
+endif
 
 # As one classic script, because a page from file:// cannot load modules. Needs npm.
 HYPARQUET_VERSION := 1.33.0

@@ -4,8 +4,8 @@ convince it of.
     python -m benchmarks.ceiling DECODER.safetensors IMAGES --by squeezenet1_0 --weights FILE
 
 IMAGES is a folder of photographs with known classes, as for `dgn doctor --images`. Prints the shares that the judge
-ranks first and in its top five: of the photographs, of what their codes alone hold (the transform's own picture), and
-of what the decoder makes of the codes; with --png also six of each, side by side.
+ranks first and in its top five: of the photographs, and of what windows make of their codes; with --png also six of
+each, side by side.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from dgn.errors import DgnError
-from dgn.method.autoencoder import LappedAutoencoder, along_axes, central_crop, displayed, inner
+from dgn.method.architecture import PICTURE_PX
+from dgn.method.autoencoder import along_axes, central_crop, displayed
 from dgn.method.decoder import read_decoder
+from dgn.method.lapped import LappedTransform
 from dgn.networks.registry import network_named
 from dgn.networks.weights import load_weights
 from dgn.pictures.ceiling import Ceiling
@@ -37,37 +38,22 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="its weights file")
     parser.add_argument("--png", type=Path, help="sheet of photographs, transform's and decoder's pictures")
     args = parser.parse_args()
-    model = autoencoder(args.decoder)
+    decoder = read_decoder(args.decoder.read_bytes(), str(args.decoder))
+    if decoder.generator != "windows":
+        raise DgnError(f"{args.decoder} is of convolutions, whose encoder is not kept: expected one of windows")
+    transform = LappedTransform(decoder.weights["windows.axes"], decoder.weights["windows.colours"])
     ceiling = Ceiling.of(load_weights(network_named(args.by), args.weights), args.images)
 
-    def drawn(surrounded: Tensor) -> Tensor:
-        reconstructed: Tensor = model(surrounded)[0]
-        return reconstructed
+    def drawn(clean: Tensor) -> Tensor:
+        return transform.decode(transform.encode(clean), PICTURE_PX)
 
-    def transformed(surrounded: Tensor) -> Tensor:
-        return model.encoder.decode(model.encode(surrounded))
-
-    ways = {"photographs": None, "transform": transformed, "decoder": drawn}
-    shares = {name: ceiling.shares(way, model.margin_px) for name, way in ways.items()}
+    shares = {name: ceiling.shares(way) for name, way in (("photographs", None), ("windows", drawn))}
     print(json.dumps({"judge": args.by, "photographs": len(ceiling.classes), "first and in the top five": shares}))
     if args.png:
         step = len(ceiling.classes) // NUM_SHOWN
-        surrounded = along_axes(central_crop(ceiling.photographs_NHW3[::step][:NUM_SHOWN], model.margin_px))
-        with torch.no_grad():
-            rows = [displayed(way(surrounded)) for way in (lambda x: inner(x, model.margin_px), transformed, drawn)]
-        Image.fromarray(np.concatenate([np.concatenate(list(row.numpy()), axis=1) for row in rows])).save(args.png)
-
-
-def autoencoder(path: Path) -> LappedAutoencoder:
-    """The autoencoder of a decoder's file. Raises: DgnError if the file has no encoder."""
-    decoder = read_decoder(path.read_bytes(), str(path))
-    if not decoder.encoder:
-        raise DgnError(f"{path} has no encoder: expected a decoder of recipe standard")
-    model = LappedAutoencoder(decoder.width, seed=0).eval()
-    model.encoder.load_state_dict(decoder.encoder)
-    codes = {"code.mean", "code.directions"}
-    model.decoder.load_state_dict({name: tensor for name, tensor in decoder.weights.items() if name not in codes})
-    return model
+        clean = along_axes(central_crop(ceiling.photographs_NHW3[::step][:NUM_SHOWN]))
+        rows = [displayed(pictures).numpy() for pictures in (clean, drawn(clean))]
+        Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows])).save(args.png)
 
 
 if __name__ == "__main__":

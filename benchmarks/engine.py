@@ -36,7 +36,7 @@ from dgn.method.decoder import random_decoder
 from dgn.method.generator import initial_weights
 from dgn.method.loop import update
 from dgn.method.precision import DTYPES, exact_float32
-from dgn.method.recipes import RenderConfig
+from dgn.method.recipes import PAPER, RenderConfig
 from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.registry import network_named
 from dgn.networks.weights import NetworkWeights
@@ -107,7 +107,7 @@ class Ours:
     ):
         self.config = RenderConfig.from_preset(preset, precision, half_share=0.0)
         self.classifier, self.kind, self.mode, self.batch = classifier, kind, mode, batch
-        self.decoder = random_decoder(self.config.pretrained.width) if mode == "pretrained" else None
+        self.decoder = random_decoder(self.config.pretrained) if mode == "pretrained" else None
 
     @contextmanager
     def started(self) -> Iterator[tuple[Callable[[], object], Callable[[], object]]]:
@@ -149,7 +149,7 @@ class Port:
         start = (
             initial_weights(Architecture(mode), torch.Generator().manual_seed(0))
             if mode == "untrained"
-            else random_decoder(1.0)
+            else random_decoder(PAPER["pretrained"])
         )
         self.generator = PaperGenerator(mode, 1.0).load(start).to(DEVICE)
         if mode == "pretrained":

@@ -267,7 +267,7 @@ def measure_sample(network: str, report: dict[str, Any]) -> dict[str, Any]:
     full = RenderConfig.from_preset("standard", "bfloat16", **changes)  # type: ignore[arg-type]
     short = RenderConfig.from_preset("standard", "bfloat16", num_updates=num_updates, **changes)  # type: ignore[arg-type]
     whole, exact = classifier(network, "bfloat16"), classifier(network, "float32")
-    decoder = random_decoder(full.pretrained.width)
+    decoder = random_decoder(full.pretrained)
     rows, engine_s, saving_s, count = [], 0.0, 0.0, 0
     for block in parse_targets(["all"], whole.layers, None):
         targets = [block.target(i) for i in range(min(batch_size, len(block)))]

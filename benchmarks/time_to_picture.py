@@ -201,7 +201,7 @@ def decoder(file: Path | None, mode: Mode) -> Any:
     if mode == "untrained":
         return None
     if file is None:
-        return random_decoder(RenderConfig().pretrained.width)
+        return random_decoder(RenderConfig().pretrained)
     return read_decoder(file.read_bytes(), str(file)).weights
 
 

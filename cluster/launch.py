@@ -23,7 +23,7 @@ from dgn.networks.drawable import drawable, without_weights
 from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.own_code import is_code
 from dgn.runs.config import RunConfig
-from dgn.runs.decoders import SHIPPED_DECODER, needed_decoder
+from dgn.runs.decoders import SHIPPED_DECODERS, needed_decoder
 from dgn.runs.index import forget_missing
 from dgn.runs.layout import RUN_FILE
 from dgn.runs.networks import describe_network, labels_sha256, load_network
@@ -96,6 +96,6 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     paths = {"weights": config.weights, "decoder": config.decoder, "labels": config.labels}
     if is_code(config.discriminator) and ".py:" in config.discriminator:
         paths["discriminator"] = config.discriminator
-    local = {name: path for name, path in paths.items() if path and "://" not in path and path != SHIPPED_DECODER}
+    local = {name: path for name, path in paths.items() if path and "://" not in path and path not in SHIPPED_DECODERS}
     absolute = {name: str(Path(path).expanduser().absolute()) for name, path in local.items()}
     return config.model_copy(update={**absolute, "targets": tuple(map(with_absolute_path, config.targets))})

@@ -1,4 +1,4 @@
-"""Training the denoising autoencoder with Ray Train over Ray Data, one checkpoint per epoch.
+"""Training the paper's denoising autoencoder with Ray Train over Ray Data, one checkpoint per epoch.
 
 This is the driver's side; `training_worker.py` runs on the devices.
 """
@@ -27,11 +27,10 @@ from torch import Tensor
 from dgn.cluster.dataset import Survey, decoded, open_photographs, survey
 from dgn.cluster.rules import Workers
 from dgn.cluster.training_settings import TrainingSettings
-from dgn.cluster.training_worker import NUM_STARTING, STATE_FILE, Update, train_worker
+from dgn.cluster.training_worker import STATE_FILE, Update, train_worker
 from dgn.errors import DgnError, Incomplete
-from dgn.method.autoencoder import add_noise, along_axes, central_crop, displayed, inner, new_autoencoder
-from dgn.method.decoder import ENCODER, FORMAT_VERSION, principal_deviations
-from dgn.networks.weights import NetworkWeights
+from dgn.method.autoencoder import Autoencoder, add_noise, along_axes, central_crop, displayed
+from dgn.method.decoder import FORMAT_VERSION
 from dgn.pictures.ceiling import Ceiling
 from dgn.runs.stores.base import KeyExists, Store
 from dgn.runs.stores.s3 import S3Store
@@ -45,13 +44,17 @@ SETTINGS_FILE = "settings.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished training."""
+    """A finished decoder."""
 
-    settings: TrainingSettings
     survey: Survey
-    history: tuple[dict[str, float], ...]
-    decoder: dict[str, Tensor]  # the content of the decoder's file, see `method.decoder.FrozenDecoder`
-    samples_3NHW3: Tensor  # held-out photographs: clean, noisy, reconstructed; 8-bit RGB
+    decoder: dict[str, Tensor]  # the content of its file, see `method.decoder.FrozenDecoder`
+    history: tuple[dict[str, float], ...]  # one entry per epoch; of recipe `standard` one in all
+    samples: dict[str, Tensor]  # of held-out photographs: originals, reconstructions and so on, 8-bit RGB (N, H, W, 3)
+
+    @property
+    def error(self) -> float:
+        """Mean squared error over the held-out photographs, in variances of photographs' colours."""
+        return self.history[-1]["validation"]
 
 
 def train(
@@ -62,22 +65,16 @@ def train(
     workers: Workers,
     is_resumed: bool,
     observe: Callable[[Update], None],
-    features: NetworkWeights | None = None,
     ceiling: Ceiling | None = None,
 ) -> Outcome:
     """Trains from the start, or from the last checkpoint in `folder`.
 
     Args:
-        features: the network whose features recipe `standard` compares.
         ceiling: judged photographs, whose share is measured after every epoch.
 
     Raises: DgnError for unusable photographs, folder or settings; Incomplete if workers kept dying.
     """
-    identity = {
-        **settings.model_dump(),
-        "decoder_format": FORMAT_VERSION,
-        "features_sha256": features.sha256 if features else None,
-    }
+    identity = {**settings.model_dump(), "decoder_format": FORMAT_VERSION}
     _check_folder(folder, identity, is_resumed)
     photographs = open_photographs(images, column)
     found = survey(photographs, images)
@@ -96,14 +93,15 @@ def train(
     reader = Thread(target=_read_board, args=(board, observe), daemon=True)
     reader.start()
     is_on_gpus = workers.gpus_each > 0
-    to_train = decoded(photographs, found.held_out, is_held_out=False)
-    networks = {
-        name: None if content is None else ray.put(content)
-        for name, content in (("features", features), ("ceiling", ceiling))
-    }
+    judged = None if ceiling is None else ray.put(ceiling)
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"settings": settings.model_dump(), "num_train": num_train, "board": board, **networks},
+        train_loop_config={
+            "settings": settings.model_dump(),
+            "num_train": num_train,
+            "board": board,
+            "ceiling": judged,
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.at_most,
             use_gpu=is_on_gpus,
@@ -117,7 +115,7 @@ def train(
             ),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
-        datasets={"train": to_train, "validation": held_out, "start": to_train.limit(NUM_STARTING)},
+        datasets={"train": decoded(photographs, found.held_out, is_held_out=False), "validation": held_out},
         dataset_config=ray.train.DataConfig(
             datasets_to_split=["train"], execution_options=ExecutionOptions(preserve_order=True)
         ),
@@ -204,17 +202,12 @@ def _read_board(board: Queue, observe: Callable[[Update], None]) -> None:
 
 
 def _outcome(settings: TrainingSettings, found: Survey, state: dict[str, Any], held_out: Dataset) -> Outcome:
-    model = new_autoencoder(settings.recipe, settings.width, settings.seed).eval()
+    model = Autoencoder(settings.width, settings.seed).eval()
     model.load_state_dict(state["model"])
     photographs = torch.stack([torch.from_numpy(row["photograph"].copy()) for row in held_out.take(NUM_SAMPLES)])
-    clean = along_axes(central_crop(photographs, model.margin_px))
+    clean = along_axes(central_crop(photographs))
     noisy = add_noise(clean, settings.noise_sigma, torch.Generator().manual_seed(settings.seed))
     with torch.no_grad():
-        reconstructed, _ = model(noisy)
-    shown = (inner(clean, model.margin_px), inner(noisy, model.margin_px), reconstructed)
-    samples = torch.stack([displayed(pictures) for pictures in shown])
-    decoder = model.decoder.state_dict()
-    if settings.recipe == "standard":
-        decoder |= {ENCODER + name: tensor for name, tensor in model.encoder.state_dict().items()}
-    codes = {"code.mean": state["code_mean"], "code.directions": principal_deviations(state["code_covariance"])}
-    return Outcome(settings, found, tuple(state["history"]), decoder | codes, samples)
+        shown = {"original": clean, "noisy": noisy, "reconstruction": model(noisy)}
+    samples = {title: displayed(pictures) for title, pictures in shown.items()}
+    return Outcome(found, model.decoder.state_dict(), tuple(state["history"]), samples)

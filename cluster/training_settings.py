@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dgn.errors import DgnError
+
 
 class TrainingSettings(BaseModel):
     """What decides a decoder apart from the photographs. A training is resumed with the same settings."""
@@ -14,21 +16,21 @@ class TrainingSettings(BaseModel):
 
     recipe: Literal["standard", "paper"] = Field(
         default="standard",
-        description="How it is trained: standard (a code of overlapping windows, likeness by features, textures and "
-        "edges), or paper (a dense encoder, the squared error alone).",
+        description="What is made: standard (windows, fitted to photographs in one pass), or paper (convolutions, the "
+        "decoder of a denoising autoencoder; all settings below are its own).",
     )
-    features: str = Field(
-        default="efficientnet_lite0",
-        description="Network whose features recipe standard compares; a judge of the pictures should be another.",
+    width: float = Field(
+        default=1.0,
+        gt=0,
+        le=4,
+        description="Factor on the numbers of channels, or of a window's axes; 1 is the paper's.",
     )
-    width: float = Field(default=1.0, gt=0, le=4, description="Factor on all numbers of channels; 1 is the paper's.")
     epochs: int = Field(default=30, ge=1, description="Passes over the photographs.")
     batch_size: int = Field(default=16, ge=1, description="Photographs per step, over all workers.")
-    learning_rate: float | None = Field(
-        default=None,
+    learning_rate: float = Field(
+        default=0.3,
         gt=0,
-        description="Adam's initial rate, divided by each layer's number of inputs; falls to 0 as half a cosine. "
-        "Default: 0.03, with recipe paper 0.3.",
+        description="Adam's initial rate, divided by each layer's number of inputs; falls to 0 as half a cosine.",
     )
     noise_sigma: float = Field(
         default=0.1,
@@ -40,3 +42,14 @@ class TrainingSettings(BaseModel):
         default="auto",
         description="Precision of the arithmetic: float32, bfloat16, or auto: bfloat16 if the hardware has it.",
     )
+
+    def check(self, *others: str) -> None:
+        """Raises: DgnError for a setting of recipe `paper` that was given to `standard`.
+
+        Args:
+            others: names of flags of recipe `paper` that were given beside the settings.
+        """
+        given = sorted([*(self.model_fields_set - {"recipe", "width"}), *others])
+        if self.recipe == "standard" and given:
+            flag = f"--{given[0].replace('_', '-')}"
+            raise DgnError(f"{flag} is for recipe paper: leave it out, or give --recipe paper")

@@ -1,4 +1,4 @@
-"""`dgn pretrain`: trains a decoder, the generator of the pretrained mode, on photographs."""
+"""`dgn pretrain`: makes a decoder, the generator of the pretrained mode, of photographs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dgn.cluster.training_worker import Update
     from dgn.networks.weights import NetworkWeights
     from dgn.pictures.ceiling import Ceiling
+    from dgn.runs.stores.base import Store
 
 log = logging.getLogger("dgn")
 
@@ -37,14 +38,14 @@ def command(
     settings: dict[str, Any],
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of workers. Default: one per GPU, or without GPUs one per machine."),
+        typer.Option(
+            min=1,
+            help="Number of workers of recipe paper. Default: one per GPU, or without GPUs one per machine.",
+        ),
     ] = None,
     column: Annotated[str, typer.Option(help="Column of Parquet files that holds the pictures.")] = "image",
-    features_weights: Annotated[
-        str | None, typer.Option(help="Weights file of the network of --features; a path or an address.")
-    ] = None,
     judge: Annotated[
-        str | None, typer.Option(help="Network that says after every epoch what it recognises of --judge-images.")
+        str | None, typer.Option(help="Network that says what it still recognises of --judge-images.")
     ] = None,
     judge_weights: Annotated[
         str | None, typer.Option(help="Weights file of the network of --judge; a path or an address.")
@@ -53,52 +54,96 @@ def command(
         Path | None,
         typer.Option(help="Folder of photographs for --judge, with classes as dgn doctor --images has them."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last whole epoch.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue recipe paper from its last whole epoch.")] = False,
 ) -> None:
-    """Writes OUT, and next to it a loss curve and a few reconstructions as PNG.
+    """Writes OUT, and next to it a few reconstructions as PNG; recipe paper also a loss curve.
 
-    Checkpoints are in a folder `.training` next to OUT until OUT is written.
+    Recipe paper keeps checkpoints in a folder `.training` next to OUT until OUT is written.
     """
     chosen = validated(TrainingSettings, settings)
+    chosen.check(*(flag for flag, value in (("workers", workers), ("resume", resume)) if value))
     parent, name = _split(out)
     store = open_store(parent)
     store.check(must_write=True)
     if store.exists(name):
         raise DgnError(f"{out} exists: give another name, or delete it")
-    from dgn.cluster import connection, fleet
-    from dgn.cluster.precision import resolve_precision
-    from dgn.cluster.training import train
+    from dgn.cluster import connection
     from dgn.method.decoder import serialise
 
     log_to_stderr()
-    compared = _compared(chosen, features_weights)
     ceiling = _ceiling(judge, judge_weights, judge_images)
     connection.connect()
-    devices = fleet.choose_trainers(workers)
-    chosen = chosen.model_copy(update={"precision": resolve_precision(chosen.precision, devices.gpus_each > 0)})
     stem = name.removesuffix(".safetensors")
-    folder = open_store(f"{parent.rstrip('/')}/{stem}.training")
-    with _training_progress(chosen) as observe:
-        outcome = train(images, column, folder, chosen, devices, resume, observe, compared, ceiling)
+    if chosen.recipe == "paper":
+        folder = open_store(f"{parent.rstrip('/')}/{stem}.training")
+        chosen, outcome = _trained(images, column, folder, chosen, workers, resume, ceiling)
+        store.write(f"{stem}.loss.png", _loss_curve(outcome))
+    else:
+        outcome = _fitted(images, column, chosen, ceiling)
     about = {
         "width": chosen.width,
-        "settings": chosen.model_dump(),
+        "settings": chosen.model_dump(include=None if chosen.recipe == "paper" else {"recipe", "width"}),
         "num_photos": outcome.survey.num_photographs,
         "num_held_out": len(outcome.survey.held_out),
         "photos_sha256": outcome.survey.sha256,
-        "validation_error": outcome.history[-1]["validation"],
+        "validation_error": outcome.error,
         "history": outcome.history,
     }
-    store.write(f"{stem}.loss.png", _loss_curve(outcome))
     store.write(f"{stem}.samples.png", _samples(outcome))
     store.write(name, serialise(outcome.decoder, about))
-    store.delete_folder(f"{stem}.training")
-    print(
-        f"{out}: {outcome.survey.num_photographs} photographs ({len(outcome.survey.held_out)} held out, "
-        f"{len(outcome.survey.broken)} skipped), {chosen.epochs} epochs, "
-        f"validation error {about['validation_error']:.4f} (began at {outcome.history[0]['validation']:.4f}); "
-        f"see {stem}.samples.png and {stem}.loss.png beside it"
-    )
+    if chosen.recipe == "paper":
+        store.delete_folder(f"{stem}.training")
+    print(f"{out}: {_summary(outcome, chosen)}; see {stem}.samples.png beside it")
+
+
+def _summary(outcome: Outcome, settings: TrainingSettings) -> str:
+    found, first, last = outcome.survey, outcome.history[0], outcome.history[-1]
+    parts = [
+        f"{found.num_photographs} photographs ({len(found.held_out)} held out, {len(found.broken)} skipped)",
+        *([f"{settings.epochs} epochs"] if settings.recipe == "paper" else []),
+        f"validation error {outcome.error:.4f}" + (f" (began at {first['validation']:.4f})" if last != first else ""),
+        *([f"{last['recognised']:.0%} recognised"] if "recognised" in last else []),
+    ]
+    return ", ".join(parts)
+
+
+def _trained(
+    images: str,
+    column: str,
+    folder: Store,
+    settings: TrainingSettings,
+    workers: int | None,
+    is_resumed: bool,
+    ceiling: Ceiling | None,
+) -> tuple[TrainingSettings, Outcome]:
+    """Recipe paper, with the precision that its devices have."""
+    from dgn.cluster import fleet
+    from dgn.cluster.precision import resolve_precision
+    from dgn.cluster.training import train
+
+    devices = fleet.choose_trainers(workers)
+    settings = settings.model_copy(update={"precision": resolve_precision(settings.precision, devices.gpus_each > 0)})
+    with _training_progress(settings) as observe:
+        return settings, train(images, column, folder, settings, devices, is_resumed, observe, ceiling)
+
+
+def _fitted(images: str, column: str, settings: TrainingSettings, ceiling: Ceiling | None) -> Outcome:
+    """Recipe standard."""
+    from dgn.cluster.fitting import fit
+
+    with bar("fitting windows", None, "reading photographs") as (progress, task):
+
+        def observe(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, state=f"{done:,} photographs")
+
+        return fit(images, column, settings.width, observe, ceiling)
+
+
+def _split(out: str) -> tuple[str, str]:
+    parent, _, name = out.rpartition("/")
+    if not name.endswith(".safetensors") or name == ".safetensors":
+        raise DgnError(f"OUT is '{out}': expected a file or s3:// object ending in .safetensors")
+    return parent or ("/" if out.startswith("/") else "."), name
 
 
 def _network(name: str, weights: str | None) -> NetworkWeights:
@@ -106,21 +151,6 @@ def _network(name: str, weights: str | None) -> NetworkWeights:
     from dgn.runs.networks import load_network
 
     return load_network(validated(RunConfig, {"discriminator": name, "weights": weights}))
-
-
-def _compared(settings: TrainingSettings, weights: str | None) -> NetworkWeights | None:
-    """The network whose features are compared, tried on a picture as training shows it. Raises: DgnError."""
-    if settings.recipe == "paper":
-        if weights:
-            raise DgnError("--features-weights is for recipe standard: recipe paper compares no features")
-        return None
-    from dgn.method.autoencoder import CROP_PX
-    from dgn.method.likeness import Likeness
-    from dgn.networks.frozen import FrozenNetwork
-
-    network = FrozenNetwork(compared := _network(settings.features, weights))
-    Likeness(network, network.layers.filter_layers, CROP_PX)
-    return compared
 
 
 def _ceiling(judge: str | None, weights: str | None, folder: Path | None) -> Ceiling | None:
@@ -133,16 +163,9 @@ def _ceiling(judge: str | None, weights: str | None, folder: Path | None) -> Cei
     from dgn.pictures.ceiling import Ceiling
 
     ceiling = Ceiling.of(_network(judge, weights), folder)
-    _, top5 = ceiling.shares(None, 0)
+    _, top5 = ceiling.shares(None)
     log.info("%s has %.0f %% of %d untouched photographs in its top five", judge, 100 * top5, len(ceiling.classes))
     return ceiling
-
-
-def _split(out: str) -> tuple[str, str]:
-    parent, _, name = out.rpartition("/")
-    if not name.endswith(".safetensors") or name == ".safetensors":
-        raise DgnError(f"OUT is '{out}': expected a file or s3:// object ending in .safetensors")
-    return parent or ("/" if out.startswith("/") else "."), name
 
 
 def _loss_curve(outcome: Outcome) -> bytes:
@@ -162,13 +185,13 @@ def _loss_curve(outcome: Outcome) -> bytes:
 def _samples(outcome: Outcome) -> bytes:
     from matplotlib.figure import Figure
 
-    num_photographs = outcome.samples_3NHW3.shape[1]
-    figure = Figure(figsize=(6, 2 * num_photographs + 0.3), layout="constrained")
-    grid = figure.subplots(num_photographs, 3, squeeze=False)
-    for column, title in enumerate(("original", "noisy", "reconstruction")):
+    num_photographs = len(outcome.samples["original"])
+    figure = Figure(figsize=(2 * len(outcome.samples), 2 * num_photographs + 0.3), layout="constrained")
+    grid = figure.subplots(num_photographs, len(outcome.samples), squeeze=False)
+    for column, (title, pictures) in enumerate(outcome.samples.items()):
         grid[0, column].set_title(title)
-        for row in range(num_photographs):
-            grid[row, column].imshow(outcome.samples_3NHW3[column, row].numpy())
+        for row, picture in enumerate(pictures):
+            grid[row, column].imshow(picture.numpy())
             grid[row, column].axis("off")
     return _png(figure)
 

@@ -63,9 +63,11 @@ def mini_float64(mini_weights):
 
 @pytest.fixture(scope="session")
 def decoder():
+    """For preset standard."""
     from dgn.method.decoder import random_decoder
+    from dgn.method.recipes import RenderConfig
 
-    return random_decoder(WIDTH)
+    return random_decoder(RenderConfig.from_preset("standard", width=WIDTH).pretrained)
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def render(
         preset: `paper`, `standard` or `draft`.
         weights: a file of the network's weights, as any trainer saves them; by default the one that comes with dgn, a
             download, or what a network of your own holds.
-        decoder: for the pretrained mode, a file from `dgn pretrain`, or "drawings".
+        decoder: for the pretrained mode, a file from `dgn pretrain`, "photographs" or "drawings".
         seed: the first seed.
         seeds: pictures per target, with successive seeds.
         updates: updates per picture; by default the preset's.

@@ -126,7 +126,7 @@ class _Bench:
             state = self.network.built().state_dict()
         state = {name: tensor.cpu() for name, tensor in state.items()}
         self.weights = NetworkWeights(self.network, state, "", "random")
-        self.decoder = random_decoder(self.config.pretrained.width)
+        self.decoder = random_decoder(self.config.pretrained)
         self.classifier: FrozenNetwork | None = None
 
     def tries(self, variant: Variant) -> bool:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from dgn.method import lapped
+from dgn.method.recipes import Generator
 from dgn.targets import Mode
 
 Weights = Mapping[str, Tensor]  # by name, see `Architecture.shapes`
@@ -46,8 +48,7 @@ class Architecture:
         width: factor on every channel count except the three of the picture; the paper's generator is 1.
         has_last_relu: whether the untrained generator ends in a ReLU, as the paper's does. The pretrained one never
             does.
-        has_averages: whether the pretrained generator is normalised by the averages of its training, instead of each
-            picture's own statistics.
+        generator: of the pretrained mode; the untrained one's are convolutions.
 
     Raises: ValueError for a width outside (0, 4].
     """
@@ -55,7 +56,7 @@ class Architecture:
     mode: Mode
     width: float = 1.0
     has_last_relu: bool = True
-    has_averages: bool = False
+    generator: Generator = "convolutions"
 
     def __post_init__(self) -> None:
         if not 0 < self.width <= 4:
@@ -67,16 +68,18 @@ class Architecture:
 
     @property
     def feature_channels(self) -> int:
-        return self.channels(128)
+        return self.channels(lapped.CHANNELS if self.generator == "windows" else 128)
 
     @property
     def num_features(self) -> int:
         """K, the length of the feature vector: 3,200 at width 1."""
-        return self.feature_channels * FEATURE_PX**2
+        return self.feature_channels * (lapped.PLACES if self.generator == "windows" else FEATURE_PX) ** 2
 
     @property
     def convs(self) -> tuple[Conv, ...]:
-        """All convolutions, first to last."""
+        """All convolutions, first to last; windows have none."""
+        if self.generator == "windows":
+            return ()
         convs, incoming = [], self.feature_channels
         for full, kernel_px in STAGES:
             out = self.channels(full)
@@ -98,8 +101,11 @@ class Architecture:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every weight's name and shape: `alpha` (K,), then per convolution i `conv{i}.weight` (O, C, k, k) and
-        `conv{i}.bias` (O,), and of its normalisation `norm{i}.gamma` (O,) and `norm{i}.beta` (O,)."""
+        `conv{i}.bias` (O,), and of its normalisation `norm{i}.gamma` (O,) and `norm{i}.beta` (O,). Windows have
+        `windows.axes` (C, 3, s, s) and `windows.colours` (3,)."""
         shapes: dict[str, tuple[int, ...]] = {"alpha": (self.num_features,)}
+        if self.generator == "windows":
+            shapes |= {"windows.axes": (self.feature_channels, *lapped.AXES_SHAPE), "windows.colours": (3,)}
         for i, conv in enumerate(self.convs):
             o, c, k = conv.out_channels, conv.in_channels, conv.kernel_px
             shapes |= {f"conv{i}.weight": (o, c, k, k), f"conv{i}.bias": (o,)}

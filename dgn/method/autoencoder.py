@@ -1,7 +1,7 @@
-"""The denoising autoencoders whose decoder is the pretrained generator. Paper: 4.2 and Figure 3; layers: the notebooks.
+"""The denoising autoencoder whose decoder is the pretrained generator. Paper: 4.2 and Figure 3; layers: the notebooks.
 
-Pictures are along the colour axes of photographs, each with variance 1 (`colours.py`).
-Shapes: N pictures, K length of the code (3,200 at width 1), C, O channels, h, w places of the code, k kernel.
+Pictures are (N, 3, 224, 224) along the colour axes of photographs, each with variance 1 (`colours.py`).
+Shapes: N pictures, K length of the code (3,200 at width 1), C, O channels, k kernel.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from torch import Tensor, nn
 
 from dgn.method.architecture import PICTURE_PX, Architecture
 from dgn.method.colours import from_axes, to_axes
-from dgn.method.generator import NORM_EPS, feature_maps, generate_shared, running_averages
-from dgn.method.lapped import MARGIN_PX, LappedTransform
+from dgn.method.generator import NORM_EPS, generate_shared, running_averages
 
 ENCODER_CHANNELS = (32, 64, 128, 256, 512)
 NUM_HIDDEN = 2048
 FIRST_CONTRAST = 0.5  # of pictures before training; photographs have about 1, their mean has 0
 MIDDLE = 0.7  # share of a kernel's initial weights on its middle taps
-CROP_PX = 96  # of photographs in the standard recipe: 3 x 3 places of the code, at a fifth of the whole picture's cost
 POOLED_PX = 3  # what is left of 224 px after five stages, each two valid 3x3 convolutions and a halving
 
 
@@ -40,7 +38,7 @@ class _Norm(nn.Module):
 
 
 @torch.no_grad()
-def look_linear(
+def _look_linear(
     layer: nn.Conv2d | nn.Linear,
     weight_OCkk: Tensor,
     stream: torch.Generator,
@@ -78,19 +76,14 @@ def look_linear(
 
 
 class Decoder(nn.Module):
-    """The pretrained generator as a module: codes (N, C, h, w) -> pictures (N, 3, 64 h - 96, 64 w - 96).
+    """The pretrained generator as a module: codes (N, K) -> pictures. In training it uses the batch's statistics."""
 
-    Args:
-        has_batch_statistics: whether it normalises by the batch's statistics in training. Otherwise it keeps the
-            averages that it was given.
-    """
-
-    def __init__(self, architecture: Architecture, stream: torch.Generator, has_batch_statistics: bool = True):
+    def __init__(self, architecture: Architecture, stream: torch.Generator):
         super().__init__()
-        self.architecture, self.has_batch_statistics = architecture, has_batch_statistics
+        self.architecture = architecture
         for i, conv in enumerate(architecture.convs):
             module = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_px)
-            look_linear(module, module.weight, stream, has_pairs_in=i > 0, has_pairs_out=conv.has_relu)
+            _look_linear(module, module.weight, stream, has_pairs_in=i > 0, has_pairs_out=conv.has_relu)
             self.add_module(f"conv{i}", module)
             self.add_module(f"norm{i}", _Norm(conv.out_channels))
         nn.init.constant_(self.get_parameter(architecture.picture_gamma), FIRST_CONTRAST)
@@ -100,17 +93,15 @@ class Decoder(nn.Module):
         """The normalisation of the picture itself."""
         return self.get_submodule(f"norm{len(self.architecture.convs) - 1}")
 
-    def forward(self, code_NChw: Tensor) -> Tensor:
+    def forward(self, code_NK: Tensor) -> Tensor:
         weights = dict(self.named_parameters()) | dict(self.named_buffers())
-        is_training = self.training and self.has_batch_statistics
-        code_NChw = code_NChw.contiguous(memory_format=torch.channels_last)
         return generate_shared(
-            self.architecture, weights, code_NChw, partial(running_averages, is_training=is_training)
+            self.architecture, weights, code_NK, partial(running_averages, is_training=self.training)
         )
 
 
-class PaperAutoencoder(nn.Module):
-    """The paper's: noisy pictures (N, 3, 224, 224) -> (reconstructions, codes (N, C, 5, 5)).
+class Autoencoder(nn.Module):
+    """Noisy pictures -> reconstructions.
 
     Each stage of the encoder is twice (valid 3x3 convolution, ReLU, batch norm), then max-pooling. After the stages
     come a dense layer of 2,048 with ReLU and a linear dense layer of K.
@@ -118,8 +109,6 @@ class PaperAutoencoder(nn.Module):
     Args:
         width: factor on every channel count except the three of the picture.
     """
-
-    margin_px, crop_px = 0, PICTURE_PX
 
     def __init__(self, width: float, seed: int):
         super().__init__()
@@ -143,52 +132,14 @@ class PaperAutoencoder(nn.Module):
         )
         convs = [module for module in self.encoder if isinstance(module, nn.Conv2d)]
         for conv in convs:
-            look_linear(conv, conv.weight, stream, has_pairs_in=conv is not convs[0])
+            _look_linear(conv, conv.weight, stream, has_pairs_in=conv is not convs[0])
         dense, code = (module for module in self.encoder if isinstance(module, nn.Linear))
-        look_linear(dense, dense.weight.unflatten(1, (incoming, POOLED_PX, POOLED_PX)), stream, middle=0.0)
-        look_linear(code, code.weight[:, :, None, None], stream, has_pairs_out=False)
+        _look_linear(dense, dense.weight.unflatten(1, (incoming, POOLED_PX, POOLED_PX)), stream, middle=0.0)
+        _look_linear(code, code.weight[:, :, None, None], stream, has_pairs_out=False)
         self.decoder = Decoder(self.architecture, stream)
 
-    def encode(self, noisy_N3HW: Tensor) -> Tensor:
-        return feature_maps(self.encoder(noisy_N3HW), self.architecture.feature_channels)
-
-    def forward(self, noisy_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        code_NChw = self.encode(noisy_N3HW)
-        return self.decoder(code_NChw), code_NChw
-
-
-class LappedAutoencoder(nn.Module):
-    """The standard recipe's: noisy pictures with 80 px more on each side -> (reconstructions, codes (N, C, h, w)).
-
-    Its encoder is a transform that photographs determine (`lapped.py`); what is trained is the decoder.
-
-    Args:
-        width: factor on every channel count except the three of the picture.
-    """
-
-    margin_px, crop_px = MARGIN_PX, CROP_PX
-
-    def __init__(self, width: float, seed: int):
-        super().__init__()
-        self.architecture = Architecture("pretrained", width)
-        self.encoder = LappedTransform.empty(self.architecture.feature_channels)
-        self.decoder = Decoder(self.architecture, torch.Generator().manual_seed(seed), has_batch_statistics=False)
-
-    def encode(self, surrounded_N3HW: Tensor) -> Tensor:
-        with torch.autocast(surrounded_N3HW.device.type, enabled=False):  # exact, and next to nothing of a step's work
-            return self.encoder.encode(surrounded_N3HW)
-
-    def forward(self, surrounded_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        code_NChw = self.encode(surrounded_N3HW)
-        return self.decoder(code_NChw), code_NChw
-
-
-Autoencoder = PaperAutoencoder | LappedAutoencoder
-
-
-def new_autoencoder(recipe: str, width: float, seed: int) -> Autoencoder:
-    """An autoencoder of the recipe `standard` or `paper`, before `linear_start` and training."""
-    return (PaperAutoencoder if recipe == "paper" else LappedAutoencoder)(width, seed)
+    def forward(self, noisy_N3HW: Tensor) -> Tensor:
+        return self.decoder(self.encoder(noisy_N3HW))
 
 
 def along_axes(photographs_NHW3: Tensor) -> Tensor:
@@ -202,39 +153,21 @@ def displayed(pictures_N3HW: Tensor) -> Tensor:
     return (colours.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def crop_and_flip(photographs_NHW3: Tensor, stream: torch.Generator, px: int, margin_px: int) -> Tensor:
-    """Augmentation: a random window of each photograph, mirrored or not, with what is around it: reflections beyond the
-    photograph's edge. (N, px + 2 margins, px + 2 margins, 3)"""
+def crop_and_flip(photographs_NHW3: Tensor, stream: torch.Generator) -> Tensor:
+    """Augmentation: a random 224 px window of each photograph, mirrored or not."""
     side = photographs_NHW3.shape[1]
-    offsets = torch.randint(side - px + 1, (len(photographs_NHW3), 2), generator=stream).tolist()
+    offsets = torch.randint(side - PICTURE_PX + 1, (len(photographs_NHW3), 2), generator=stream).tolist()
     is_mirrored = torch.randint(2, (len(photographs_NHW3),), generator=stream).tolist()
-    large = px + 2 * margin_px
     windows = [
-        photograph[top : top + large, left : left + large].flip(1 if mirrored else ())
-        for photograph, (top, left), mirrored in zip(
-            _surrounded(photographs_NHW3, margin_px), offsets, is_mirrored, strict=True
-        )
+        photograph[top : top + PICTURE_PX, left : left + PICTURE_PX].flip(1 if mirrored else ())
+        for photograph, (top, left), mirrored in zip(photographs_NHW3, offsets, is_mirrored, strict=True)
     ]
     return torch.stack(windows)
 
 
-def central_crop(photographs_NHW3: Tensor, margin_px: int) -> Tensor:
-    """The generator's size from the middle of each photograph, with what is around it."""
-    start = (photographs_NHW3.shape[1] - PICTURE_PX) // 2
-    end = start + PICTURE_PX + 2 * margin_px
-    return _surrounded(photographs_NHW3, margin_px)[:, start:end, start:end]
-
-
-def inner(pictures_N3HW: Tensor, margin_px: int) -> Tensor:
-    """The pictures without what is around them."""
-    return pictures_N3HW[..., margin_px:-margin_px, margin_px:-margin_px] if margin_px else pictures_N3HW
-
-
-def _surrounded(photographs_NHW3: Tensor, margin_px: int) -> Tensor:
-    side = photographs_NHW3.shape[1]
-    index = torch.arange(-margin_px, side + margin_px).abs()
-    index = torch.where(index >= side, 2 * (side - 1) - index, index)
-    return photographs_NHW3[:, index][:, :, index]
+def central_crop(photographs_NHW3: Tensor) -> Tensor:
+    margin = (photographs_NHW3.shape[1] - PICTURE_PX) // 2
+    return photographs_NHW3[:, margin : margin + PICTURE_PX, margin : margin + PICTURE_PX]
 
 
 def add_noise(clean_N3HW: Tensor, sigma: float, stream: torch.Generator) -> Tensor:

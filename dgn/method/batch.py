@@ -50,7 +50,7 @@ class Classifier(Protocol):
 def architecture_of(config: RenderConfig, mode: Mode) -> Architecture:
     """The generator as a mode's recipe asks for it."""
     recipe = config.recipe(mode)
-    return Architecture(mode, recipe.width, recipe.has_last_relu, recipe.statistics == "averages")
+    return Architecture(mode, recipe.width, recipe.has_last_relu, recipe.generator)
 
 
 @dataclass
@@ -72,15 +72,19 @@ class Batch:
         """The feature vectors f, (N, K). Paper: Eq. 1.
 
         Recipe code `ones`: alpha times the noise; the notebook's ReLU follows in the pretrained mode. Code `data`: the
-        decoder's mean code plus alpha's steps along the code's directions at each of the 25 places, noise added. With a
-        limit, steps bend towards it, so that codes stay among photographs'.
+        decoder's mean code plus alpha's steps at each of its places, noise added, in deviations of photographs' codes.
+        With a limit, steps bend towards it, so that codes stay among photographs'.
         """
         alpha_NK = self.own["alpha"]
         if self.recipe.code == "data":
             if (limit := self.recipe.code_limit) is not None:
                 alpha_NK = limit * (alpha_NK / limit).tanh()
             moved_NK = alpha_NK if noise_NK is None else alpha_NK + self.recipe.noise_sigma * noise_NK
-            steps_NCP = self.shared["code.directions"] @ moved_NK.unflatten(1, (self.architecture.feature_channels, -1))
+            moved_NCP = moved_NK.unflatten(1, (self.architecture.feature_channels, -1))
+            if self.recipe.generator == "windows":
+                steps_NCP = self.shared["code.deviations"][:, None] * moved_NCP
+            else:
+                steps_NCP = self.shared["code.directions"] @ moved_NCP
             return self.shared["code.mean"] + steps_NCP.flatten(1)
         # With f all ones, the paper's additive noise and its multiplicative noise around 1 are the same formula.
         f_NK = alpha_NK if noise_NK is None else alpha_NK * (1 + self.recipe.noise_sigma * noise_NK)
@@ -96,7 +100,9 @@ class Batch:
 
     def _drawn(self, noise_NK: Tensor | None) -> Tensor:
         """The generator's pictures in colours, (N, 3, 224, 224)."""
-        features_NK = self.features(noise_NK).to(self.dtype)
+        features_NK = self.features(noise_NK)
+        if self.architecture.convs:  # windows are drawn in full precision
+            features_NK = features_NK.to(self.dtype)
         raw_N3HW = self.classifier.engine.draw(self.architecture, self.own, self.shared, features_NK)
         raw_N3HW = raw_N3HW.to(self.own["alpha"].dtype)
         if self.architecture.mode == "pretrained":  # a decoder draws along the axes of its autoencoder's photographs

@@ -11,57 +11,70 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from dgn.errors import WeightsMismatch
 from dgn.method.architecture import Architecture
 from dgn.method.generator import initial_weights
-from dgn.method.recipes import Recipe
+from dgn.method.lapped import Fitted, LappedTransform
+from dgn.method.recipes import Generator, Recipe
 from dgn.text import in_one_line
 
 # 1: drew normalised RGB; 2: draws along photographs' colour axes; 3: has directions of equal effect for the code;
-# 4: directions that photographs' codes vary along, and the encoder if it is a transform.
-FORMAT_VERSION = 4
+# 5: is of windows, or of convolutions without directions.
+FORMAT_VERSION = 5
 READABLE = (3, FORMAT_VERSION)
-ENCODER = "encoder."
 
 
 @dataclass(frozen=True)
 class FrozenDecoder:
     """The content of a decoder's file.
 
-    `weights`, float32 on the CPU: the pretrained generator's weights except alpha, its running averages `norm{i}.mean`
-    and `norm{i}.var`, the mean of the codes that it was trained on, `code.mean` (K,), and `code.directions` (C, C):
-    the principal axes of the channels of a code's places, as columns, each as long as its standard deviation.
-    `encoder`: the buffers of a `lapped.LappedTransform`; empty if the encoder was another.
+    `weights`, float32 on the CPU: the pretrained generator's weights except alpha. Of windows also the mean of
+    photographs' codes, `code.mean` (K,), and the standard deviations of the channels of a place, `code.deviations`
+    (C,). Of convolutions also the running averages of the training, `norm{i}.mean` and `norm{i}.var`; and in files of
+    version 3 the mean code with `code.directions` (C, C), steps of equal effect as columns.
     """
 
     weights: dict[str, Tensor]
+    generator: Generator
     width: float
     sha256: str
     source: str
-    format_version: int
-    encoder: dict[str, Tensor]
 
     def check_for(self, recipe: Recipe) -> None:
-        """Raises: WeightsMismatch if the recipe asks for what an earlier file does not have."""
-        if recipe.code_limit is not None and self.format_version < FORMAT_VERSION:
+        """Raises: WeightsMismatch if the recipe draws with another generator."""
+        if recipe.generator != self.generator:
+            wanted, do = {
+                "windows": ("windows", "give --preset paper, or make another with dgn pretrain"),
+                "convolutions": (
+                    "convolutions",
+                    "make one with dgn pretrain --recipe paper, or give --preset standard",
+                ),
+            }[recipe.generator]
             raise WeightsMismatch(
-                f"decoder {self.source} has format version {self.format_version}, without the deviations of its codes "
-                "that this preset keeps within: give --preset paper, or train it again with dgn pretrain"
+                f"decoder {self.source} is of {self.generator}, and this preset draws with {wanted}: {do}"
             )
 
 
 def serialise(weights: dict[str, Tensor], about: dict[str, Any]) -> bytes:
-    """The file's bytes. `about` (width, settings, fingerprint of the data, validation error) is its header, as JSON."""
-    tensors = {name: tensor.float().contiguous() for name, tensor in sorted(weights.items())}
+    """The file's bytes. `about` (width, settings, fingerprint of the data, validation error) is its header, as JSON.
+    The windows' axes are kept in half precision, which no picture shows."""
+    tensors = {
+        name: (tensor.half() if name == "windows.axes" else tensor.float()).contiguous()
+        for name, tensor in sorted(weights.items())
+    }
     header = json.dumps({"format_version": FORMAT_VERSION, **about}, sort_keys=True)
     return save_safetensors(tensors, metadata={"dgn": header})
 
 
-def expected_shapes(width: float) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a decoder's file, with its shape."""
-    architecture = Architecture("pretrained", width)
+def expected_shapes(width: float, generator: Generator, has_code: bool = False) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a decoder's file, with its shape.
+
+    Args:
+        has_code: whether a decoder of convolutions has the mean and the directions of codes.
+    """
+    architecture = Architecture("pretrained", width, generator=generator)
     shapes = architecture.shapes()
     code = shapes.pop("alpha")
     averages = {
@@ -71,23 +84,30 @@ def expected_shapes(width: float) -> dict[str, tuple[int, ...]]:
         for kind in ("mean", "var")
     }
     channels = architecture.feature_channels
-    return {**shapes, **averages, "code.mean": code, "code.directions": (channels, channels)}
+    if generator == "windows":
+        return {**shapes, "code.mean": code, "code.deviations": (channels,)}
+    return {**shapes, **averages, **({"code.mean": code, "code.directions": (channels, channels)} if has_code else {})}
 
 
-def principal_deviations(covariance_CC: Tensor) -> Tensor:
-    """The principal axes of a covariance, as columns, each as long as its standard deviation: (C, C)."""
-    squares_C, axes_CC = torch.linalg.eigh(covariance_CC.double())
-    return (axes_CC * squares_C.clamp_min(0).sqrt()).float()
+def of_windows(fitted: Fitted) -> dict[str, Tensor]:
+    """The weights of a decoder's file."""
+    return {
+        "windows.axes": fitted.transform.axes_C3ss, "windows.colours": fitted.transform.colours_3,
+        "code.mean": fitted.mean_K, "code.deviations": fitted.deviations_C,
+    }  # fmt: skip
 
 
-def random_decoder(width: float) -> dict[str, Tensor]:
-    """An untrained decoder for measurements and tests: random weights with the right shapes."""
-    weights = initial_weights(Architecture("pretrained", width), torch.Generator().manual_seed(7))
-    averages = {name: torch.zeros(shape) for name, shape in expected_shapes(width).items() if name not in weights}
-    averages |= {name: tensor + 1 for name, tensor in averages.items() if name.endswith(".var")}
-    size = len(averages["code.directions"])
-    directions = {"code.directions": torch.randn(size, size, generator=torch.Generator().manual_seed(8)) / size**0.5}
-    return {name: tensor for name, tensor in weights.items() if name != "alpha"} | averages | directions
+def random_decoder(recipe: Recipe) -> dict[str, Tensor]:
+    """An untrained decoder for measurements and tests: random weights with the shapes that a recipe draws with."""
+    stream = torch.Generator().manual_seed(7)
+    shapes = {name: torch.zeros(shape) for name, shape in expected_shapes(recipe.width, recipe.generator).items()}
+    if recipe.generator == "windows":
+        axes = nn.init.orthogonal_(shapes["windows.axes"].flatten(1), generator=stream)
+        transform = LappedTransform(axes.view_as(shapes["windows.axes"]), shapes["windows.colours"])
+        return of_windows(Fitted(transform, shapes["code.mean"], torch.linspace(3, 0.3, len(axes))))
+    averages = {name: tensor + 1 if name.endswith(".var") else tensor for name, tensor in shapes.items()}
+    weights = initial_weights(Architecture("pretrained", recipe.width), stream)
+    return averages | {name: tensor for name, tensor in weights.items() if name != "alpha"}
 
 
 def read_decoder(data: bytes, source: str) -> FrozenDecoder:
@@ -99,6 +119,7 @@ def read_decoder(data: bytes, source: str) -> FrozenDecoder:
     except (SafetensorError, ValueError, RecursionError) as error:
         raise WeightsMismatch(f"{source} is not a whole decoder file: {str(error).splitlines()[0]}") from error
     version = about.get("format_version") if isinstance(about, dict) else None
+    generator: Generator = "windows" if "windows.axes" in weights else "convolutions"
     if version not in READABLE:
         raise WeightsMismatch(
             f"{source} is not a decoder of this dgn: its header has format version {version}, "
@@ -106,13 +127,12 @@ def read_decoder(data: bytes, source: str) -> FrozenDecoder:
         )
     try:
         width = float(about["width"])
-        shapes = expected_shapes(width)
+        shapes = expected_shapes(width, generator, has_code=version == 3)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsMismatch(f"{source} does not give its width in its header: {in_one_line(error)}") from error
     for name, shape in shapes.items():
         found = tuple(weights[name].shape) if name in weights else "missing"
         if found != shape:
             raise WeightsMismatch(f"{source} does not fit its width {width:g}: {name} is {found}, not {shape}")
-    encoder = {name.removeprefix(ENCODER): each.float() for name, each in weights.items() if name.startswith(ENCODER)}
     decoder = {name: weights[name].float() for name in shapes}
-    return FrozenDecoder(decoder, width, hashlib.sha256(data).hexdigest(), source, version, encoder)
+    return FrozenDecoder(decoder, generator, width, hashlib.sha256(data).hexdigest(), source)

@@ -17,15 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from dgn.method.architecture import Architecture, Conv, Weights
-from dgn.method.generator import (
-    Normalise,
-    convolve,
-    feature_maps,
-    generate,
-    generate_shared,
-    own_statistics,
-    running_averages,
-)
+from dgn.method.generator import convolve, generate, generate_shared, own_statistics
 
 Update = Callable[..., tuple[Tensor, ...]]
 BETAS, EPS = (0.9, 0.999), 1e-8  # of AdaMax; paper: Table 1
@@ -57,17 +49,12 @@ class Engine:
             shared: the frozen weights of a decoder, as `prepare` returns them; empty in the untrained mode.
         """
         if "conv0.weight" not in own:
-            code = feature_maps(features_NK, architecture.feature_channels)
-            return generate_shared(architecture, shared, code, self.normalise(architecture), self.convolve)
+            return generate_shared(architecture, shared, features_NK, own_statistics, self.convolve)
         each = {name: self.unbind(tensor) for name, tensor in own.items()}
         return torch.stack([
             generate(architecture, {name: parts[n] for name, parts in each.items()}, features_K, self.convolve)
             for n, features_K in enumerate(features_NK.unbind())
         ])  # fmt: skip
-
-    def normalise(self, architecture: Architecture) -> Normalise:
-        """How targets that share their weights are normalised."""
-        return running_averages if architecture.has_averages else own_statistics
 
     def convolve(self, x: Tensor, weights: Weights, i: int, conv: Conv) -> Tensor:
         """The generator's i-th convolution and its ReLU, see `generator.convolve`."""
@@ -80,7 +67,7 @@ class Engine:
     def prepare(self, architecture: Architecture, frozen: Weights, dtype: torch.dtype) -> dict[str, Tensor]:
         """A decoder's weights in the form in which every update reads them: kernels in the generator's dtype."""
         return {
-            name: weight.to(dtype, memory_format=torch.channels_last) if weight.ndim == 4 else weight
+            name: weight.to(dtype, memory_format=torch.channels_last) if name.endswith(".weight") else weight
             for name, weight in frozen.items()
         }
 

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgn.method.architecture import FEATURE_PX, Architecture, Conv, Weights
+from dgn.method.architecture import FEATURE_PX, PICTURE_PX, Architecture, Conv, Weights
+from dgn.method.lapped import LappedTransform
 
 Normalise = Callable[[Tensor, Weights, int], Tensor]  # (x, weights, i) -> the i-th normalisation of x
 Convolve = Callable[[Tensor, Weights, int, Conv], Tensor]  # (x, weights, i, conv) -> relu(conv(x)), the i-th
@@ -57,22 +58,24 @@ def generate(architecture: Architecture, weights: Weights, features_K: Tensor, c
     """One target's raw picture, (3, 224, 224): unbounded; each channel has zero mean and unit variance before its gamma
     and beta.
 
-    Computed in the features' dtype. The normalisation uses this picture's own statistics. Paper: Table 2.
+    Computed in the features' dtype. The convolutions' normalisation uses this picture's own statistics. Paper: Table 2.
     """
-    code = feature_maps(features_K[None], architecture.feature_channels)
-    return generate_shared(architecture, weights, code, own_statistics, convolve).squeeze(0)
+    return generate_shared(architecture, weights, features_K[None], own_statistics, convolve).squeeze(0)
 
 
 def generate_shared(
     architecture: Architecture,
     weights: Weights,
-    code_NChw: Tensor,
+    features_NK: Tensor,
     normalise: Normalise,
     convolve: Convolve = convolve,
 ) -> Tensor:
-    """The whole generator on N codes (`feature_maps`) that share their weights: (N, 3, 224, 224) from 5 x 5 places;
-    from h x w of them 64 h - 96 by 64 w - 96 px."""
-    x = code_NChw
+    """The whole generator on N feature vectors that share their weights: (N, 3, 224, 224). Windows are computed in
+    float32 or wider."""
+    if architecture.generator == "windows":
+        axes, colours = weights["windows.axes"], weights["windows.colours"]
+        return LappedTransform(axes, colours).decode(features_NK.to(axes.dtype), PICTURE_PX)
+    x = _as_channels_last(features_NK, architecture.feature_channels)
     for i, conv in enumerate(architecture.convs):
         x = normalise(convolve(x, weights, i, conv), weights, i)
     return x
@@ -148,8 +151,7 @@ def _phase_taps(kernel_px: int, dtype: torch.dtype, device: torch.device) -> Ten
     return taps.to(device)
 
 
-def feature_maps(features_NK: Tensor, channels: int) -> Tensor:
-    """Feature vectors (N, K) -> codes (N, C, 5, 5), channels last in memory: 1.8 times faster on a CPU, and
-    convolutions keep the order."""
+def _as_channels_last(features_NK: Tensor, channels: int) -> Tensor:
+    """(N, K) -> (N, C, 5, 5), channels last in memory: 1.8 times faster on a CPU, and convolutions keep the order."""
     pixels = features_NK.reshape(-1, channels, FEATURE_PX**2).transpose(1, 2).contiguous()
     return pixels.reshape(-1, FEATURE_PX, FEATURE_PX, channels).permute(0, 3, 1, 2)

@@ -1,98 +1,141 @@
-"""The code of the standard decoder: what photographs show in windows that overlap.
+"""The standard pretrained generator: a sum of overlapping windows, whose contents photographs determine.
 
-Each of the code's places sees a window of 128 px, 64 px from the next, with sine weights whose squares add up to one
-over neighbouring windows (a lapped transform; Malvar, "Signal Processing with Lapped Transforms", 1992). Its numbers
-are the window's components along the principal axes of photographs' windows, each divided by its standard deviation.
-So every number of the code has a variance of about 1 over photographs, the channels of a place are uncorrelated, and
-pictures are linear in the code.
+The picture is drawn at 80 px and enlarged. Each of the code's 4 x 4 places has a window of 40 px, 20 px from the next,
+with sine weights whose squares add up to one over neighbouring windows, except at the picture's edges (a lapped
+transform; Malvar, "Signal Processing with Lapped Transforms", 1992). A place's numbers in the code are amounts of the
+principal axes of photographs' windows. So pictures are linear in the code, and the channels of a place are uncorrelated
+over photographs.
 
-Shapes: N pictures, C channels of the code, h, w its places: h places decode to H = 64 h - 96 px (5 to 224, 3 to 96).
+Shapes: N pictures, C channels of the code, P = 16 places, K = C P, s side of a window, S side of the small picture.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
-PLACE_PX = 64  # from one place of the code to the next: what the generator's stages and crops make of one
-WINDOW_PX = 2 * PLACE_PX
-MARGIN_PX = 80  # from a picture's edge to the outer edge of its first window; the first place lies 16 px outside
-SMALL_PX = 32  # side at which windows are analysed; 128 axes hold no finer details
+PLACES = 4  # along each side
+STEP = 20  # from one window to the next
+SIDE = 2 * STEP  # of a window
+SMALL_PX = PLACES * STEP  # 80
+CHANNELS = 300  # of a code of 4,800 numbers; the paper's has 3,200
+AXES_SHAPE = (3, SIDE, SIDE)
 
 
-class LappedTransform(nn.Module):
-    """Pictures -> codes, and back without loss but for the components that are left out.
+@dataclass(frozen=True)
+class LappedTransform:
+    """Codes -> pictures, and back without loss but for fine details and the axes that are left out.
 
-    Args:
-        axes_C3ss: orthonormal principal axes of weighted windows, s = `SMALL_PX`.
-        deviations_C: standard deviations of the components.
-        colours_3: mean of photographs along the colour axes.
+    axes_C3ss: orthonormal, the strongest first. colours_3: mean of photographs along the colour axes.
     """
 
-    axes: Tensor
-    deviations: Tensor
-    colours: Tensor
+    axes_C3ss: Tensor
+    colours_3: Tensor
 
-    def __init__(self, axes_C3ss: Tensor, deviations_C: Tensor, colours_3: Tensor):
-        super().__init__()
-        self.register_buffer("axes", axes_C3ss)
-        self.register_buffer("deviations", deviations_C)
-        self.register_buffer("colours", colours_3)
+    def encode(self, pictures_N3HW: Tensor) -> Tensor:
+        """Pictures along the colour axes -> codes (N, K). What lies beyond a picture's edge is its reflection."""
+        small = _shrunk(pictures_N3HW) - self.colours_3[:, None, None]
+        return (self._weighted() @ F.unfold(_surrounded(small), SIDE, stride=STEP)).flatten(1)
 
-    @classmethod
-    def empty(cls, channels: int) -> LappedTransform:
-        """To load the buffers of another into."""
-        return cls(torch.zeros(channels, 3, SMALL_PX, SMALL_PX), torch.ones(channels), torch.zeros(3))
+    def decode(self, code_NK: Tensor, px: int) -> Tensor:
+        """Codes -> pictures along the colour axes, (N, 3, px, px)."""
+        axes = self._weighted()
+        windows_NDP = axes.T @ code_NK.unflatten(1, (len(axes), -1))
+        small = _overlapped(windows_NDP) / _squares(axes.device)
+        large = F.interpolate(small, size=(px, px), mode="bicubic", align_corners=False)
+        return large + self.colours_3[:, None, None]
 
-    def encode(self, surrounded_N3HW: Tensor) -> Tensor:
-        """Pictures with `MARGIN_PX` more on each side, along the colour axes -> codes (N, C, h, w)."""
-        kernel = self._windows() / self.deviations[:, None, None, None]
-        windows = (surrounded_N3HW - self.colours[:, None, None]).unfold(2, WINDOW_PX, PLACE_PX)
-        windows = windows.unfold(3, WINDOW_PX, PLACE_PX).permute(0, 2, 3, 1, 4, 5)  # (N, h, w, 3, 128, 128)
-        return (windows.flatten(3) @ kernel.flatten(1).T).permute(0, 3, 1, 2)
-
-    def decode(self, code_NChw: Tensor) -> Tensor:
-        """The sum of the axes that a code stands for: pictures without margins, (N, 3, H, W)."""
-        kernel = self._windows() * self.deviations[:, None, None, None]
-        pictures = F.conv_transpose2d(code_NChw, kernel, stride=PLACE_PX)
-        return pictures[..., MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX] + self.colours[:, None, None]
-
-    def _windows(self) -> Tensor:
-        """The axes at full size with their weights, (C, 3, 128, 128); without the weights each has norm 1."""
-        large = F.interpolate(self.axes, size=(WINDOW_PX, WINDOW_PX), mode="bicubic", align_corners=False)
-        return large / large.flatten(1).norm(dim=1)[:, None, None, None] * _weights(WINDOW_PX).to(large)
+    def _weighted(self) -> Tensor:
+        """The axes with the windows' weights, (C, D)."""
+        return (self.axes_C3ss * _sine_weights(self.axes_C3ss.device)).flatten(1)
 
 
-def _weights(side: int) -> Tensor:
-    """Sine weights of a window, (side, side)."""
-    sine = torch.sin(math.pi * (torch.arange(side) + 0.5) / side)
+def _sine_weights(device: torch.device) -> Tensor:
+    """Of a window's pixels, (s, s)."""
+    sine = torch.sin(math.pi * (torch.arange(SIDE, device=device) + 0.5) / SIDE)
     return torch.outer(sine, sine)
 
 
-@torch.no_grad()
-def principal_transform(windows: Iterable[Tensor], channels: int) -> LappedTransform:
-    """The transform along the strongest axes of photographs' windows.
+def _overlapped(windows_NDP: Tensor) -> Tensor:
+    """Windows at their places, added up: (N, D / s s, S, S)."""
+    whole = F.fold(windows_NDP, (SMALL_PX + STEP,) * 2, SIDE, stride=STEP)
+    return whole[..., STEP // 2 : -STEP // 2, STEP // 2 : -STEP // 2]
 
-    Args:
-        windows: batches (N, 3, 128, 128) along the colour axes, from anywhere in photographs.
+
+def _squares(device: torch.device) -> Tensor:
+    """Sums of the squared weights at each pixel, (1, 1, S, S): 1 but at the edges, which fewer windows cover."""
+    return _overlapped(_sine_weights(device).square().reshape(1, -1, 1).expand(-1, -1, PLACES**2))
+
+
+def _shrunk(pictures_N3HW: Tensor) -> Tensor:
+    return F.interpolate(pictures_N3HW, size=(SMALL_PX, SMALL_PX), mode="area")
+
+
+def _surrounded(small_N3SS: Tensor) -> Tensor:
+    return F.pad(small_N3SS, (STEP // 2,) * 4, mode="reflect")
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the transform needs to know of photographs; the sums of two sets add up to those of both.
+
+    small_3SS: the sum of the small pictures. products_DD: of the products of their weighted windows' pixels, D = 3 s s.
     """
-    size = 3 * SMALL_PX**2
-    products, colours, count = torch.zeros(size, size, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
-    weights_ss = _weights(SMALL_PX)
-    shrunk = [F.interpolate(batch.float().cpu(), size=(SMALL_PX, SMALL_PX), mode="area") for batch in windows]
-    for batch in shrunk:
-        colours, count = colours + batch.mean((2, 3)).sum(0), count + len(batch)
-    colours = colours / max(1, count)
-    for batch in shrunk:
-        flat = ((batch - colours.float()[:, None, None]) * weights_ss).flatten(1)
-        products += (flat.T @ flat).double()
-    squares, axes = torch.linalg.eigh(products / max(1, count))
-    strongest = squares[-channels:].flip(0).clamp_min(squares[-1] * 1e-8)
-    axes_C3ss = axes[:, -channels:].flip(1).T.unflatten(1, (3, SMALL_PX, SMALL_PX))
-    # Small windows have a 16th of the values, and their components so much smaller deviations.
-    deviations = strongest.sqrt() * (WINDOW_PX / SMALL_PX)
-    return LappedTransform(axes_C3ss.float().contiguous(), deviations.float(), colours.float())
+
+    count: int
+    small_3SS: NDArray[np.float64]
+    products_DD: NDArray[np.floating]
+
+    @classmethod
+    def of(cls, pictures_N3HW: Tensor) -> Sums:
+        """Of pictures along the colour axes."""
+        small = _shrunk(pictures_N3HW)
+        flat = _flat_windows(small)
+        return cls(len(small), small.double().sum(0).numpy(), (flat.T @ flat).numpy())
+
+    def __add__(self, other: Sums) -> Sums:
+        products_DD = np.add(self.products_DD, other.products_DD, dtype=np.float64)
+        return Sums(self.count + other.count, self.small_3SS + other.small_3SS, products_DD)
+
+
+def _flat_windows(small_N3SS: Tensor) -> Tensor:
+    """All weighted windows, (N P, D)."""
+    windows_NDP = F.unfold(_surrounded(small_N3SS), SIDE, stride=STEP)
+    weights_D = _sine_weights(small_N3SS.device).to(small_N3SS).expand(AXES_SHAPE).reshape(-1, 1)
+    return (windows_NDP * weights_D).transpose(1, 2).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A transform with the mean of photographs' codes and their deviations, which are the same at every place."""
+
+    transform: LappedTransform
+    mean_K: Tensor
+    deviations_C: Tensor
+
+
+def fitted(sums: Sums, channels: int) -> Fitted:
+    """The transform along the strongest principal axes of photographs and their mirror images."""
+    small = torch.from_numpy(sums.small_3SS) / sums.count
+    small = (small + small.flip(2)) / 2
+    colours_3 = small.mean((1, 2))
+    products = torch.from_numpy(sums.products_DD).double().unflatten(0, AXES_SHAPE).unflatten(3, AXES_SHAPE)
+    products_DD = ((products + products.flip(2, 5)) / 2).flatten(3).flatten(0, 2) / sums.count
+    # The windows around the mean colours, from those around zero.
+    total_D = _flat_windows(small[None]).sum(0)
+    plain_D = _flat_windows(colours_3[:, None, None].expand(1, -1, SMALL_PX, SMALL_PX))
+    cross_DD = torch.outer(total_D, plain_D[0])
+    covariance_DD = (products_DD - cross_DD - cross_DD.T + plain_D.T @ plain_D) / PLACES**2
+    squares, axes = torch.linalg.eigh(covariance_DD)
+    transform = LappedTransform(
+        axes[:, -channels:].flip(1).T.unflatten(1, AXES_SHAPE).float().contiguous(), colours_3.float()
+    )
+    # Axes along which photographs hardly vary get a tiny deviation instead of rounding errors.
+    deviations = squares[-channels:].flip(0).clamp_min(1e-8 * squares[-1]).sqrt().float()
+    return Fitted(transform, transform.encode(small[None].float())[0], deviations)

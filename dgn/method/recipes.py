@@ -14,6 +14,8 @@ from dgn.errors import DgnError
 from dgn.targets import Mode
 
 Precision = Literal["float32", "bfloat16", "float64"]
+# What draws a picture: the paper's convolutions, or windows along photographs' principal axes (`lapped.py`).
+Generator = Literal["convolutions", "windows"]
 
 # An activation is averaged over this many updates before it counts as rising, because views and noise move it.
 RISE_UPDATES = 20
@@ -59,7 +61,7 @@ class Recipe:
     # Feature vector of the pretrained mode: relu(alpha * noise), or steps of alpha from the decoder's mean code.
     code: Literal["ones", "data"] = "ones"
     code_limit: float | None = None  # of steps from the mean code, in deviations of photographs' codes; None: no limit
-    statistics: Literal["own", "averages"] = "own"  # a pretrained generator's: each picture's, or those of its training
+    generator: Generator = "convolutions"  # of the pretrained mode
     penalty_alpha: float = 0.1  # Eq. 4
     contrast: tuple[float, float, float] | None = None  # deviations along the colour axes; None: the decoder's own
     wakes_silent_units: bool = False
@@ -84,6 +86,8 @@ class Recipe:
             raise DgnError(
                 f"limit {self.code_limit:g} for a code of ones: expected code data, whose deviations are known"
             )
+        if self.generator == "windows" and self.code != "data":
+            raise DgnError(f"code {self.code} for windows: expected data, steps from the mean of photographs' codes")
         if self.last_rate_share != 1 and self.optimiser != "adamax":
             raise DgnError(f"optimiser {self.optimiser} with a learning rate that falls: expected adamax")
 
@@ -108,6 +112,7 @@ PAPER = {
     "pretrained": Recipe(num_updates=1200, optimiser="sgd", learning_rate=0.01, noise_sigma=0.05, num_snapshots=10),
 }
 _DISPLAYABLE = Recipe(noise_sigma=0.3, penalty_others=0.001, num_views=4, is_displayable=True, wakes_silent_units=True)
+_COLOURFUL = Moves(colour_gain=0.5, colour_offset=0.3)
 STANDARD = {  # chosen by measurement, docs/method.md
     "untrained": replace(
         _DISPLAYABLE,
@@ -118,7 +123,7 @@ STANDARD = {  # chosen by measurement, docs/method.md
         learning_rate=0.004,
         last_rate_share=0.05,
         half_share=0.75,
-        moves=Moves(colour_gain=0.5, colour_offset=0.3),
+        moves=_COLOURFUL,
     ),
     "pretrained": replace(
         _DISPLAYABLE,
@@ -129,7 +134,8 @@ STANDARD = {  # chosen by measurement, docs/method.md
         code="data",
         code_limit=3.0,
         penalty_alpha=0.0,
-        statistics="averages",
+        generator="windows",
+        moves=_COLOURFUL,
     ),
 }
 _SHORT: dict[str, Any] = {"num_updates": 80, "num_whole_updates": None, "num_views": 2}

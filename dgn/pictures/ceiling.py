@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgn.method.autoencoder import along_axes, central_crop, displayed, inner
+from dgn.method.autoencoder import along_axes, central_crop, displayed
 from dgn.method.engine import Engine
 from dgn.networks.weights import NetworkWeights
 from dgn.pictures.accuracy import labelled_photographs, right_ranks
@@ -39,20 +39,18 @@ class Ceiling:
     def shares(
         self,
         reconstruct: Callable[[Tensor], Tensor] | None,
-        margin_px: int,
         engine: Engine | None = None,
     ) -> tuple[float, float]:
         """Shares whose class the judge ranks first and in its top five, of the 8-bit pictures.
 
         Args:
-            reconstruct: from pictures along the colour axes with `margin_px` around them to pictures without; None: the
-                photographs themselves.
+            reconstruct: pictures (N, 3, 224, 224) along the colour axes, encoded and decoded; None: the photographs
+                themselves.
         """
         pictures = []
-        for photographs in central_crop(self.photographs_NHW3, margin_px).split(BATCH):
-            surrounded = along_axes(photographs)
-            drawn = reconstruct(surrounded) if reconstruct else inner(surrounded, margin_px)
-            pictures.append(displayed(drawn).cpu())
+        for photographs in central_crop(self.photographs_NHW3).split(BATCH):
+            clean = along_axes(photographs)
+            pictures.append(displayed(reconstruct(clean) if reconstruct else clean).cpu())
         images_N3HW = torch.cat(pictures).permute(0, 3, 1, 2) / 255
         is_first_N, is_top5_N = right_ranks(self.judge, images_N3HW, self.classes, engine)
         return is_first_N.float().mean().item(), is_top5_N.float().mean().item()

@@ -124,7 +124,8 @@ class RunConfig(BaseModel):
         description="What makes probabilities of the classes' values. Default: softmax; sigmoid for a single class.",
     )
     decoder: str | None = Field(
-        default=None, description='Decoder for the pretrained mode: a file from dgn pretrain, or "drawings".'
+        default=None,
+        description="Decoder for the pretrained mode: a file from dgn pretrain; photographs or drawings come with dgn.",
     )
     seed: int = Field(default=0, ge=0, description="The first seed.")
     seeds: int = Field(default=1, ge=1, description="Pictures per target, with successive seeds.")

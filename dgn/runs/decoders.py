@@ -1,4 +1,4 @@
-"""Where a decoder comes from: a file, an S3 object, or the one that ships with dgn."""
+"""Where a decoder comes from: a file, an S3 object, or one of those that come with dgn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dgn.method.decoder import FrozenDecoder, read_decoder
 from dgn.networks import embedded
 from dgn.runs.stores import read_url
 
-SHIPPED_DECODER = embedded.DECODER
+SHIPPED_DECODERS = embedded.DECODERS
 
 
 def needed_decoder(modes: Iterable[str], source: str | None, width: float | None) -> FrozenDecoder | None:
@@ -22,20 +22,20 @@ def needed_decoder(modes: Iterable[str], source: str | None, width: float | None
     if source is None:
         raise DgnError(
             "the pretrained mode needs a decoder: give --decoder FILE (in Python decoder=; dgn pretrain IMAGES FILE "
-            f"makes one, '{SHIPPED_DECODER}' ships with dgn), or --modes untrained (in Python modes=)"
+            f"makes one, {' and '.join(SHIPPED_DECODERS)} come with dgn), or --modes untrained (in Python modes=)"
         )
     return load_decoder(source, width)
 
 
 def load_decoder(source: str, width: float | None = None) -> FrozenDecoder:
-    """A decoder by path, by `s3://` address, or the one that comes with dgn by its name.
+    """A decoder by path, by `s3://` address, or one of those that come with dgn by its name.
 
     Args:
         width: the generator's, if it was given; the decoder must have the same.
 
     Raises: WeightsMissing, WeightsMismatch.
     """
-    path = str(embedded.weights_path(source)) if source == SHIPPED_DECODER else source
+    path = str(embedded.weights_path(source)) if source in SHIPPED_DECODERS else source
     try:
         data = read_url(path)
     except FileNotFoundError as error:

@@ -9,7 +9,7 @@ from dgn.engine.cpu.algorithms import SAME_3, SAME_4, UPSAMPLED
 from dgn.engine.cpu.winograd import Convolution
 from dgn.method.architecture import Architecture
 from dgn.method.engine import Engine
-from dgn.method.generator import feature_maps, generate_shared, initial_weights
+from dgn.method.generator import generate_shared, initial_weights
 from dgn.targets import MODES
 from tests.conftest import WIDTH
 
@@ -74,7 +74,6 @@ def test_frozen_weights_draw_a_batch_as_they_draw_each():
     stacked = pytest.importorskip("dgn.engine.cuda.stacked", reason="Triton comes with PyTorch's builds for GPUs alone")
     architecture = Architecture("pretrained", WIDTH)
     own, shared = starts(architecture, 3)
-    code = feature_maps(own["alpha"], architecture.feature_channels)
-    together = generate_shared(architecture, shared, code, stacked.shared_statistics)
+    together = generate_shared(architecture, shared, own["alpha"], stacked.shared_statistics)
     each = engine_for("cpu").draw(architecture, own, shared, own["alpha"])
     torch.testing.assert_close(each, together, rtol=1e-9, atol=1e-9)

@@ -38,21 +38,22 @@ def mixed_targets(mode):
     return [Target(group, mode, 0) for group in groups]
 
 
-def losses_of(targets, config, weights, decoder, device):
+def losses_of(targets, config, weights, device):
     losses = []
     network = FrozenNetwork(weights, engine_for(device), DTYPES[config.precision])
+    decoder = random_decoder(config.pretrained)
     results = render_batch(targets, config, network, decoder, on_update=lambda _, loss_N: losses.append(loss_N))
     return torch.stack(losses, 1).double().cpu(), results
 
 
 @pytest.mark.parametrize("preset", ["standard", "paper"])
 @pytest.mark.parametrize("mode", MODES)
-def test_losses_equal_a_cpus(mode, preset, mini_weights, decoder):
+def test_losses_equal_a_cpus(mode, preset, mini_weights):
     """In float64: AdaMax's first steps are the signs of gradients, so rounding in float32 makes other pictures."""
     config = RenderConfig.from_preset(preset, "float64", width=WIDTH, num_updates=20)
     targets = mixed_targets(mode)
-    expected, _ = losses_of(targets, config, mini_weights, decoder, "cpu")
-    ours, _ = losses_of(targets, config, mini_weights, decoder, GPU)
+    expected, _ = losses_of(targets, config, mini_weights, "cpu")
+    ours, _ = losses_of(targets, config, mini_weights, GPU)
     difference = ((ours - expected).abs() / expected.abs().clamp_min(1e-2 * expected.abs().max())).max().item()
     print(f"\n{mode} {preset}: losses differ by at most {difference:.1e}")
     assert difference < 1e-7
@@ -71,11 +72,11 @@ class KeepsGradients:
         self.grads = {name: tensor.grad.double().cpu() for name, tensor in self.own.items()}
 
 
-def first_gradients(targets, precision, preset, weights, decoder, device):
+def first_gradients(targets, precision, preset, weights, device):
     config = RenderConfig.from_preset(preset, precision, width=WIDTH)
     network = FrozenNetwork(weights, engine_for(device), DTYPES[precision])
     with exact_float32():
-        batch = start_batch(targets, config, network, decoder)
+        batch = start_batch(targets, config, network, random_decoder(config.pretrained))
         optimiser = KeepsGradients(batch.own)
         _, loss_N = update(batch, optimiser, *batch.random())
     return loss_N.double().cpu(), optimiser.grads
@@ -89,29 +90,29 @@ def assert_gradients_are_close(ours, exact):
 
 @pytest.mark.parametrize("preset", ["standard", "paper"])
 @pytest.mark.parametrize("mode", MODES)
-def test_float32_losses_and_gradients_are_a_cpus(mode, preset, mini_weights, decoder):
+def test_float32_losses_and_gradients_are_a_cpus(mode, preset, mini_weights):
     targets = mixed_targets(mode)
-    exact = first_gradients(targets, "float64", preset, mini_weights, decoder, "cpu")
-    ours = first_gradients(targets, "float32", preset, mini_weights, decoder, GPU)
+    exact = first_gradients(targets, "float64", preset, mini_weights, "cpu")
+    ours = first_gradients(targets, "float32", preset, mini_weights, GPU)
     torch.testing.assert_close(ours[0], exact[0], rtol=1e-2, atol=1e-2 * exact[0].abs().max().item())
     assert_gradients_are_close(ours[1], exact[1])
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_float32_gradients_are_independent_of_the_other_targets(mode, mini_weights, decoder):
+def test_float32_gradients_are_independent_of_the_other_targets(mode, mini_weights):
     targets = mixed_targets(mode)
-    together = first_gradients(targets, "float32", "standard", mini_weights, decoder, GPU)[1]
+    together = first_gradients(targets, "float32", "standard", mini_weights, GPU)[1]
     for n, target in enumerate(targets):
-        alone = first_gradients([target], "float32", "standard", mini_weights, decoder, GPU)[1]
+        alone = first_gradients([target], "float32", "standard", mini_weights, GPU)[1]
         assert_gradients_are_close({name: grad[n : n + 1] for name, grad in together.items()}, alone)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_batch_of_four_equals_four_batches_of_one(mode, mini_weights, decoder):
+def test_a_batch_of_four_equals_four_batches_of_one(mode, mini_weights):
     config = RenderConfig.from_preset("standard", "float64", width=WIDTH, num_updates=20, num_views=2)
     targets = mixed_targets(mode)
-    together, _ = losses_of(targets, config, mini_weights, decoder, GPU)
-    alone = torch.cat([losses_of([target], config, mini_weights, decoder, GPU)[0] for target in targets])
+    together, _ = losses_of(targets, config, mini_weights, GPU)
+    alone = torch.cat([losses_of([target], config, mini_weights, GPU)[0] for target in targets])
     difference = ((together - alone).abs() / alone.abs().clamp_min(1e-2 * alone.abs().max())).max().item()
     print(f"\n{mode}: a batch differs from its targets alone by at most {difference:.1e}")
     assert difference < 1e-6
@@ -122,7 +123,7 @@ def test_bfloat16_activations_are_close_to_float32s(mini_weights):
     made = {}
     for precision in ("float32", "bfloat16"):
         config = RenderConfig.from_preset("standard", precision, width=0.25, num_updates=60)
-        results = losses_of(targets, config, mini_weights, None, GPU)[1]
+        results = losses_of(targets, config, mini_weights, GPU)[1]
         made[precision] = torch.tensor([result.optimised_activation for result in results])
     difference = (made["bfloat16"] / made["float32"] - 1).abs()
     print(f"\nbfloat16 against float32: median {difference.median():.2%}, most {difference.max():.2%}")
@@ -211,7 +212,6 @@ def test_what_cannot_be_recorded_runs_all_the_same(read, caplog):
 
 def test_a_full_width_decoder_runs(mini_weights):
     config = RenderConfig.from_preset("standard", "bfloat16", num_updates=4)
-    width = config.pretrained.width
     network = FrozenNetwork(mini_weights, engine_for(GPU), torch.bfloat16)
-    results = render_batch(mixed_targets("pretrained"), config, network, random_decoder(width))
+    results = render_batch(mixed_targets("pretrained"), config, network, random_decoder(config.pretrained))
     assert all(result.is_finite for result in results)

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from dgn.errors import DgnError
+from dgn.method.architecture import Architecture
 from dgn.method.batch import Batch, start_batch
+from dgn.method.colours import from_axes
 from dgn.method.decoder import random_decoder
-from dgn.method.generator import feature_maps, generate_shared, running_averages
+from dgn.method.lapped import LappedTransform
 from dgn.method.loop import render_batch
 from dgn.method.recipes import RenderConfig
 from tests.conftest import NARROW, WIDTH
@@ -21,7 +23,7 @@ def test_the_papers_pretrained_picture_is_the_median_of_ten_snapshots(paper_conf
     real = Batch.snapshot
     monkeypatch.setattr(Batch, "snapshot", lambda batch: taken.append(real(batch)) or taken[-1])
     recipe = replace(paper_config.pretrained, width=NARROW, num_updates=22, updates_per_snapshot=2)
-    config, decoder = replace(paper_config, pretrained=recipe), random_decoder(NARROW)
+    config, decoder = replace(paper_config, pretrained=recipe), random_decoder(recipe)
     result = render_batch(class_targets([0], "pretrained"), config, mini_float64, decoder)[0]
     assert len(taken) == 10
     assert torch.equal(result.picture_3HW, torch.stack(taken).median(0).values[0])
@@ -37,7 +39,7 @@ def test_notebook_tone_mapping_uses_the_whole_range(paper_config, mini_float64):
 @pytest.mark.parametrize("preset", ["standard", "paper"])
 def test_both_ways_to_use_a_decoder_keep_targets_apart(preset, quick_config, mini_float64):
     recipe = RenderConfig.from_preset(preset, "float64", width=NARROW, num_updates=3).pretrained
-    config, decoder = replace(quick_config, precision="float64", pretrained=recipe), random_decoder(NARROW)
+    config, decoder = replace(quick_config, precision="float64", pretrained=recipe), random_decoder(recipe)
     targets = class_targets([3, 7, 11], "pretrained")
     together = render_batch(targets, config, mini_float64, decoder)
     for n, target in enumerate(targets):
@@ -49,18 +51,22 @@ def test_both_ways_to_use_a_decoder_keep_targets_apart(preset, quick_config, min
 
 def started(config, network):
     """A batch of one target at its start, and the decoder."""
-    decoder = random_decoder(WIDTH)
-    decoder["code.mean"] = torch.randn(decoder["code.mean"].shape, generator=torch.Generator().manual_seed(1))
-    for name in ("norm3.mean", "norm3.var"):
-        decoder[name] += 0.5
+    decoder = random_decoder(config.pretrained)
+    channels = Architecture("pretrained", WIDTH, generator=config.pretrained.generator).feature_channels
+    places = {"windows": 16, "convolutions": 25}[config.pretrained.generator]
+    stream = torch.Generator().manual_seed(1)
+    decoder["code.mean"] = torch.randn(channels * places, generator=stream)
+    if config.pretrained.generator == "convolutions":  # of an earlier file
+        decoder["code.directions"] = torch.randn(channels, channels, generator=stream)
     return start_batch(class_targets([3], "pretrained"), config, network, decoder), decoder
 
 
 def moved_by(batch, decoder, step):
-    """How the code changes where alpha's second number at the seventh place is `step`."""
+    """How the code changes where alpha's third number at the eighth place is `step`."""
+    channels = batch.architecture.feature_channels
     with torch.no_grad():
-        batch.own["alpha"].unflatten(1, (-1, 25))[0, 2, 7] = step
-    return (batch.features(None)[0] - decoder["code.mean"]).unflatten(0, (-1, 25)).detach()
+        batch.own["alpha"].unflatten(1, (channels, -1))[0, 2, 7] = step
+    return (batch.features(None)[0] - decoder["code.mean"]).unflatten(0, (channels, -1)).detach()
 
 
 def test_standard_steps_from_the_mean_code_stay_within_three_deviations(mini_float64):
@@ -69,22 +75,23 @@ def test_standard_steps_from_the_mean_code_stay_within_three_deviations(mini_flo
     for step in (0.01, 1.0, 50.0):
         moved = moved_by(batch, decoder, step)
         expected = torch.zeros_like(moved)
-        expected[:, 7] = 3 * math.tanh(step / 3) * decoder["code.directions"][:, 2]
+        expected[2, 7] = 3 * math.tanh(step / 3) * decoder["code.deviations"][2]
         torch.testing.assert_close(moved, expected)
 
 
-def test_standard_draws_with_the_averages_of_the_training(mini_float64):
+def test_standard_pictures_are_sums_of_windows_whatever_the_precision(mini_float64, mini):
     batch, decoder = started(RenderConfig.from_preset("standard", "float64", width=WIDTH), mini_float64)
-    drawn = mini_float64.engine.draw(batch.architecture, batch.own, batch.shared, batch.features(None))
-    code = feature_maps(batch.features(None), batch.architecture.feature_channels)
-    wide = {name: tensor.double() for name, tensor in decoder.items()}
-    torch.testing.assert_close(drawn, generate_shared(batch.architecture, wide, code, running_averages))
+    transform = LappedTransform(decoder["windows.axes"].double(), decoder["windows.colours"].double())
+    wanted = from_axes(transform.decode(batch.features(None), 224)).clamp(0, 1)
+    torch.testing.assert_close(batch.pictures(None, 224), wanted)
+    batch, _ = started(RenderConfig.from_preset("standard", "bfloat16", width=WIDTH), mini)
+    torch.testing.assert_close(batch.pictures(None, 224), wanted.float(), atol=1e-4, rtol=0)
 
 
 def test_recipes_of_earlier_runs_keep_their_contrast_and_have_no_limit(mini_float64):
     earlier = replace(
         RenderConfig.from_preset("standard").pretrained,
-        width=WIDTH, code_limit=None, statistics="own", contrast=(0.87, 0.45, 0.38),
+        width=WIDTH, code_limit=None, generator="convolutions", contrast=(0.87, 0.45, 0.38),
     )  # fmt: skip
     config = replace(RenderConfig.from_preset("standard", "float64"), pretrained=earlier)
     batch, decoder = started(config, mini_float64)
@@ -94,6 +101,9 @@ def test_recipes_of_earlier_runs_keep_their_contrast_and_have_no_limit(mini_floa
     torch.testing.assert_close(moved[:, 7], 5 * decoder["code.directions"][:, 2].double())
 
 
-def test_a_limit_needs_a_code_whose_deviations_are_known():
+def test_limits_and_windows_need_a_code_whose_deviations_are_known():
+    paper = RenderConfig.from_preset("paper").pretrained
     with pytest.raises(DgnError, match="limit 3 for a code of ones"):
-        replace(RenderConfig.from_preset("paper").pretrained, code_limit=3.0)
+        replace(paper, code_limit=3.0)
+    with pytest.raises(DgnError, match="code ones for windows"):
+        replace(paper, generator="windows")

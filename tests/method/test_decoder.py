@@ -1,10 +1,13 @@
 """The decoder's file."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from dgn.errors import WeightsMismatch
-from dgn.method.decoder import principal_deviations, random_decoder, read_decoder, serialise
+from dgn.method.architecture import Architecture
+from dgn.method.decoder import random_decoder, read_decoder, serialise
 from dgn.method.recipes import PAPER, STANDARD
 from tests.conftest import WIDTH
 
@@ -16,20 +19,44 @@ def test_files_that_are_not_decoders_are_refused():
         read_decoder(serialise({"x": torch.zeros(1)}, {"width": WIDTH, "format_version": None}), "it")
 
 
-def test_an_earlier_file_is_for_the_papers_preset_only():
-    data = serialise(random_decoder(WIDTH), {"width": WIDTH, "format_version": 3})
+def decoder_of(recipe, **about):
+    return read_decoder(serialise(random_decoder(recipe), {"width": WIDTH, **about}), "it.safetensors")
+
+
+WINDOWS, CONVOLUTIONS = (replace(recipes["pretrained"], width=WIDTH) for recipes in (STANDARD, PAPER))
+
+
+def test_each_preset_draws_with_its_own_generator():
+    for recipe, other, do in (
+        (
+            WINDOWS,
+            CONVOLUTIONS,
+            "is of windows, and this preset draws with convolutions: make one with dgn",
+        ),
+        (CONVOLUTIONS, WINDOWS, "is of convolutions, and this preset draws with windows: give --preset paper"),
+    ):
+        decoder = decoder_of(recipe)
+        decoder.check_for(recipe)
+        with pytest.raises(WeightsMismatch, match=f"it.safetensors {do}"):
+            decoder.check_for(other)
+
+
+def test_files_of_version_3_have_codes_and_are_for_the_papers_preset():
+    channels = Architecture("pretrained", WIDTH).feature_channels
+    codes = {"code.mean": torch.ones(25 * channels), "code.directions": torch.ones(channels, channels)}
+    data = serialise(random_decoder(CONVOLUTIONS) | codes, {"width": WIDTH, "format_version": 3})
     decoder = read_decoder(data, "old.safetensors")
-    decoder.check_for(PAPER["pretrained"])
-    with pytest.raises(WeightsMismatch, match=r"old.safetensors has format version 3, .* give --preset paper, or"):
-        decoder.check_for(STANDARD["pretrained"])
-    read_decoder(serialise(random_decoder(WIDTH), {"width": WIDTH}), "new").check_for(STANDARD["pretrained"])
+    decoder.check_for(CONVOLUTIONS)
+    assert decoder.weights["code.mean"].sum() == 25 * channels
+    with pytest.raises(WeightsMismatch, match="has format version 4, expected 5; dgn pretrain IMAGES"):
+        decoder_of(WINDOWS, format_version=4)
 
 
-def test_directions_are_principal_axes_as_long_as_their_deviations():
-    values = torch.randn(3, 500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    values = torch.tensor([[2.0, 0, 0], [1, 0.5, 0], [0, 0, 0]], dtype=torch.float64) @ values
-    covariance = values.cov()
-    directions = principal_deviations(covariance).double()
-    torch.testing.assert_close(directions @ directions.T, covariance, atol=1e-5, rtol=1e-5)
-    products = directions.T @ directions
-    torch.testing.assert_close(products, products.diag().diag(), atol=1e-5, rtol=0)
+def test_axes_take_half_the_space_and_nothing_else_changes():
+    before = random_decoder(WINDOWS)
+    data = serialise(before, {"width": WIDTH})
+    assert len(data) < 2.2 * before["windows.axes"].numel()
+    after = read_decoder(data, "it").weights
+    assert all(tensor.dtype == torch.float32 for tensor in after.values())
+    torch.testing.assert_close(after.pop("windows.axes"), before.pop("windows.axes"), atol=1e-4, rtol=1e-3)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())

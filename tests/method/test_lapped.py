@@ -1,117 +1,98 @@
-"""The standard recipe's code: a lapped transform, and the decoder that starts as its inverse."""
+"""The standard pretrained generator: windows along photographs' principal axes."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from dgn.method.architecture import Architecture
-from dgn.method.autoencoder import LappedAutoencoder, along_axes, central_crop, inner
-from dgn.method.generator import generate_shared, running_averages
-from dgn.method.lapped import MARGIN_PX, SMALL_PX, WINDOW_PX, LappedTransform, principal_transform
-from dgn.method.linear_start import start_linear
+from dgn.method.autoencoder import along_axes
+from dgn.method.lapped import AXES_SHAPE, PLACES, SIDE, SMALL_PX, STEP, LappedTransform, Sums, fitted
 from dgn.networks.embedded.drawings import LABELS, draw
 
-WIDTH = 0.125  # 16 channels of the code
+CHANNELS = 12
+EDGE = STEP // 2  # of a window that lies outside
 
 
 @pytest.fixture(scope="module")
-def surrounded():
-    """32 drawings, with 80 px around their middle 224."""
+def drawings():
     stream = np.random.default_rng(0)
-    drawings = torch.stack([torch.from_numpy(draw(LABELS[n % 24], stream, 256).copy()) for n in range(32)])
-    return along_axes(central_crop(drawings, MARGIN_PX))
+    return along_axes(torch.stack([torch.from_numpy(draw(LABELS[n % 24], stream).copy()) for n in range(32)]))
 
 
 @pytest.fixture(scope="module")
-def transform(surrounded):
-    stream = torch.Generator().manual_seed(1)
-    corners = torch.randint(surrounded.shape[-1] - WINDOW_PX, (8, len(surrounded), 2), generator=stream).tolist()
-    windows = [
-        torch.stack(
-            [
-                picture[:, y : y + WINDOW_PX, x : x + WINDOW_PX]
-                for picture, (y, x) in zip(surrounded, of_one, strict=True)
-            ]
-        )
-        for of_one in corners
-    ]
-    return principal_transform(windows, 16)
+def windows(drawings):
+    return fitted(Sums.of(drawings[:20]) + Sums.of(drawings[20:]), CHANNELS)
 
 
-def test_codes_are_the_windows_components_one_by_one(transform, surrounded):
-    code = transform.encode(surrounded[:2])
-    assert code.shape == (2, 16, 5, 5)
-    sine = torch.sin(torch.pi * (torch.arange(WINDOW_PX) + 0.5) / WINDOW_PX)
-    row, column, channel = 1, 3, 4
-    window = surrounded[1, :, 64 * row : 64 * row + WINDOW_PX, 64 * column : 64 * column + WINDOW_PX]
-    large = torch.nn.functional.interpolate(
-        transform.axes[channel][None], size=(WINDOW_PX, WINDOW_PX), mode="bicubic", align_corners=False
-    )[0]
-    seen = (window - transform.colours[:, None, None]) * torch.outer(sine, sine)
-    expected = (seen * large / large.norm()).sum() / transform.deviations[channel]
-    torch.testing.assert_close(code[1, channel, row, column], expected, rtol=1e-4, atol=1e-4)
+def plain_windows(small):
+    """All weighted windows of a small picture, by loops: (places, 3, s, s)."""
+    around = F.pad(small[None], (EDGE,) * 4, mode="reflect")[0]
+    sine = torch.sin(torch.pi * (torch.arange(SIDE) + 0.5) / SIDE)
+    return torch.stack([
+        around[:, y * STEP : y * STEP + SIDE, x * STEP : x * STEP + SIDE] * torch.outer(sine, sine)
+        for y in range(PLACES) for x in range(PLACES)
+    ])  # fmt: skip
 
 
-def test_codes_vary_by_about_one_and_axes_are_orthonormal(transform, surrounded):
-    code = transform.encode(surrounded)
-    deviations = code.transpose(0, 1).flatten(1).std(1)
-    assert 0.5 < deviations.min() <= deviations.max() < 1.6
-    flat = transform.axes.flatten(1)
-    torch.testing.assert_close(flat @ flat.T, torch.eye(16), rtol=0, atol=1e-4)
+def small_of(picture):
+    return F.interpolate(picture[None], size=(SMALL_PX, SMALL_PX), mode="area")[0]
 
 
-def test_with_every_component_pictures_come_back():
-    """The windows' squared weights add up to one. Pictures without fine details lose nothing."""
-    stream = torch.Generator().manual_seed(2)
-    smooth = torch.nn.functional.interpolate(
-        torch.randn(1, 3, 12, 12, generator=stream), size=(384, 384), mode="bicubic", align_corners=False
-    )
-    size = 3 * SMALL_PX**2
-    whole = LappedTransform(torch.eye(size).unflatten(1, (3, SMALL_PX, SMALL_PX)), torch.ones(size), torch.zeros(3))
-    # A pixel of a small window stands for 16 of the large one, drawn as a bicubic bump.
-    drawn = whole.decode(whole.encode(smooth))
-    assert drawn.shape == (1, 3, 224, 224)
-    wanted = inner(smooth, MARGIN_PX)
-    scale = (drawn * wanted).sum() / drawn.square().sum()
-    assert (scale * drawn - wanted).square().mean() < 0.02 * wanted.square().mean()
+def test_axes_are_the_principal_ones_of_drawings_and_their_mirror_images(windows, drawings):
+    both = torch.cat([drawings, drawings.flip(3)]).double()
+    colours = windows.transform.colours_3.double()
+    torch.testing.assert_close(colours, both.mean((0, 2, 3)), atol=1e-3, rtol=0)
+    flat = torch.cat([plain_windows(small_of(each - colours[:, None, None])) for each in both]).flatten(1)
+    values, axes = torch.linalg.svd(flat, full_matrices=False)[1:]
+    deviations = values / len(flat) ** 0.5
+    torch.testing.assert_close(windows.deviations_C, deviations[:CHANNELS].float(), atol=1e-3, rtol=1e-3)
+    ours = windows.transform.axes_C3ss.flatten(1)
+    torch.testing.assert_close(ours @ ours.T, torch.eye(CHANNELS), atol=1e-4, rtol=0)
+    assert (ours[0] @ axes[0].float()).abs() == pytest.approx(1, abs=1e-3)
 
 
-def test_the_decoder_starts_as_the_transforms_inverse(transform, surrounded):
-    model = LappedAutoencoder(WIDTH, seed=0)
-    model.encoder = transform
-    start_linear(model.decoder, transform, surrounded)
-    with torch.no_grad():
-        drawn, code = model(surrounded)
-        wanted = transform.decode(code)
-        variance = wanted.var((0, 2, 3)).mean()
-        assert (drawn - wanted).square().mean() < 0.25 * variance
-        one, other = code[:1], code[1:2]
-        torch.testing.assert_close(
-            model.decoder(0.5 * (one + other)), 0.5 * (model.decoder(one) + model.decoder(other)), atol=1e-3, rtol=0
-        )
-    assert Architecture("pretrained", WIDTH).num_features == 400
+def test_codes_are_the_windows_components_and_their_mean_is_known(windows, drawings):
+    transform = windows.transform
+    code = transform.encode(drawings)
+    assert code.shape == (32, CHANNELS * PLACES**2)
+    plain = plain_windows(small_of(drawings[3]) - transform.colours_3[:, None, None])
+    expected = torch.einsum("c...,p...->cp", transform.axes_C3ss, plain)
+    torch.testing.assert_close(code[3], expected.flatten(), atol=1e-3, rtol=1e-3)
+    mirrored = transform.encode(drawings.flip(3))
+    torch.testing.assert_close(windows.mean_K, torch.cat([code, mirrored]).mean(0), atol=1e-3, rtol=1e-3)
+    deviations = code.unflatten(1, (CHANNELS, -1)).transpose(0, 1).flatten(1).square().mean(1).sqrt()
+    torch.testing.assert_close(deviations, windows.deviations_C, rtol=0.3, atol=0)
 
 
-def test_three_places_decode_to_96_px(transform, surrounded):
-    """What training sees of a photograph is what the whole picture shows there, but for the maps' edges."""
-    model = LappedAutoencoder(WIDTH, seed=0).eval()
-    model.encoder = transform
-    start_linear(model.decoder, transform, surrounded)
-    with torch.no_grad():
-        whole, _ = model(surrounded[:1])
-        part, code = model(surrounded[:1, :, :256, :256])
-    assert code.shape == (1, 16, 3, 3)
-    assert part.shape == (1, 3, 96, 96)
-    torch.testing.assert_close(part[..., :24, :24], whole[..., :24, :24], atol=1e-4, rtol=0)
+def test_with_every_axis_nothing_is_lost_but_fine_details(drawings):
+    """The windows' squared weights add up to one."""
+    size = 3 * SIDE**2
+    whole = LappedTransform(torch.eye(size).unflatten(1, AXES_SHAPE), torch.rand(3))
+    drawn = whole.decode(whole.encode(drawings[:2]), 224)
+    small = F.interpolate(drawings[:2], size=(SMALL_PX, SMALL_PX), mode="area")
+    wanted = F.interpolate(small, size=(224, 224), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(drawn, wanted, rtol=0, atol=1e-3)
 
 
-def test_training_keeps_the_averages_it_was_given(transform, surrounded):
-    model = LappedAutoencoder(WIDTH, seed=0).train()
-    model.encoder = transform
-    start_linear(model.decoder, transform, surrounded)
-    before = {name: buffer.clone() for name, buffer in model.decoder.named_buffers()}
-    drawn, code = model(surrounded[:2])
-    assert all(torch.equal(buffer, before[name]) for name, buffer in model.decoder.named_buffers())
-    weights = dict(model.decoder.named_parameters()) | before
-    again = generate_shared(model.architecture, weights, code, running_averages)
-    torch.testing.assert_close(drawn, again)
+def test_more_axes_lose_less(windows, drawings):
+    def error(transform):
+        return (transform.decode(transform.encode(drawings), 224) - drawings).square().mean()
+
+    fewer = replace(windows.transform, axes_C3ss=windows.transform.axes_C3ss[: CHANNELS // 3])
+    assert error(windows.transform) < 0.9 * error(fewer)
+
+
+def test_sums_of_parts_are_the_sum_of_all(drawings):
+    parts, whole = Sums.of(drawings[:5]) + Sums.of(drawings[5:]), Sums.of(drawings)
+    assert parts.count == whole.count == 32
+    np.testing.assert_allclose(parts.small_3SS, whole.small_3SS, atol=1e-3)
+    np.testing.assert_allclose(parts.products_DD, whole.products_DD, atol=0.1, rtol=1e-3)
+
+
+def test_drawings_that_hardly_vary_still_have_deviations():
+    plain = torch.zeros(2, 3, 224, 224)
+    windows = fitted(Sums.of(plain), CHANNELS)
+    assert torch.isfinite(windows.deviations_C).all()
+    assert torch.isfinite(windows.transform.decode(windows.mean_K[None], 224)).all()

@@ -25,9 +25,9 @@ from tests.helpers.targets import class_targets, filter_target
 @pytest.mark.parametrize("mode", MODES)
 def test_losses_equal_the_plain_port_of_the_papers_loop(mode, width, paper_config, mini_float64):
     num_updates = 12 if width < 1 else 20
-    decoder = random_decoder(width)
     recipe = replace(paper_config.recipe(mode), num_updates=num_updates, width=width)
     config = replace(paper_config, **{mode: recipe})
+    decoder = random_decoder(config.pretrained)
     targets = class_targets([3, 17, 8] if width < 1 else [3], mode)
     ours = []
     render_batch(targets, config, mini_float64, decoder, on_update=lambda _, losses: ours.append(losses))
@@ -52,7 +52,8 @@ def _through_colours(network, components):
 @pytest.mark.parametrize("mode", MODES)
 def test_a_batch_of_eight_equals_eight_batches_of_one(mode, quick_config, mini_float64):
     recipe = replace(quick_config.recipe(mode), width=NARROW, num_updates=3, half_share=0.0)
-    config, decoder = replace(quick_config, precision="float64", **{mode: recipe}), random_decoder(NARROW)
+    config = replace(quick_config, precision="float64", **{mode: recipe})
+    decoder = random_decoder(config.pretrained)
     mixed = [
         filter_target("conv3_1", 5, mode),
         Target((WeightedUnit("fc8", 2), WeightedUnit("fc8", 9, 0.5)), mode, 0),
@@ -70,7 +71,8 @@ def test_a_batch_of_eight_equals_eight_batches_of_one(mode, quick_config, mini_f
 def test_processors_take_one_target_after_another_and_draw_the_same(mode, quick_config, mini_weights, mini_float64):
     """So only one target's maps are in memory at a time."""
     recipe = replace(quick_config.recipe(mode), width=NARROW, num_updates=3, half_share=0.0)
-    config, decoder = replace(quick_config, precision="float64", **{mode: recipe}), random_decoder(NARROW)
+    config = replace(quick_config, precision="float64", **{mode: recipe})
+    decoder = random_decoder(config.pretrained)
     targets = [filter_target("conv3_1", 5, mode), *class_targets([0, 5, 11], mode)]
     at_once = render_batch(targets, config, mini_float64, decoder)
     apart, num_seen = FrozenNetwork(mini_weights, engine_for("cpu"), torch.float64), []

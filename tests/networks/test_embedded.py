@@ -14,7 +14,8 @@ def test_embedded_files_are_small_and_right(network):
     assert share_right(network, path, per_class=10) >= 0.96, "the script prints at least 97 % of 1,200"
 
 
-def test_the_decoder_that_ships_is_small_and_whole():
-    path = embedded.weights_path(embedded.DECODER)
-    assert path.stat().st_size <= 2_000_000
-    assert read_decoder(path.read_bytes(), str(path)).width == 0.25
+@pytest.mark.parametrize("decoder", embedded.DECODERS)
+def test_decoders_that_come_with_dgn_are_small_and_whole(decoder):
+    path = embedded.weights_path(decoder)
+    assert path.stat().st_size <= 3_000_000
+    assert read_decoder(path.read_bytes(), str(path)).generator == "windows"

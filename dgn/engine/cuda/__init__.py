@@ -15,7 +15,7 @@ from dgn.engine.cuda.graphs import Replayed
 from dgn.engine.fusion import fuse
 from dgn.method.architecture import Architecture, Weights
 from dgn.method.engine import BETAS, EPS, Engine, Update
-from dgn.method.generator import Normalise
+from dgn.method.generator import generate_shared
 
 MEMORY_SHARE = 0.8  # of the free memory, which batches may fill
 
@@ -36,12 +36,11 @@ class CudaEngine(Engine):
             self.has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
 
     def draw(self, architecture: Architecture, own: Weights, shared: Weights, features_NK: Tensor) -> Tensor:
-        if "conv0.weight" not in own or features_NK.dtype == torch.float64:
+        if "conv0.weight" not in own:
+            return generate_shared(architecture, shared, features_NK, stacked.shared_statistics)
+        if features_NK.dtype == torch.float64:
             return super().draw(architecture, own, shared, features_NK)
         return stacked.generate(architecture, own, features_NK)
-
-    def normalise(self, architecture: Architecture) -> Normalise:
-        return super().normalise(architecture) if architecture.has_averages else stacked.shared_statistics
 
     def lay_out(self, stacked_weights: Tensor) -> Tensor:
         return stacked.lay_out(stacked_weights)

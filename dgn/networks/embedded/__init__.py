@@ -1,9 +1,9 @@
-"""What ships with dgn: two small classifiers and a decoder, all trained on drawings.
+"""What ships with dgn: two small classifiers of drawings, and two decoders.
 
 The classifiers have VGG-16's layers at an eighth of its width. They stand in for it if nothing can be downloaded and
 know 24 kinds of drawn shapes and textures, nothing else. `vgg16-mini-b` is for second opinions: another seed, other
-drawings. The decoder has a quarter of the generator's width and has learned plain drawings in two colours; `make
-decoder` trains it again. `tools/train_embedded.py` trained the classifiers.
+drawings. `tools/train_embedded.py` trained them. The decoder `drawings` knows plain drawings in two colours, a quarter
+as many axes as usual; `photographs` is for real networks. `make decoders` fits both again (docs/decoder.md).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torchvision.models.vgg import VGG, make_layers
 from dgn.networks.embedded.drawings import LABELS
 
 NETWORKS = ("vgg16-mini", "vgg16-mini-b")
-DECODER = "drawings"
+DECODERS = ("drawings", "photographs")
 SIZE_PX = 224  # of the pictures that the classifiers read
 WIDTHS = (8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M")  # VGG-16's, divided by 8
 NUM_HIDDEN = 512  # 4096 / 8
 POOLED_PX = 3  # VGG-16 pools to 7 x 7; 3 x 3 keeps the file below 2 MB
 INPUT_POOL = 2  # pictures are averaged to 112 x 112 px first: a quarter of the work, and drawings lose nothing
-__all__ = ["DECODER", "LABELS", "NETWORKS", "SIZE_PX", "EmbeddedBuilder", "build", "weights_path"]
+__all__ = ["DECODERS", "LABELS", "NETWORKS", "SIZE_PX", "EmbeddedBuilder", "build", "weights_path"]
 
 
 def build(batch_norm: bool = False) -> nn.Module:
@@ -45,7 +45,7 @@ def build(batch_norm: bool = False) -> nn.Module:
 
 
 def weights_path(name: str) -> Path:
-    """The weights file of one of NETWORKS, or of DECODER."""
+    """The weights file of one of NETWORKS, or DECODERS."""
     return Path(__file__).parent / f"{name}.safetensors"
 
 

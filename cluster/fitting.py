@@ -1,0 +1,96 @@
+"""Fitting windows to photographs, recipe `standard`: one pass over them with Ray Data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ray.data import Dataset
+from ray.exceptions import RayError
+from torch import Tensor
+
+from dgn.cluster.dataset import decoded, open_photographs, survey
+from dgn.cluster.training import NUM_SAMPLES, Outcome
+from dgn.errors import DgnError
+from dgn.method.architecture import PICTURE_PX, Architecture
+from dgn.method.autoencoder import along_axes, central_crop, displayed
+from dgn.method.decoder import of_windows
+from dgn.method.lapped import LappedTransform, Sums, fitted
+from dgn.pictures.ceiling import Ceiling
+from dgn.text import in_one_line, plural, printable
+
+log = logging.getLogger("dgn")
+MOST_FITTED = 20_000  # photographs; 5,000 tell the axes apart
+AT_A_TIME = 512  # photographs whose sums a task returns (100 to 200 MB)
+
+
+def fit(
+    images: str, column: str, width: float, observe: Callable[[int, int], None], ceiling: Ceiling | None = None
+) -> Outcome:
+    """Fits windows to photographs.
+
+    Args:
+        observe: called with the numbers of photographs that were seen, and of all.
+        ceiling: judged photographs, whose share is measured at the end.
+
+    Raises: DgnError for unusable photographs.
+    """
+    photographs = open_photographs(images, column)
+    found = survey(photographs, images)
+    for line in found.broken:
+        log.warning("skipped %s", printable(line))
+    held_out = decoded(photographs, found.held_out, is_held_out=True).materialize()
+    fitted_to = decoded(photographs, found.held_out, is_held_out=False).limit(MOST_FITTED)
+    num_fitted = min(MOST_FITTED, found.num_photographs - held_out.count())
+    log.info("fitting windows to %s", plural(num_fitted, "photograph"))
+    try:
+        sums = _sums(fitted_to, num_fitted, observe)
+    except RayError as error:
+        raise DgnError(f"cannot read the pictures in {images}: {in_one_line(error)}") from error
+    windows = fitted(sums, Architecture("pretrained", width, generator="windows").feature_channels)
+
+    def reconstruct(clean: Tensor) -> Tensor:
+        return windows.transform.decode(windows.transform.encode(clean), PICTURE_PX)
+
+    result = {"validation": _error(held_out, windows.transform)}
+    if ceiling:
+        result["recognised"] = ceiling.shares(reconstruct)[1]
+    shown = along_axes(central_crop(_pictures(held_out.take(NUM_SAMPLES))))
+    samples = {"original": displayed(shown), "reconstruction": displayed(reconstruct(shown))}
+    return Outcome(found, of_windows(windows), (result,), samples)
+
+
+def _sums(photographs: Dataset, num_photographs: int, observe: Callable[[int, int], None]) -> Sums:
+    tasks = photographs.map_batches(_sums_of, batch_size=AT_A_TIME, batch_format="numpy", num_cpus=1)
+    total = None
+    for row in tasks.iter_rows():
+        sums = Sums(int(row["count"]), row["small"].copy(), row["products"].copy())
+        total = sums if total is None else total + sums
+        observe(total.count, num_photographs)
+    assert total is not None
+    return total
+
+
+def _sums_of(batch: dict[str, Any]) -> dict[str, Any]:
+    sums = Sums.of(along_axes(central_crop(torch.from_numpy(batch["photograph"].copy()))))
+    count = np.array([sums.count])
+    return {"count": count, "small": sums.small_3SS[None], "products": sums.products_DD[None].astype(np.float32)}
+
+
+def _pictures(rows: list[dict[str, Any]]) -> Tensor:
+    return torch.stack([torch.from_numpy(row["photograph"].copy()) for row in rows])
+
+
+def _error(held_out: Dataset, transform: LappedTransform) -> float:
+    """Mean squared error over the held-out photographs."""
+    total, count = 0.0, 0
+    for batch in held_out.iter_batches(batch_size=64, batch_format="numpy"):
+        clean = along_axes(central_crop(torch.from_numpy(batch["photograph"].copy())))
+        drawn = transform.decode(transform.encode(clean), PICTURE_PX)
+        total += F.mse_loss(drawn, clean).item() * len(clean)
+        count += len(clean)
+    return total / count
