@@ -1,4 +1,4 @@
-# make demo: renders ten classes and two filters of EfficientNet-Lite0, which comes with dgn.
+# make demo: renders six classes and two filters of EfficientNet-Lite0, which comes with dgn, in both modes.
 # make test: runs the tests.
 # make lint: checks style, types, and that imports run downwards.
 # make docs: builds the documentation into build/site.
