@@ -4,7 +4,7 @@
 # make docs: builds the documentation into build/site.
 # make lock: renews requirements.lock.
 # make hyparquet: renews the gallery's Parquet reader.
-# make decoder: trains the decoders that ships with dgn again, a few minutes on one core.
+# make decoders: makes the decoder of drawings again, with PHOTOGRAPHS=FOLDER that of photographs too.
 # Each sets up .venv first, where it needs it.
 PYTHON ?= python3
 BIN := .venv/bin

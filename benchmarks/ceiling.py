@@ -16,10 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from dgn.errors import DgnError
-from dgn.method.architecture import PICTURE_PX
 from dgn.method.autoencoder import along_axes, central_crop, displayed
 from dgn.method.decoder import read_decoder
 from dgn.method.lapped import LappedTransform
@@ -36,7 +34,7 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--by", required=True, help="the judging network")
     parser.add_argument("--weights", type=Path, help="its weights file")
-    parser.add_argument("--png", type=Path, help="sheet of photographs, transform's and decoder's pictures")
+    parser.add_argument("--png", type=Path, help="sheet of photographs and what windows make of them")
     args = parser.parse_args()
     decoder = read_decoder(args.decoder.read_bytes(), str(args.decoder))
     if decoder.generator != "windows":
@@ -44,15 +42,12 @@ def main() -> None:
     transform = LappedTransform(decoder.weights["windows.axes"], decoder.weights["windows.colours"])
     ceiling = Ceiling.of(load_weights(network_named(args.by), args.weights), args.images)
 
-    def drawn(clean: Tensor) -> Tensor:
-        return transform.decode(transform.encode(clean), PICTURE_PX)
-
-    shares = {name: ceiling.shares(way) for name, way in (("photographs", None), ("windows", drawn))}
+    shares = {name: ceiling.shares(way) for name, way in (("photographs", None), ("windows", transform.reconstruct))}
     print(json.dumps({"judge": args.by, "photographs": len(ceiling.classes), "first and in the top five": shares}))
     if args.png:
-        step = len(ceiling.classes) // NUM_SHOWN
+        step = max(1, len(ceiling.classes) // NUM_SHOWN)
         clean = along_axes(central_crop(ceiling.photographs_NHW3[::step][:NUM_SHOWN]))
-        rows = [displayed(pictures).numpy() for pictures in (clean, drawn(clean))]
+        rows = [displayed(pictures).numpy() for pictures in (clean, transform.reconstruct(clean))]
         Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows])).save(args.png)
 
 

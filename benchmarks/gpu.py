@@ -32,7 +32,7 @@ from dgn.method.architecture import Architecture, Conv, Weights
 from dgn.method.batch import recipe_for, start_batch
 from dgn.method.decoder import random_decoder
 from dgn.method.engine import BETAS, EPS, Engine
-from dgn.method.generator import NORM_EPS, conv_after_upsample, conv_same, feature_maps, generate_shared
+from dgn.method.generator import NORM_EPS, conv_after_upsample, conv_same, generate_shared
 from dgn.method.loop import render_batch, update
 from dgn.method.precision import DTYPES, exact_float32
 from dgn.method.recipes import RenderConfig
@@ -105,8 +105,7 @@ class GroupedEngine(LoopEngine):
 
     def draw(self, architecture: Architecture, own: Weights, shared: Weights, features_NK: Tensor) -> Tensor:
         def one(weights: Weights, features_K: Tensor) -> Tensor:
-            code = feature_maps(features_K[None], architecture.feature_channels)
-            return generate_shared(architecture, {**shared, **weights}, code, mapped_statistics, mapped)[0]
+            return generate_shared(architecture, {**shared, **weights}, features_K[None], mapped_statistics, mapped)[0]
 
         drawn: Tensor = torch.vmap(one)(dict(own), features_NK)
         return drawn

@@ -96,6 +96,8 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     paths = {"weights": config.weights, "decoder": config.decoder, "labels": config.labels}
     if is_code(config.discriminator) and ".py:" in config.discriminator:
         paths["discriminator"] = config.discriminator
-    local = {name: path for name, path in paths.items() if path and "://" not in path and path not in SHIPPED_DECODERS}
+    if config.decoder in SHIPPED_DECODERS:
+        del paths["decoder"]
+    local = {name: path for name, path in paths.items() if path and "://" not in path}
     absolute = {name: str(Path(path).expanduser().absolute()) for name, path in local.items()}
     return config.model_copy(update={**absolute, "targets": tuple(map(with_absolute_path, config.targets))})

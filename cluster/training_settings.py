@@ -17,13 +17,13 @@ class TrainingSettings(BaseModel):
     recipe: Literal["standard", "paper"] = Field(
         default="standard",
         description="What is made: standard (windows, fitted to photographs in one pass), or paper (convolutions, the "
-        "decoder of a denoising autoencoder; all settings below are its own).",
+        "decoder of a denoising autoencoder; all settings but the width are its own).",
     )
     width: float = Field(
         default=1.0,
         gt=0,
         le=4,
-        description="Factor on the numbers of channels, or of a window's axes; 1 is the paper's.",
+        description="Factor on the numbers of channels, or of a window's axes; 1 is the paper's, or 300 axes.",
     )
     epochs: int = Field(default=30, ge=1, description="Passes over the photographs.")
     batch_size: int = Field(default=16, ge=1, description="Photographs per step, over all workers.")

@@ -32,7 +32,7 @@ COMMANDS = {
     "verify": "Check RUN: every target present once, every file intact, a sample scored again.",
     "index": "Compact RUN's rows into a few sorted files for queries and the gallery, as dgn render does at its end.",
     "gc": "Delete pictures left by killed attempts, which no row names.",
-    "pretrain": "Train a decoder, the generator of the pretrained mode, on photographs.",
+    "pretrain": "Make a decoder, the generator of the pretrained mode, from photographs.",
     "info": "Show the cost per target, the layers of a network, and the size of the target set.",
     "doctor": "Check this machine: devices, weights, and whether it can write to a folder or bucket.",
     "tune": "Measure in two minutes what is fastest on this machine's device, for dgn render to use.",
@@ -99,7 +99,7 @@ def main() -> None:
             raise KeyboardInterrupt
         sys.exit(code)
     except KeyboardInterrupt:  # also while a command is being loaded
-        advice = "repeat the command to continue (dgn pretrain: with --resume)"
+        advice = "repeat the command to continue (dgn pretrain --recipe paper: with --resume)"
         sys.exit(_say(f"interrupted; {advice}", 128 + ended_by))
     except TyperException as error:
         message = " ".join(error.format_message().split()).rstrip(".").replace("': Value error, ", "': ")

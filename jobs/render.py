@@ -91,11 +91,13 @@ def print_plan(config: RunConfig) -> None:
     network = describe_network(config)
     plan = make_plan(config, network.layers)
     needs_decoder = any(block.mode == "pretrained" for block in plan.blocks)
-    width = load_decoder(config.decoder, config.width).width if needs_decoder and config.decoder else None
+    decoder = load_decoder(config.decoder, config.width) if needs_decoder and config.decoder else None
     dtype = DTYPES["float32" if config.precision == "float32" else "bfloat16"]
     tried = drawable(partial(without_weights, network), plan.layers, dtype, or_float32=config.precision == "auto")
     precision: Literal["float32", "bfloat16"] = "float32" if tried.dtype == DTYPES["float32"] else "bfloat16"
-    render_config = config.render_config(precision, width)
+    render_config = config.render_config(precision, decoder.width if decoder else None)
+    if decoder:
+        decoder.check_for(render_config.pretrained)
     print(
         f"{plural(plan.num_targets, 'target')} in {plural(plan.num_shards, 'shard')}, preset {config.preset}, "
         f"{network.name}"

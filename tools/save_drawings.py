@@ -1,4 +1,4 @@
-"""Plain drawings as PNG files, to train a decoder on: `python -m tools.save_drawings FOLDER`."""
+"""Plain drawings as PNG files, to make a decoder from: `python -m tools.save_drawings FOLDER`."""
 
 from __future__ import annotations
 

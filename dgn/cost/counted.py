@@ -82,7 +82,7 @@ def count_cost(config: RenderConfig, mode: Mode, network: Network, layer: str | 
 
 def _generator_map_bytes(config: RenderConfig, mode: Mode) -> int:
     """The generator's maps that one target's backward pass needs: each convolution's output three times (convolution,
-    ReLU, normalisation)."""
+    ReLU, normalisation). Windows are linear and keep none."""
     maps = architecture_of(config, mode).convs_with_px()
     return DTYPES[config.precision].itemsize * sum(3 * conv.out_channels * conv.out_px(px) ** 2 for conv, px in maps)
 

@@ -72,7 +72,7 @@ class Architecture:
 
     @property
     def num_features(self) -> int:
-        """K, the length of the feature vector: 3,200 at width 1."""
+        """K, the length of the feature vector at width 1: 3,200, of windows 4,800."""
         return self.feature_channels * (lapped.PLACES if self.generator == "windows" else FEATURE_PX) ** 2
 
     @property

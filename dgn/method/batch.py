@@ -105,7 +105,7 @@ class Batch:
             features_NK = features_NK.to(self.dtype)
         raw_N3HW = self.classifier.engine.draw(self.architecture, self.own, self.shared, features_NK)
         raw_N3HW = raw_N3HW.to(self.own["alpha"].dtype)
-        if self.architecture.mode == "pretrained":  # a decoder draws along the axes of its autoencoder's photographs
+        if self.architecture.mode == "pretrained":  # decoders draw along photographs' colour axes
             pictures = from_axes(raw_N3HW)
             return pictures.clamp(0, 1) if self.recipe.is_displayable else pictures
         if self.recipe.is_displayable:

@@ -31,9 +31,9 @@ class FrozenDecoder:
     """The content of a decoder's file.
 
     `weights`, float32 on the CPU: the pretrained generator's weights except alpha. Of windows also the mean of
-    photographs' codes, `code.mean` (K,), and the standard deviations of the channels of a place, `code.deviations`
-    (C,). Of convolutions also the running averages of the training, `norm{i}.mean` and `norm{i}.var`; and in files of
-    version 3 the mean code with `code.directions` (C, C), steps of equal effect as columns.
+    photographs' codes, `code.mean` (K,), and the deviations of its channels, `code.deviations` (C,), see
+    `lapped.Fitted`. Of convolutions also the running averages of the training, `norm{i}.mean` and `norm{i}.var`; and in
+    files of version 3 the mean code with `code.directions` (C, C), steps of equal effect as columns.
     """
 
     weights: dict[str, Tensor]
@@ -45,15 +45,13 @@ class FrozenDecoder:
     def check_for(self, recipe: Recipe) -> None:
         """Raises: WeightsMismatch if the recipe draws with another generator."""
         if recipe.generator != self.generator:
-            wanted, do = {
-                "windows": ("windows", "give --preset paper, or make another with dgn pretrain"),
-                "convolutions": (
-                    "convolutions",
-                    "make one with dgn pretrain --recipe paper, or give --preset standard",
-                ),
+            advice = {
+                "windows": "give --preset paper (in Python preset='paper'), or make another with dgn pretrain",
+                "convolutions": "make one with dgn pretrain --recipe paper, or give --preset standard (in Python "
+                "preset='standard')",
             }[recipe.generator]
             raise WeightsMismatch(
-                f"decoder {self.source} is of {self.generator}, and this preset draws with {wanted}: {do}"
+                f"decoder {self.source} is of {self.generator}, and this preset draws with {recipe.generator}: {advice}"
             )
 
 

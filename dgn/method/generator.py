@@ -55,8 +55,8 @@ def convolve(x: Tensor, weights: Weights, i: int, conv: Conv) -> Tensor:
 
 
 def generate(architecture: Architecture, weights: Weights, features_K: Tensor, convolve: Convolve = convolve) -> Tensor:
-    """One target's raw picture, (3, 224, 224): unbounded; each channel has zero mean and unit variance before its gamma
-    and beta.
+    """One target's raw picture, (3, 224, 224): unbounded. Of convolutions each channel has zero mean and unit variance
+    before its gamma and beta.
 
     Computed in the features' dtype. The convolutions' normalisation uses this picture's own statistics. Paper: Table 2.
     """

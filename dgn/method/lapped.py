@@ -3,8 +3,8 @@
 The picture is drawn at 80 px and enlarged. Each of the code's 4 x 4 places has a window of 40 px, 20 px from the next,
 with sine weights whose squares add up to one over neighbouring windows, except at the picture's edges (a lapped
 transform; Malvar, "Signal Processing with Lapped Transforms", 1992). A place's numbers in the code are amounts of the
-principal axes of photographs' windows. So pictures are linear in the code, and the channels of a place are uncorrelated
-over photographs.
+principal axes of photographs' windows. So pictures are linear in the code, and over all places of photographs its
+channels are uncorrelated.
 
 Shapes: N pictures, C channels of the code, P = 16 places, K = C P, s side of a window, S side of the small picture.
 """
@@ -47,19 +47,23 @@ class LappedTransform:
         """Codes -> pictures along the colour axes, (N, 3, px, px)."""
         axes = self._weighted()
         windows_NDP = axes.T @ code_NK.unflatten(1, (len(axes), -1))
-        small = _overlapped(windows_NDP) / _squares(axes.device)
+        small = _overlapped(windows_NDP) / _squares(axes)
         large = F.interpolate(small, size=(px, px), mode="bicubic", align_corners=False)
         return large + self.colours_3[:, None, None]
 
+    def reconstruct(self, pictures_N3HW: Tensor) -> Tensor:
+        """Pictures (N, 3, H, H) along the colour axes, encoded and decoded."""
+        return self.decode(self.encode(pictures_N3HW), pictures_N3HW.shape[-1])
+
     def _weighted(self) -> Tensor:
         """The axes with the windows' weights, (C, D)."""
-        return (self.axes_C3ss * _sine_weights(self.axes_C3ss.device)).flatten(1)
+        return (self.axes_C3ss * _sine_weights(self.axes_C3ss)).flatten(1)
 
 
-def _sine_weights(device: torch.device) -> Tensor:
-    """Of a window's pixels, (s, s)."""
-    sine = torch.sin(math.pi * (torch.arange(SIDE, device=device) + 0.5) / SIDE)
-    return torch.outer(sine, sine)
+def _sine_weights(like: Tensor) -> Tensor:
+    """Of a window's pixels, (s, s), with `like`'s dtype and on its device."""
+    sine = torch.sin(math.pi * (torch.arange(SIDE, dtype=torch.float64, device=like.device) + 0.5) / SIDE)
+    return torch.outer(sine, sine).to(like.dtype)
 
 
 def _overlapped(windows_NDP: Tensor) -> Tensor:
@@ -68,9 +72,9 @@ def _overlapped(windows_NDP: Tensor) -> Tensor:
     return whole[..., STEP // 2 : -STEP // 2, STEP // 2 : -STEP // 2]
 
 
-def _squares(device: torch.device) -> Tensor:
+def _squares(like: Tensor) -> Tensor:
     """Sums of the squared weights at each pixel, (1, 1, S, S): 1 but at the edges, which fewer windows cover."""
-    return _overlapped(_sine_weights(device).square().reshape(1, -1, 1).expand(-1, -1, PLACES**2))
+    return _overlapped(_sine_weights(like).square().reshape(1, -1, 1).expand(-1, -1, PLACES**2))
 
 
 def _shrunk(pictures_N3HW: Tensor) -> Tensor:
@@ -107,13 +111,13 @@ class Sums:
 def _flat_windows(small_N3SS: Tensor) -> Tensor:
     """All weighted windows, (N P, D)."""
     windows_NDP = F.unfold(_surrounded(small_N3SS), SIDE, stride=STEP)
-    weights_D = _sine_weights(small_N3SS.device).to(small_N3SS).expand(AXES_SHAPE).reshape(-1, 1)
+    weights_D = _sine_weights(small_N3SS).expand(AXES_SHAPE).reshape(-1, 1)
     return (windows_NDP * weights_D).transpose(1, 2).flatten(0, 1)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A transform with the mean of photographs' codes and their deviations, which are the same at every place."""
+    """A transform with the mean of photographs' codes, and the root mean squares of their channels over all places."""
 
     transform: LappedTransform
     mean_K: Tensor

@@ -63,7 +63,7 @@ class Recipe:
     code_limit: float | None = None  # of steps from the mean code, in deviations of photographs' codes; None: no limit
     generator: Generator = "convolutions"  # of the pretrained mode
     penalty_alpha: float = 0.1  # Eq. 4
-    contrast: tuple[float, float, float] | None = None  # deviations along the colour axes; None: the decoder's own
+    contrast: tuple[float, float, float] | None = None  # of earlier runs: deviations along the colour axes
     wakes_silent_units: bool = False
     min_rise: float = 0.0  # a target ends once its mean activation rises by a smaller share in RISE_UPDATES; 0: never
     num_snapshots: int = 1  # if more than 1, the picture is the per-pixel median of the last snapshots
@@ -86,8 +86,10 @@ class Recipe:
             raise DgnError(
                 f"limit {self.code_limit:g} for a code of ones: expected code data, whose deviations are known"
             )
-        if self.generator == "windows" and self.code != "data":
-            raise DgnError(f"code {self.code} for windows: expected data, steps from the mean of photographs' codes")
+        if self.generator == "windows" and (self.code != "data" or self.contrast is not None):
+            raise DgnError(
+                f"code {self.code} or contrast {self.contrast} for windows: expected code data, and no contrast"
+            )
         if self.last_rate_share != 1 and self.optimiser != "adamax":
             raise DgnError(f"optimiser {self.optimiser} with a learning rate that falls: expected adamax")
 

@@ -1,4 +1,4 @@
-"""How many photographs a network still recognises after an autoencoder: what the best codes would convince it of."""
+"""How many photographs a network recognises once encoded and decoded: what the best codes would convince it of."""
 
 from __future__ import annotations
 

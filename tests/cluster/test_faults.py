@@ -214,7 +214,7 @@ def test_drivers_that_are_killed_interrupted_or_two(machines, start, whole, buck
         job.process.send_signal(number)
         assert job.wait() == code
         last = job.log.strip().splitlines()[-1]
-        assert last == "dgn: interrupted; repeat the command to continue (dgn pretrain: with --resume)"
+        assert last == "dgn: interrupted; repeat the command to continue (dgn pretrain --recipe paper: with --resume)"
         assert "SIGTERM received" not in job.log, "Ray's own end"
     machines.top_up(4)
     num_before = sum(len(job.records("done:")) for job in jobs)

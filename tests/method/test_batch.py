@@ -105,5 +105,5 @@ def test_limits_and_windows_need_a_code_whose_deviations_are_known():
     paper = RenderConfig.from_preset("paper").pretrained
     with pytest.raises(DgnError, match="limit 3 for a code of ones"):
         replace(paper, code_limit=3.0)
-    with pytest.raises(DgnError, match="code ones for windows"):
+    with pytest.raises(DgnError, match="code ones or contrast None for windows"):
         replace(paper, generator="windows")

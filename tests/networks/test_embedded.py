@@ -1,4 +1,4 @@
-"""The networks and the decoder that ship with dgn."""
+"""The networks and the decoders that come with dgn."""
 
 import pytest
 

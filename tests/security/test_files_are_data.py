@@ -127,7 +127,7 @@ def test_a_resumed_training_executes_nothing(marker, tmp_path):
     for i, label in enumerate(LABELS[:8]):
         Image.fromarray(draw(label, stream, 256)).save(photos / f"{i}.png")
     line = ["pretrain", str(photos), str(tmp_path / "d.safetensors"), "--width", "0.03125", "--epochs", "10000"]
-    line += ["--batch-size", "4", "--precision", "float32"]
+    line += ["--recipe", "paper", "--batch-size", "4", "--precision", "float32"]
     with short_folder() as folder:
         training = start(line, folder, tmp_path / "log")
         checkpoints = tmp_path / "d.training"

@@ -3,7 +3,7 @@
 The classifiers have VGG-16's layers at an eighth of its width. They stand in for it if nothing can be downloaded and
 know 24 kinds of drawn shapes and textures, nothing else. `vgg16-mini-b` is for second opinions: another seed, other
 drawings. `tools/train_embedded.py` trained them. The decoder `drawings` knows plain drawings in two colours, a quarter
-as many axes as usual; `photographs` is for real networks. `make decoders` fits both again (docs/decoder.md).
+as many axes as usual; `photographs` is for real networks. `make decoders` makes them again (docs/decoder.md).
 """
 
 from __future__ import annotations
