@@ -131,7 +131,8 @@ def test_a_resumed_training_executes_nothing(marker, tmp_path):
     with short_folder() as folder:
         training = start(line, folder, tmp_path / "log")
         checkpoints = tmp_path / "d.training"
-        wait_for(lambda: list(checkpoints.rglob("state.pt")), training, tmp_path / "log")
+        # Ray Train writes this after the checkpoint itself; without it, the training would begin anew.
+        wait_for((checkpoints / "checkpoint_manager_snapshot.json").exists, training, tmp_path / "log")
         training.kill()
         training.wait()
     states = list(checkpoints.rglob("state.pt"))
