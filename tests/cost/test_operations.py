@@ -54,5 +54,6 @@ def test_a_picture_takes_no_more_operations_than_it_did(network, preset, mode, t
     num_counted = counted(network, preset, mode)
     assert 0.9 * tflop <= num_counted <= 1.1 * tflop, "fewer: were they all counted?"
     plain = count_cost(RenderConfig.from_preset(preset), mode, network_named(network)).ops_per_picture / 1e12
-    # MobileNetV2's fused kernels take 3 % more than its plain layers.
-    assert num_counted < 1.05 * plain, "of plain convolutions, as dgn info counts them"
+    # Windows save nothing, so MobileNetV2's fused kernels show, which take 3 % more than its plain layers.
+    is_windows = RenderConfig.from_preset(preset).recipe(mode).generator == "windows"
+    assert num_counted < (1.05 if is_windows else 1) * plain, "of plain convolutions, as dgn info counts them"
