@@ -29,6 +29,7 @@ from dgn.engine import WORKER_ENVIRONMENT
 from dgn.errors import DgnError, Incomplete, StoreError
 from dgn.method.memory import is_out_of_memory
 from dgn.networks.weights import NetworkWeights
+from dgn.runs.decoders import Decoder
 from dgn.runs.info import RunInfo
 from dgn.runs.layout import new_attempt
 from dgn.runs.lease import Lease
@@ -69,7 +70,7 @@ class Driver:
         info: RunInfo,
         context: RunContext,
         weights: NetworkWeights,
-        decoder: dict[str, Any] | None,
+        decoder: Decoder | None,
         workers: Workers,
         observe: Callable[[Progress], None] = lambda progress: None,
         worker_class: type = RenderWorker,

@@ -44,9 +44,9 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
     weights = load_network(config) if config.weights else None
     network = weights.network if weights else describe_network(config)
     plan = make_plan(config, network.layers)
-    recipes = config.render_config("float32")  # raises for settings that contradict each other
+    config.render_config("float32")  # raises for settings that contradict each other
     store = open_store(url)
-    decoder = needed_decoder((block.mode for block in plan.blocks), config.decoder, config.width)
+    decoder = needed_decoder((block.mode for block in plan.blocks), config)
     weights = weights or load_network(config)
     load: Callable[[torch.dtype], FrozenNetwork] = partial(without_weights, weights.network)  # cheap, if it is large
     if is_code(config.discriminator):  # which nobody has tried
@@ -58,8 +58,8 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
     store.check(must_write=True)
     run = Run(store)
     begun = run.info() if store.exists(RUN_FILE) else None
-    if decoder and not begun:
-        decoder.check_for(recipes.pretrained)
+    if not begun:
+        config.render_config("float32", decoder)  # raises for a decoder that does not fit the preset
     log.info("%s, Ray starts", plural(plan.num_targets, "picture"))
     connection.connect(config.log_format)
     if begun and config.shard_size == "auto":  # the machines may differ from those that the run began on
@@ -79,23 +79,24 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
         dtype = drawable(load, plan.layers, torch.bfloat16, or_float32=not begun).dtype
         resolved = "bfloat16" if dtype == torch.bfloat16 else "float32"
     config = config.model_copy(update={"precision": resolved})
-    render = config.render_config(resolved, decoder.width if decoder else None)
     if begun and begun.run_config.recipe_settings == config.recipe_settings:  # presets change from version to version
         render = replace(begun.render_config, precision=resolved)
+    else:
+        render = config.render_config(resolved, decoder)
     decoder_sha256, labels = decoder.sha256 if decoder else None, labels_sha256(weights.network, config)
     identity = fingerprint(plan, render, weights.network, weights.sha256, decoder_sha256, labels)
     info = run.start(identity, config, plan.num_targets, plan.num_shards)
     batch_size = None if config.batch_size == "auto" else config.batch_size
     context = RunContext(store.url, info.run_id, plan, render, identity, batch_size, tuned)
     forget_missing(run)
-    return Driver(run, info, context, weights, decoder.weights if decoder else None, workers, observe).loop()
+    return Driver(run, info, context, weights, decoder, workers, observe).loop()
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """`dgn resume` may be typed in another folder."""
     paths = {"weights": config.weights, "decoder": config.decoder, "labels": config.labels}
-    if is_code(config.discriminator) and ".py:" in config.discriminator:
-        paths["discriminator"] = config.discriminator
+    code = {"discriminator": config.discriminator, "generator": config.generator}
+    paths |= {name: place for name, place in code.items() if place and is_code(place) and ".py:" in place}
     if config.decoder in SHIPPED_DECODERS:
         del paths["decoder"]
     local = {name: path for name, path in paths.items() if path and "://" not in path}

@@ -17,7 +17,6 @@ from typing import Any
 
 import ray
 import torch
-from torch import Tensor
 
 from dgn.cluster.context import Place, RunContext, ShardReport
 from dgn.cluster.metrics import Metrics
@@ -29,6 +28,7 @@ from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.weights import NetworkWeights
 from dgn.pictures.codec import encode_png, encode_thumbnail
 from dgn.pictures.scoring import ScoredPicture, score_results
+from dgn.runs.decoders import Decoder
 from dgn.runs.rows import Provenance, Row, make_row
 from dgn.runs.run import Run
 from dgn.runs.stores import open_store, retry_observers
@@ -57,8 +57,8 @@ class RenderWorker:
     the shard is committed.
     """
 
-    def __init__(self, context: RunContext, weights: NetworkWeights, decoder: dict[str, Tensor] | None):
-        self.context, self.decoder = context, decoder
+    def __init__(self, context: RunContext, weights: NetworkWeights, decoder: Decoder | None):
+        self.context = context
         self.engine = engine_for()
         self.tuned = context.tuned.get(self.engine.model)
         if self.tuned:
@@ -68,6 +68,7 @@ class RenderWorker:
         # CPU each thread that calculates gets helpers of its own, which sleep once they outnumber the cores.
         self.device_thread = ThreadPoolExecutor(1, "device")
         self.classifier = self._load(weights, DTYPES[context.render.precision])
+        self.decoder = decoder.on(self.engine.device) if decoder else None
         is_exact = context.render.precision == "float32"
         self.scorer = self.classifier if is_exact else self._load(weights, torch.float32)
         self.savers = ThreadPoolExecutor(NUM_SAVERS, "saver")
@@ -166,7 +167,7 @@ class RenderWorker:
 
     def _batch_size(self, mode: Mode, layer: str) -> int:
         known = self.largest_batch.get((mode, layer)) or self.context.batch_size
-        return known or choose_batch_size(self.context.render, mode, self.classifier, layer, self.tuned)
+        return known or choose_batch_size(self.context.render, mode, self.classifier, layer, self.tuned, self.decoder)
 
     def _about(self, shard: int, attempt: str) -> dict[str, Any]:
         return {"run": self.context.run_id, "shard": shard, "attempt": attempt, "host": platform.node()}

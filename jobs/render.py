@@ -81,23 +81,24 @@ def render(url: str, config: RunConfig) -> None:
 
 def print_plan(config: RunConfig) -> None:
     """Prints targets and shards by mode and layer, memory per target, and operations."""
+    import torch
+
     from dgn.cost.counted import Cost, count_cost
     from dgn.method.precision import DTYPES
     from dgn.networks.drawable import drawable, without_weights
-    from dgn.runs.decoders import load_decoder
+    from dgn.runs.decoders import needed_decoder
     from dgn.runs.networks import describe_network
     from dgn.runs.plan import make_plan
 
     network = describe_network(config)
     plan = make_plan(config, network.layers)
-    needs_decoder = any(block.mode == "pretrained" for block in plan.blocks)
-    decoder = load_decoder(config.decoder, config.width) if needs_decoder and config.decoder else None
+    modes = tuple(dict.fromkeys(block.mode for block in plan.blocks))
+    decoder = needed_decoder(modes, config) if config.decoder or config.generator else None
     dtype = DTYPES["float32" if config.precision == "float32" else "bfloat16"]
     tried = drawable(partial(without_weights, network), plan.layers, dtype, or_float32=config.precision == "auto")
     precision: Literal["float32", "bfloat16"] = "float32" if tried.dtype == DTYPES["float32"] else "bfloat16"
-    render_config = config.render_config(precision, decoder.width if decoder else None)
-    if decoder:
-        decoder.check_for(render_config.pretrained)
+    render_config = config.render_config(precision, decoder)
+    drawing = decoder.on(torch.device("cpu")) if decoder else None
     print(
         f"{plural(plan.num_targets, 'target')} in {plural(plan.num_shards, 'shard')}, preset {config.preset}, "
         f"{network.name}"
@@ -107,16 +108,16 @@ def print_plan(config: RunConfig) -> None:
     total_ops = 0
     costs: dict[tuple[str, str], Cost] = {}
     for block in plan.blocks:
-        cost = costs[block.mode, block.layer] = count_cost(render_config, block.mode, network, block.layer)
+        cost = costs[block.mode, block.layer] = count_cost(render_config, block.mode, network, block.layer, drawing)
         total_ops += cost.ops_per_picture * len(block)
         num = plural(len(block), "target")
         print(f"  {block.mode:<10} {block.layer:<12} {num:>17}  {cost.ops_per_picture / 1e12:8.1f} TFLOP per picture")
-    for mode in dict.fromkeys(block.mode for block in plan.blocks):
+    for mode in modes:
         needed = max(cost.bytes_per_target for (of_mode, _), cost in costs.items() if of_mode == mode)
         print(f"  memory per {mode} target: at most {needed / 1e6:.0f} MB")
     seconds = total_ops / ASSUMED_OPS_PER_S
     unit, size = next(((u, s) for u, s in (("hours", 3600), ("minutes", 60)) if seconds > s), ("seconds", 1))
     rate = f"{ASSUMED_OPS_PER_S / 1e12:.0f} TFLOP/s"
     print(f"  {total_ops / 1e15:,.3g} PFLOP in all: {seconds / size:,.2g} device {unit} at {rate}, assumed for a GPU")
-    if needs_decoder and not config.decoder:
+    if "pretrained" in modes and not decoder:
         print("the pretrained mode needs --decoder FILE; leave it out with --modes untrained")

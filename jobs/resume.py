@@ -10,9 +10,9 @@ from dgn.runs.config import RunConfig
 from dgn.runs.run import Run
 
 
-@with_settings(RunConfig, "discriminator", "weights", "labels", "decoder", "workers", "gpus_per_worker")
+@with_settings(RunConfig, "discriminator", "weights", "labels", "decoder", "generator", "workers", "gpus_per_worker")
 def command(run: RunArgument, settings: dict[str, Any]) -> None:
     """The flags say where to render and where files are now. Finished pictures stay: the fingerprint must match."""
     from dgn.runs.origin import own_config
 
-    render(run, own_config(Run.at(run).info(), settings))
+    render(run, own_config(Run.at(run).info(), settings, draws=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,8 +17,8 @@ from dgn.api.pictures import Picture, Pictures
 from dgn.cost.batches import choose_batch_size
 from dgn.engine import engine_for
 from dgn.errors import DgnError
+from dgn.method.architecture import Weights
 from dgn.method.batch import recipe_for
-from dgn.method.decoder import FrozenDecoder
 from dgn.method.engine import Engine
 from dgn.method.loop import Observer, render_targets
 from dgn.method.precision import DTYPES
@@ -64,6 +64,7 @@ def render(
     preset: str = "standard",
     weights: str | Path | None = None,
     decoder: str | Path | None = None,
+    generator: nn.Module | Callable[[], nn.Module] | None = None,
     seed: int = 0,
     seeds: int = 1,
     updates: int | None = None,
@@ -92,6 +93,9 @@ def render(
         weights: a file of the network's weights, as any trainer saves them; by default the one that comes with dgn, a
             download, or what a network of your own holds.
         decoder: for the pretrained mode, a file from `dgn pretrain`, "photographs" or "drawings".
+        generator: instead of a decoder, a module of your own from codes to pictures, such as a GAN's, or a function
+            that returns it. Its attribute `code_shape` is the shape of one code, whose numbers have mean 0 and
+            deviation 1; its pictures are (N, 3, H, H), RGB in [0, 1]. It stays as it is.
         seed: the first seed.
         seeds: pictures per target, with successive seeds.
         updates: updates per picture; by default the preset's.
@@ -120,7 +124,7 @@ def render(
     config = validated(RunConfig, given)
     engine = engine_for(device)
     with _own_defaults(engine):
-        return _render(_network(network), config, engine, progress)
+        return _render(_network(network), config, generator, engine, progress)
 
 
 def _network(network: str | Network | nn.Module) -> Network:
@@ -139,11 +143,17 @@ def _network(network: str | Network | nn.Module) -> Network:
     )
 
 
-def _render(network: Network, config: RunConfig, engine: Engine, progress: bool) -> Pictures:
+def _render(
+    network: Network,
+    config: RunConfig,
+    generator: nn.Module | Callable[[], nn.Module] | None,
+    engine: Engine,
+    progress: bool,
+) -> Pictures:
     with_file = load_weights(network, Path(config.weights)) if config.weights else None
     network = with_file.network if with_file else network
     blocks = parse_targets(config.targets, network.layers, config.modes, config.seed, config.seeds)
-    decoder = needed_decoder((block.mode for block in blocks), config.decoder, config.width)
+    decoder = needed_decoder((block.mode for block in blocks), config, generator)
     if decoder is None and config.decoder is not None:
         raise DgnError("a decoder is given, but no target is in the pretrained mode: give modes='pretrained' too")
     precision = config.precision
@@ -153,9 +163,7 @@ def _render(network: Network, config: RunConfig, engine: Engine, progress: bool)
     load, layers = partial(FrozenNetwork, network_weights, engine), tuple({block.layer: None for block in blocks})
     classifier = drawable(load, layers, DTYPES[precision], or_float32=config.precision == "auto")
     precision = "float32" if classifier.dtype == torch.float32 else "bfloat16"
-    render_config = config.render_config(precision, decoder.width if decoder else None)
-    if decoder:
-        decoder.check_for(render_config.pretrained)
+    render_config = config.render_config(precision, decoder)
     scorer = classifier if precision == "float32" else load()
     for remark in network_weights.remarks:
         log.info("%s: %s", network_weights.source, remark)
@@ -164,11 +172,12 @@ def _render(network: Network, config: RunConfig, engine: Engine, progress: bool)
     num_updates = sum(
         len(block) * recipe_for(block.target(0), render_config, classifier).num_updates for block in blocks
     )
+    drawing = decoder.on(engine.device) if decoder else None
     with _updates_shown(num_updates, progress) as on_update:
         return Pictures(
             picture
             for block in blocks
-            for picture in _draw(block, render_config, classifier, scorer, decoder, config.batch_size, on_update)
+            for picture in _draw(block, render_config, classifier, scorer, drawing, config.batch_size, on_update)
         )
 
 
@@ -177,15 +186,16 @@ def _draw(
     config: RenderConfig,
     classifier: FrozenNetwork,
     scorer: FrozenNetwork,
-    decoder: FrozenDecoder | None,
+    decoder: Weights | nn.Module | None,
     batch_size: int | Literal["auto"],
     on_update: Observer,
 ) -> Iterator[Picture]:
     """The pictures of one layer and mode."""
-    size = choose_batch_size(config, block.mode, classifier, block.layer) if batch_size == "auto" else batch_size
-    weights = decoder.weights if decoder else None
+    size = batch_size
+    if size == "auto":
+        size = choose_batch_size(config, block.mode, classifier, block.layer, decoder=decoder)
     origin = Provenance(run_id="", shard=0, attempt="", device=classifier.engine.name)
-    for results in render_targets(list(block), config, classifier, weights, size, on_update=on_update):
+    for results in render_targets(list(block), config, classifier, decoder, size, on_update=on_update):
         for scored in score_results(results, scorer):
             png = None if scored.picture_HW3 is None else encode_png(scored.picture_HW3)
             row = make_row(scored, classifier.layers, origin, png) | dict.fromkeys(RUN_COLUMNS)

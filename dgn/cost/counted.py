@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dgn.method.architecture import Weights
 from dgn.method.batch import architecture_of
 from dgn.method.generator import generate
 from dgn.method.precision import DTYPES
@@ -56,12 +59,22 @@ class Cost:
         return self.state_bytes + self.generator_map_bytes + self.num_views * self.classifier_map_bytes_per_view
 
 
-def count_cost(config: RenderConfig, mode: Mode, network: Network, layer: str | None = None) -> Cost:
+def count_cost(
+    config: RenderConfig,
+    mode: Mode,
+    network: Network,
+    layer: str | None = None,
+    decoder: Weights | nn.Module | None = None,
+) -> Cost:
     """The cost of one target in a layer of a network; in the layer of its classes if none is given.
+
+    Args:
+        decoder: as in `batch.start_batch`; a generator of the user's is run to count it.
 
     Raises: DgnError if the network does not run in the precision, or passes no gradient to its pictures.
     """
     recipe, architecture = config.recipe(mode), architecture_of(config, mode)
+    generator = _generator_cost(config, mode, decoder)
     whole, half = _classifier_costs(network, layer, DTYPES[config.precision])
     if not (half and recipe.num_half):
         recipe = recipe.at_whole_size()
@@ -71,43 +84,43 @@ def count_cost(config: RenderConfig, mode: Mode, network: Network, layer: str | 
         num_updates=recipe.num_updates,
         num_half_size_updates=recipe.num_half,
         num_views=max(1, recipe.num_views),
-        generator_ops_per_update=_generator_ops(config, mode),
+        generator_ops_per_update=generator.ops,
         classifier_ops_per_view=whole.ops,
         classifier_ops_per_half_size_view=(half or whole).ops,
         state_bytes=4 * COPIES[recipe.optimiser] * architecture.num_trainable,  # 84 MB untrained at width 1
-        generator_map_bytes=_generator_map_bytes(config, mode),
+        generator_map_bytes=generator.map_bytes,
         classifier_map_bytes_per_view=whole.map_bytes,
     )
 
 
-def _generator_map_bytes(config: RenderConfig, mode: Mode) -> int:
-    """The generator's maps that one target's backward pass needs: each convolution's output three times (convolution,
-    ReLU, normalisation). Windows are linear and keep none."""
-    maps = architecture_of(config, mode).convs_with_px()
-    return DTYPES[config.precision].itemsize * sum(3 * conv.out_channels * conv.out_px(px) ** 2 for conv, px in maps)
-
-
-def _generator_ops(config: RenderConfig, mode: Mode) -> int:
-    architecture = architecture_of(config, mode)
-    with torch.device("meta"):
-        weights = {
-            name: torch.empty(shape, requires_grad=name in architecture.trainable)
-            for name, shape in architecture.shapes().items()
-        }
-        features = weights["alpha"] * torch.ones(architecture.num_features)
-        with FlopCounterMode(display=False) as counter:
-            generate(architecture, weights, features).sum().backward()
-    return int(counter.get_total_flops())
-
-
-class _ViewCost(NamedTuple):
-    """What one view costs in the classifier."""
+class _RunCost(NamedTuple):
+    """What running the generator or the classifier on one picture costs."""
 
     ops: int  # forward and backward
     map_bytes: int  # of the maps that the backward pass needs
 
 
-def _classifier_costs(network: Network, layer: str | None, dtype: torch.dtype) -> tuple[_ViewCost, _ViewCost | None]:
+def _generator_cost(config: RenderConfig, mode: Mode, decoder: Weights | nn.Module | None) -> _RunCost:
+    architecture = architecture_of(config, mode)
+    if mode == "pretrained" and isinstance(decoder, nn.Module):
+        weights = [*decoder.parameters(), *decoder.buffers()]
+        like = weights[0] if weights else torch.zeros(1)
+        code = torch.zeros(1, *architecture.code_shape, device=like.device, dtype=like.dtype, requires_grad=True)
+        return _run_cost(lambda: decoder(code), weights)
+    with torch.device("meta"):
+        own = {
+            name: torch.empty(shape, requires_grad=name in architecture.trainable)
+            for name, shape in architecture.shapes().items()
+        }
+        features = own["alpha"] * torch.ones(architecture.num_features)
+        with FlopCounterMode(display=False) as counter:
+            generate(architecture, own, features).sum().backward()
+    # Each convolution's output three times (convolution, ReLU, normalisation). Windows are linear and keep none.
+    num_kept = sum(3 * conv.out_channels * conv.out_px(px) ** 2 for conv, px in architecture.convs_with_px())
+    return _RunCost(int(counter.get_total_flops()), DTYPES[config.precision].itemsize * num_kept)
+
+
+def _classifier_costs(network: Network, layer: str | None, dtype: torch.dtype) -> tuple[_RunCost, _RunCost | None]:
     """The costs of a view of the network's own size and of one of half of it, if classes are sought in such views."""
     layer = layer or network.layers.classes()
     classifier = without_weights(network, dtype)
@@ -117,21 +130,31 @@ def _classifier_costs(network: Network, layer: str | None, dtype: torch.dtype) -
         return whole, _view_cost(classifier, layer, half_px) if half_px else None
 
 
-def _view_cost(classifier: FrozenNetwork, layer: str, px: int) -> _ViewCost:
+def _view_cost(classifier: FrozenNetwork, layer: str, px: int) -> _RunCost:
     weights = [*classifier.model.state_dict().values(), *classifier.cut_behind((layer,)).state_dict().values()]
+    picture = torch.zeros(1, 3, px, px, requires_grad=True)
+
+    def see() -> Tensor:
+        response = classifier.responses(picture, [layer])[layer]
+        classifier.expect_gradients({layer: response})
+        return response
+
+    with classifier.running(1):
+        return _run_cost(see, weights)
+
+
+def _run_cost(run: Callable[[], Tensor], weights: Iterable[Tensor]) -> _RunCost:
     own = {tensor.untyped_storage()._cdata for tensor in weights}
     kept: dict[int, int] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    picture = torch.zeros(1, 3, px, px, requires_grad=True)
-    with classifier.running(1), FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            response = classifier.responses(picture, [layer])[layer]
-        classifier.expect_gradients({layer: response})
+            response = run()
         response.sum().backward()
-    return _ViewCost(int(counter.get_total_flops()), sum(kept.values()))
+    return _RunCost(int(counter.get_total_flops()), sum(kept.values()))

@@ -49,6 +49,7 @@ class Architecture:
         has_last_relu: whether the untrained generator ends in a ReLU, as the paper's does. The pretrained one never
             does.
         generator: of the pretrained mode; the untrained one's are convolutions.
+        code_shape: of one picture's code, for a generator of the user's, whose weights are its module's affair.
 
     Raises: ValueError for a width outside (0, 4].
     """
@@ -57,6 +58,7 @@ class Architecture:
     width: float = 1.0
     has_last_relu: bool = True
     generator: Generator = "convolutions"
+    code_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.width <= 4:
@@ -73,12 +75,14 @@ class Architecture:
     @property
     def num_features(self) -> int:
         """K, the length of the feature vector at width 1: 3,200, of windows 4,800."""
+        if self.generator == "own":
+            return math.prod(self.code_shape)
         return self.feature_channels * (lapped.PLACES if self.generator == "windows" else FEATURE_PX) ** 2
 
     @property
     def convs(self) -> tuple[Conv, ...]:
-        """All convolutions, first to last; windows have none."""
-        if self.generator == "windows":
+        """All convolutions, first to last; other generators have none."""
+        if self.generator != "convolutions":
             return ()
         convs, incoming = [], self.feature_channels
         for full, kernel_px in STAGES:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dgn.errors import DgnError
 from dgn.method import moves, objectives
-from dgn.method.architecture import PICTURE_PX, Architecture, Weights
+from dgn.method.architecture import Architecture, Weights
 from dgn.method.colours import displayable, from_axes, grey
 from dgn.method.engine import Engine
 from dgn.method.generator import initial_weights
@@ -50,7 +50,7 @@ class Classifier(Protocol):
 def architecture_of(config: RenderConfig, mode: Mode) -> Architecture:
     """The generator as a mode's recipe asks for it."""
     recipe = config.recipe(mode)
-    return Architecture(mode, recipe.width, recipe.has_last_relu, recipe.generator)
+    return Architecture(mode, recipe.width, recipe.has_last_relu, recipe.generator, recipe.code_shape)
 
 
 @dataclass
@@ -67,19 +67,23 @@ class Batch:
     dtype: torch.dtype  # of the generator; own weights are float32 or wider
     seen_px: int  # side at which the classifier sees the pictures
     measure: Measure = "sum"
+    generator: nn.Module | None = None  # of the user's: codes (N, *code_shape) -> RGB (N, 3, h, h)
 
     def features(self, noise_NK: Tensor | None) -> Tensor:
         """The feature vectors f, (N, K). Paper: Eq. 1.
 
         Recipe code `ones`: alpha times the noise; the notebook's ReLU follows in the pretrained mode. Code `data`: the
         decoder's mean code plus alpha's steps at each of its places, noise added, in deviations of photographs' codes.
-        With a limit, steps bend towards it, so that codes stay among photographs'.
+        With a limit, steps bend towards it, so that codes stay among photographs'. The codes of a generator of the
+        user's have mean 0 and deviation 1.
         """
         alpha_NK = self.own["alpha"]
         if self.recipe.code == "data":
             if (limit := self.recipe.code_limit) is not None:
                 alpha_NK = limit * (alpha_NK / limit).tanh()
             moved_NK = alpha_NK if noise_NK is None else alpha_NK + self.recipe.noise_sigma * noise_NK
+            if self.generator is not None:
+                return moved_NK
             moved_NCP = moved_NK.unflatten(1, (self.architecture.feature_channels, -1))
             if self.recipe.generator == "windows":
                 steps_NCP = self.shared["code.deviations"][:, None] * moved_NCP
@@ -94,13 +98,15 @@ class Batch:
         """The pictures with side `px`, (N, 3, px, px): RGB, values in [0, 1] can be displayed. Their channels are equal
         if the classifier sees grey."""
         pictures = self._drawn(noise_NK)
-        if px != PICTURE_PX:
+        if px != pictures.shape[-1]:
             pictures = moves.resized(pictures, px)
         return grey(pictures).expand(-1, 3, -1, -1) if self.classifier.is_grey else pictures
 
     def _drawn(self, noise_NK: Tensor | None) -> Tensor:
-        """The generator's pictures in colours, (N, 3, 224, 224)."""
+        """The generator's pictures in colours, (N, 3, 224, 224), or with the side that the user's draws."""
         features_NK = self.features(noise_NK)
+        if self.generator is not None:
+            return self.generator(features_NK.unflatten(1, self.architecture.code_shape)).clamp(0, 1)
         if self.architecture.convs:  # windows are drawn in full precision
             features_NK = features_NK.to(self.dtype)
         raw_N3HW = self.classifier.engine.draw(self.architecture, self.own, self.shared, features_NK)
@@ -187,9 +193,13 @@ def first_seen_px(target: Target, config: RenderConfig, classifier: Classifier) 
 
 
 def start_batch(
-    targets: Sequence[Target], config: RenderConfig, classifier: Classifier, decoder: Weights | None
+    targets: Sequence[Target], config: RenderConfig, classifier: Classifier, decoder: Weights | nn.Module | None
 ) -> Batch:
     """N targets at their start.
+
+    Args:
+        decoder: the frozen weights of the pretrained generator, or a frozen module of the user's on the engine's
+            device; needed in the pretrained mode only.
 
     Raises: DgnError for the pretrained mode without a decoder.
     """
@@ -204,11 +214,15 @@ def start_batch(
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     streams = [torch.Generator().manual_seed(target.stream_seed) for target in targets]
     shared: dict[str, Tensor] = {}
+    generator = None
     if mode == "untrained":
         starts = [initial_weights(architecture, stream) for stream in streams]
         own = {name: torch.stack([start[name] for start in starts]) for name in architecture.trainable}
     else:
-        shared = engine.prepare(architecture, _contrasted(architecture, config, decoder, device, wide), dtype)
+        if isinstance(decoder, nn.Module):
+            generator = decoder.to(wide)
+        else:
+            shared = engine.prepare(architecture, _contrasted(architecture, config, decoder, device, wide), dtype)
         alpha = torch.ones if config.pretrained.code == "ones" else torch.zeros
         own = {"alpha": alpha(len(targets), architecture.num_features)}
     groups = [target.units for target in targets]
@@ -217,7 +231,7 @@ def start_batch(
         layer: objectives.layer_weights(groups, layer, classifier.units[layer]).to(device, wide) for layer in layers
     }
     own = {name: engine.lay_out(tensor.to(device, wide)).requires_grad_() for name, tensor in own.items()}
-    return Batch(architecture, recipe, classifier, own, shared, wanted, streams, dtype, seen_px, measure)
+    return Batch(architecture, recipe, classifier, own, shared, wanted, streams, dtype, seen_px, measure, generator)
 
 
 def _contrasted(

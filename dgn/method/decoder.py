@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from dgn.errors import WeightsMismatch
-from dgn.method.architecture import Architecture
+from dgn.method.architecture import Architecture, Weights
 from dgn.method.generator import initial_weights
 from dgn.method.lapped import Fitted, LappedTransform
 from dgn.method.recipes import Generator, Recipe
@@ -42,8 +42,8 @@ class FrozenDecoder:
     sha256: str
     source: str
 
-    def check_for(self, recipe: Recipe) -> None:
-        """Raises: WeightsMismatch if the recipe draws with another generator."""
+    def adapted(self, recipe: Recipe) -> Recipe:
+        """The recipe, as wide as this decoder. Raises: WeightsMismatch if it draws with another generator."""
         if recipe.generator != self.generator:
             advice = {
                 "windows": "give --preset paper (in Python preset='paper'), or make another with dgn pretrain",
@@ -53,6 +53,11 @@ class FrozenDecoder:
             raise WeightsMismatch(
                 f"decoder {self.source} is of {self.generator}, and this preset draws with {recipe.generator}: {advice}"
             )
+        return replace(recipe, width=self.width)
+
+    def on(self, device: torch.device) -> Weights:
+        """What `batch.start_batch` takes: weights, which each batch copies to its device."""
+        return self.weights
 
 
 def serialise(weights: dict[str, Tensor], about: dict[str, Any]) -> bytes:

@@ -16,7 +16,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dgn.method import objectives
 from dgn.method.architecture import Weights
@@ -132,13 +132,13 @@ def render_batch(
     targets: Sequence[Target],
     config: RenderConfig,
     classifier: Classifier,
-    decoder: Weights | None = None,
+    decoder: Weights | nn.Module | None = None,
     on_update: Observer | None = None,
 ) -> list[RenderResult]:
     """Optimises N independent targets of one mode together and draws each once at the end.
 
     Args:
-        decoder: the frozen weights of the pretrained generator; needed in that mode only.
+        decoder: see `start_batch`.
         on_update: called after every update with its number and the losses before it, (N,) of the targets that are
             still being optimised.
 
@@ -189,7 +189,7 @@ def render_targets(
     targets: Sequence[Target],
     config: RenderConfig,
     classifier: Classifier,
-    decoder: Weights | None = None,
+    decoder: Weights | nn.Module | None = None,
     batch_size: int = 8,
     on_halved: Callable[[int], None] = lambda batch_size: None,
     on_update: Observer | None = None,

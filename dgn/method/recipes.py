@@ -14,8 +14,12 @@ from dgn.errors import DgnError
 from dgn.targets import Mode
 
 Precision = Literal["float32", "bfloat16", "float64"]
-# What draws a picture: the paper's convolutions, or windows along photographs' principal axes (`lapped.py`).
-Generator = Literal["convolutions", "windows"]
+# What draws a picture: the paper's convolutions, windows along photographs' principal axes (`lapped.py`), or a module
+# of the user's.
+Generator = Literal["convolutions", "windows", "own"]
+GENERATORS: dict[Generator, str] = {  # for messages
+    "convolutions": "convolutions", "windows": "windows", "own": "a generator of your own",
+}  # fmt: skip
 
 # An activation is averaged over this many updates before it counts as rising, because views and noise move it.
 RISE_UPDATES = 20
@@ -62,6 +66,7 @@ class Recipe:
     code: Literal["ones", "data"] = "ones"
     code_limit: float | None = None  # of steps from the mean code, in deviations of photographs' codes; None: no limit
     generator: Generator = "convolutions"  # of the pretrained mode
+    code_shape: tuple[int, ...] = ()  # of one picture, for a generator of the user's
     penalty_alpha: float = 0.1  # Eq. 4
     contrast: tuple[float, float, float] | None = None  # of earlier runs: deviations along the colour axes
     wakes_silent_units: bool = False
@@ -86,9 +91,15 @@ class Recipe:
             raise DgnError(
                 f"limit {self.code_limit:g} for a code of ones: expected code data, whose deviations are known"
             )
-        if self.generator == "windows" and (self.code != "data" or self.contrast is not None):
+        if self.generator != "convolutions" and (self.code != "data" or self.contrast is not None):
             raise DgnError(
-                f"code {self.code} or contrast {self.contrast} for windows: expected code data, and no contrast"
+                f"code {self.code} or contrast {self.contrast} for {GENERATORS[self.generator]}: expected code data, "
+                "and no contrast"
+            )
+        if (self.generator == "own") != bool(self.code_shape):
+            raise DgnError(
+                f"code of shape {self.code_shape} for {GENERATORS[self.generator]}: expected one for a generator of "
+                "your own, and for no other"
             )
         if self.last_rate_share != 1 and self.optimiser != "adamax":
             raise DgnError(f"optimiser {self.optimiser} with a learning rate that falls: expected adamax")

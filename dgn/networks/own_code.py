@@ -1,4 +1,5 @@
-"""Networks of one's own: a function in a file or a package that returns an `nn.Module`. dgn runs its code."""
+"""Networks and generators of one's own: a function in a file or a package that returns an `nn.Module`. dgn runs its
+code."""
 
 from __future__ import annotations
 
@@ -87,18 +88,24 @@ def _run_once(code: OwnCode) -> nn.Module:
     return code.run()
 
 
-def own_code(name: str) -> OwnCode:
-    """The function behind a name, see `is_code`. Nothing runs before it is called. Raises: DgnError: no such file."""
+def own_code(name: str, what: str = "network") -> OwnCode:
+    """The function behind a name, see `is_code`. Nothing runs before it is called.
+
+    Args:
+        what: the function returns, for messages.
+
+    Raises: DgnError if there is no such file.
+    """
     place, _, attribute = name.rpartition(":")
     if not attribute.isidentifier() or not place:
-        raise DgnError(f"network '{name}': expected FILE.py:FUNCTION or package.module:FUNCTION")
+        raise DgnError(f"{what} '{name}': expected FILE.py:FUNCTION or package.module:FUNCTION")
     if not place.endswith(".py"):
         return OwnCode(name)
     path = Path(place).expanduser()
     try:
         return OwnCode(f"{path.name}:{attribute}", path.read_text("utf-8"), str(path.absolute().parent))
     except (OSError, UnicodeDecodeError) as error:
-        raise DgnError(f"network '{name}': cannot read {path} ({in_one_line(error)})") from error
+        raise DgnError(f"{what} '{name}': cannot read {path} ({in_one_line(error)})") from error
 
 
 def _run(path: Path, source: str) -> ModuleType:

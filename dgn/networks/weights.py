@@ -81,13 +81,18 @@ def _from_file(network: Network, path: Path) -> NetworkWeights:
 
 
 def _with_own_weights(network: Network) -> NetworkWeights:
-    state = {
-        name: tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
-        for name, tensor in network.built().state_dict().items()
-    }
+    state = plain_state(network.built())
     for name, tensor in state.items():
         check_finite(tensor, f"{network.name}: the tensor '{name}'")
     return _fitted(network, state, state_sha256(state), f"the weights that {network.name} was built with")
+
+
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
+    """A module's weights on the CPU, those with fractions in float32."""
+    return {
+        name: tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
+        for name, tensor in module.state_dict().items()
+    }
 
 
 def _with_classes_of(network: Network, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Network:

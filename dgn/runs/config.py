@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dgn.method.recipes import PRESETS, RenderConfig
+
+if TYPE_CHECKING:
+    from dgn.runs.decoders import Decoder
 
 
 def _one_or_many(value: Any) -> Any:
@@ -127,6 +130,11 @@ class RunConfig(BaseModel):
         default=None,
         description="Decoder for the pretrained mode: a file from dgn pretrain; photographs or drawings come with dgn.",
     )
+    generator: str | None = Field(
+        default=None,
+        description="Instead of a decoder, a function of your own that returns an nn.Module from codes to pictures and "
+        "is run: FILE.py:FUNCTION, package.module:FUNCTION. Default: the decoder draws.",
+    )
     seed: int = Field(default=0, ge=0, description="The first seed.")
     seeds: int = Field(default=1, ge=1, description="Pictures per target, with successive seeds.")
     updates: int | None = Field(default=None, ge=1, description="Updates per picture. Default: the preset's.")
@@ -191,14 +199,10 @@ class RunConfig(BaseModel):
         own = {"num_updates": self.updates, "num_views": self.views, "width": self.width, "min_rise": self.stop_early}
         return {name: value for name, value in own.items() if value is not None}
 
-    def render_config(
-        self, precision: Literal["float32", "bfloat16"], decoder_width: float | None = None
-    ) -> RenderConfig:
-        """The preset with this run's changes. The pretrained generator is as wide as its decoder.
+    def render_config(self, precision: Literal["float32", "bfloat16"], decoder: Decoder | None = None) -> RenderConfig:
+        """The preset with this run's changes. The pretrained mode draws with the decoder.
 
-        Raises: DgnError for settings that contradict each other.
+        Raises: DgnError for settings that contradict each other, or that the decoder does not fit.
         """
         config = RenderConfig.from_preset(self.preset, precision, tone_mapping=self.tone_mapping, **self._changes)
-        if decoder_width is None:
-            return config
-        return replace(config, pretrained=replace(config.pretrained, width=decoder_width))
+        return replace(config, pretrained=decoder.adapted(config.pretrained)) if decoder else config

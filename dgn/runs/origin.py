@@ -8,7 +8,7 @@ from dgn.errors import DgnError, WeightsMissing
 from dgn.networks.network import Network
 from dgn.networks.own_code import is_code
 from dgn.networks.weights import NetworkWeights
-from dgn.runs.config import RunConfig
+from dgn.runs.config import RunConfig, shown_name
 from dgn.runs.info import RunInfo, differences
 from dgn.runs.networks import labels_sha256, load_network
 from dgn.runs.plan import Plan, make_plan
@@ -16,19 +16,24 @@ from dgn.runs.run import Run
 from dgn.runs.validation import validated
 
 
-def own_config(info: RunInfo, given: Mapping[str, str | None]) -> RunConfig:
+def own_config(info: RunInfo, given: Mapping[str, str | None], *, draws: bool = False) -> RunConfig:
     """The settings that a run was started with, and where its network's files are now.
 
     Args:
         given: settings by name; None for those that did not move.
+        draws: whether more pictures are drawn with them.
 
-    Raises: DgnError if the run's network is code and was not named again: a run from elsewhere runs nothing unasked.
+    Raises: DgnError if the run's network, or what draws, is code and was not named again: a run from elsewhere runs
+        nothing unasked.
     """
     config = info.run_config
     moved = {name: value for name, value in given.items() if value is not None}
     if is_code(config.discriminator) and "discriminator" not in moved:
         name = info.fingerprint["discriminator"]
         raise DgnError(f"this run's network is code, {name}: to run it, name it again with --discriminator {name}")
+    if draws and config.generator and "generator" not in moved:
+        name = shown_name(config.generator)
+        raise DgnError(f"this run's generator is code, {name}: to run it, name it again with --generator {name}")
     return validated(RunConfig, {**config.model_dump(), **moved})
 
 

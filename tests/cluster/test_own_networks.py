@@ -47,6 +47,54 @@ def own(tmp_path):
     return tmp_path
 
 
+GENERATOR = """
+import torch
+from torch import nn
+
+class Flat(nn.Module):
+    code_shape = (2, 3)
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(6, 3)
+
+    def forward(self, codes):
+        return torch.sigmoid(self.mix(codes.flatten(1)))[:, :, None, None].expand(-1, -1, 16, 16)
+"""
+
+
+def test_a_generator_of_ones_own_draws(tmp_path, shared_machines, dgn):
+    """Its weights are random in each process: workers draw with the driver's, and resuming with others is refused."""
+    shared_machines.top_up(2)
+    (tmp_path / "gen.py").write_text(GENERATOR)
+    run, code = tmp_path / "run", f"{tmp_path / 'gen.py'}:Flat"
+    line = ("render", run, "--discriminator", "vgg16-mini", "--targets", "classes:0-3", "--modes", "pretrained",
+            "--updates", "3", "--precision", "float32", "--shard-size", "1", "--workers", "2")  # fmt: skip
+    environment = {**shared_machines.environment, "RAY_ADDRESS": shared_machines.address}
+
+    def in_a_process(*line):
+        return subprocess.run(
+            [sys.executable, "-m", "dgn.jobs", *map(str, line)], cwd=tmp_path, capture_output=True, text=True,
+            check=False, env=environment,
+        )  # fmt: skip
+
+    done = in_a_process(*line, "--generator", code)
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 pictures" in done.stdout
+    for row in open_run(run).table().to_pylist():
+        image = Image.open(io.BytesIO((run / row["file_name"]).read_bytes()))
+        assert image.size == (224, 224)
+        assert all(low == high for low, high in image.getextrema())
+    assert dgn("verify", run)[0] == 0, "which draws nothing"
+    refused = dgn("resume", run)
+    assert refused[0] == 2
+    assert refused[2].endswith("this run's generator is code, gen.py:Flat: to run it, name it again with --generator "
+                               "gen.py:Flat\n")  # fmt: skip
+    other = in_a_process("resume", run, "--generator", code)
+    assert other.returncode == 2
+    assert "decoder_sha256" in other.stderr
+
+
 def test_it_is_drawn_queried_judged_and_shown(own, shared_machines, dgn):
     shared_machines.top_up(2)
     run, code = own / "run", f"{own / 'nets.py'}:build"

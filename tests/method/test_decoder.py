@@ -36,9 +36,9 @@ def test_each_preset_draws_with_its_own_generator():
         (CONVOLUTIONS, WINDOWS, "is of convolutions, and this preset draws with windows: give --preset paper"),
     ):
         decoder = decoder_of(recipe)
-        decoder.check_for(recipe)
+        assert decoder.adapted(replace(recipe, width=1.0)) == recipe, "as wide as the decoder"
         with pytest.raises(WeightsMismatch, match=f"it.safetensors {do}"):
-            decoder.check_for(other)
+            decoder.adapted(other)
 
 
 def test_files_of_version_3_have_codes_and_are_for_the_papers_preset():
@@ -46,7 +46,7 @@ def test_files_of_version_3_have_codes_and_are_for_the_papers_preset():
     codes = {"code.mean": torch.ones(25 * channels), "code.directions": torch.ones(channels, channels)}
     data = serialise(random_decoder(CONVOLUTIONS) | codes, {"width": WIDTH, "format_version": 3})
     decoder = read_decoder(data, "old.safetensors")
-    decoder.check_for(CONVOLUTIONS)
+    assert decoder.adapted(CONVOLUTIONS) == CONVOLUTIONS
     assert decoder.weights["code.mean"].sum() == 25 * channels
     with pytest.raises(WeightsMismatch, match="has format version 4, expected 5; dgn pretrain IMAGES"):
         decoder_of(WINDOWS, format_version=4)

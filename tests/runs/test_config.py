@@ -4,6 +4,7 @@ import pytest
 
 from dgn.errors import DgnError
 from dgn.runs.config import RunConfig
+from dgn.runs.decoders import load_decoder
 from dgn.runs.validation import validated
 
 
@@ -62,4 +63,5 @@ def test_settings_change_the_preset():
     )
     render = config.render_config("float32")
     assert (render.preset, render.untrained.num_updates, render.untrained.width) == ("draft", 120, 0.2)
-    assert config.render_config("float32", decoder_width=0.5).pretrained.width == 0.5
+    decoder = load_decoder("drawings")
+    assert config.render_config("float32", decoder).pretrained.width == decoder.width == 0.25
