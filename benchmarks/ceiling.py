@@ -39,7 +39,7 @@ def main() -> None:
     decoder = read_decoder(args.decoder.read_bytes(), str(args.decoder))
     if decoder.generator != "windows":
         raise DgnError(f"{args.decoder} is of convolutions, whose encoder is not kept: expected one of windows")
-    transform = LappedTransform(decoder.weights["windows.axes"], decoder.weights["windows.colours"])
+    transform = LappedTransform.of(decoder.weights)
     ceiling = Ceiling.of(load_weights(network_named(args.by), args.weights), args.images)
 
     shares = {name: ceiling.shares(way) for name, way in (("photographs", None), ("windows", transform.reconstruct))}

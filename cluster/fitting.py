@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -19,13 +21,14 @@ from dgn.errors import DgnError
 from dgn.method.architecture import Architecture
 from dgn.method.autoencoder import along_axes, central_crop, displayed
 from dgn.method.decoder import of_windows
-from dgn.method.lapped import LappedTransform, Sums, fitted
+from dgn.method.lapped import BANDS, Fitted, LappedTransform, Sums, fitted
 from dgn.pictures.ceiling import Ceiling
 from dgn.text import in_one_line, plural, printable
 
 log = logging.getLogger("dgn")
 MOST_FITTED = 20_000  # photographs, the first in the order of `open_photographs`
 AT_A_TIME = 512  # photographs whose sums a task returns (92 MB)
+TOGETHER = 64  # photographs whose windows are in memory at a time (80 MB)
 
 
 def fit(
@@ -34,7 +37,7 @@ def fit(
     """Fits windows to photographs.
 
     Args:
-        observe: called with the numbers of photographs that were seen, and of all.
+        observe: called with the numbers of photographs that were seen, and of all; each band sees all of them.
         ceiling: judged photographs, whose share is measured at the end.
 
     Raises: DgnError for unusable photographs.
@@ -46,13 +49,15 @@ def fit(
     held_out = decoded(photographs, found.held_out, is_held_out=True).materialize()
     fitted_to = decoded(photographs, found.held_out, is_held_out=False).limit(MOST_FITTED)
     num_fitted = min(MOST_FITTED, found.num_photographs - held_out.count())
-    log.info("fitting windows to %s", plural(num_fitted, "photograph"))
-    try:
-        sums = _sums(fitted_to, num_fitted, observe)
-    except RayError as error:
-        raise DgnError(f"cannot read the pictures in {images}: {in_one_line(error)}") from error
-    windows = fitted(sums, Architecture("pretrained", width, generator="windows").feature_channels)
-
+    log.info("fitting %s of windows to %s", plural(len(BANDS), "band"), plural(num_fitted, "photograph"))
+    windows = None
+    for channels in Architecture("pretrained", width, generator="windows").window_channels:
+        try:
+            sums = _sums(fitted_to, windows, num_fitted, observe)
+        except RayError as error:
+            raise DgnError(f"cannot read the pictures in {images}: {in_one_line(error)}") from error
+        windows = fitted(sums, channels, windows)
+    assert windows is not None
     result = {"validation": _error(held_out, windows.transform)}
     if ceiling:
         result["recognised"] = ceiling.shares(windows.transform.reconstruct)[1]
@@ -61,19 +66,26 @@ def fit(
     return Outcome(found, of_windows(windows), (result,), samples)
 
 
-def _sums(photographs: Dataset, num_photographs: int, observe: Callable[[int, int], None]) -> Sums:
-    tasks = photographs.map_batches(_sums_of, batch_size=AT_A_TIME, batch_format="numpy", num_cpus=1)
+def _sums(
+    photographs: Dataset, before: Fitted | None, num_photographs: int, observe: Callable[[int, int], None]
+) -> Sums:
+    """For the next band."""
+    tasks = photographs.map_batches(
+        _sums_of, fn_kwargs={"before": before}, batch_size=AT_A_TIME, batch_format="numpy", num_cpus=1
+    )
+    band = before.band if before else BANDS[0]
     total = None
     for row in tasks.iter_rows():
-        sums = Sums(int(row["count"]), row["small"].copy(), row["products"].copy())
+        sums = Sums(band, int(row["count"]), row["small"].copy(), row["products"].copy())
         total = sums if total is None else total + sums
-        observe(total.count, num_photographs)
+        observe(BANDS.index(band) * num_photographs + total.count, len(BANDS) * num_photographs)
     assert total is not None
     return total
 
 
-def _sums_of(batch: dict[str, Any]) -> dict[str, Any]:
-    sums = Sums.of(along_axes(central_crop(torch.from_numpy(batch["photograph"].copy()))))
+def _sums_of(batch: dict[str, Any], before: Fitted | None = None) -> dict[str, Any]:
+    pictures = along_axes(central_crop(torch.from_numpy(batch["photograph"].copy())))
+    sums = reduce(operator.add, (Sums.of(part, before) for part in pictures.split(TOGETHER)))
     count = np.array([sums.count])
     return {"count": count, "small": sums.small_3SS[None], "products": sums.products_DD[None].astype(np.float32)}
 

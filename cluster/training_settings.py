@@ -16,14 +16,14 @@ class TrainingSettings(BaseModel):
 
     recipe: Literal["standard", "paper"] = Field(
         default="standard",
-        description="What is made: standard (windows, fitted to photographs in one pass), or paper (convolutions, the "
-        "decoder of a denoising autoencoder; all settings but the width are its own).",
+        description="What is made: standard (windows, fitted to photographs in two passes), or paper (convolutions, "
+        "the decoder of a denoising autoencoder; all settings but the width are its own).",
     )
     width: float = Field(
         default=1.0,
         gt=0,
         le=4,
-        description="Factor on the numbers of channels, or of a window's axes; 1 is the paper's, or 300 axes.",
+        description="Factor on the numbers of channels, or of a window's axes; 1 is the paper's, or 150 and 100.",
     )
     epochs: int = Field(default=30, ge=1, description="Passes over the photographs.")
     batch_size: int = Field(default=16, ge=1, description="Photographs per step, over all workers.")

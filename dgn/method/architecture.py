@@ -70,14 +70,24 @@ class Architecture:
 
     @property
     def feature_channels(self) -> int:
-        return self.channels(lapped.CHANNELS if self.generator == "windows" else 128)
+        """Of convolutions' feature vector."""
+        return self.channels(128)
+
+    @property
+    def window_channels(self) -> tuple[int, ...]:
+        """Axes of each band of windows."""
+        return tuple(self.channels(band.channels) for band in lapped.BANDS)
 
     @property
     def num_features(self) -> int:
-        """K, the length of the feature vector at width 1: 3,200, of windows 4,800."""
+        """K, the length of the feature vector: 3,200 at width 1, of windows 8,800."""
         if self.generator == "own":
             return math.prod(self.code_shape)
-        return self.feature_channels * (lapped.PLACES if self.generator == "windows" else FEATURE_PX) ** 2
+        if self.generator == "windows":
+            return sum(
+                channels * band.places for band, channels in zip(lapped.BANDS, self.window_channels, strict=True)
+            )
+        return self.feature_channels * FEATURE_PX**2
 
     @property
     def convs(self) -> tuple[Conv, ...]:
@@ -106,10 +116,12 @@ class Architecture:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every weight's name and shape: `alpha` (K,), then per convolution i `conv{i}.weight` (O, C, k, k) and
         `conv{i}.bias` (O,), and of its normalisation `norm{i}.gamma` (O,) and `norm{i}.beta` (O,). Windows have
-        `windows.axes` (C, 3, s, s) and `windows.colours` (3,)."""
+        `windows{i}.axes` (C, 3, s, s) per band, and `windows.colours` (3,)."""
         shapes: dict[str, tuple[int, ...]] = {"alpha": (self.num_features,)}
         if self.generator == "windows":
-            shapes |= {"windows.axes": (self.feature_channels, *lapped.AXES_SHAPE), "windows.colours": (3,)}
+            shapes["windows.colours"] = (3,)
+            for i, (band, channels) in enumerate(zip(lapped.BANDS, self.window_channels, strict=True)):
+                shapes[lapped.axes_name(i)] = (channels, *band.axis_shape)
         for i, conv in enumerate(self.convs):
             o, c, k = conv.out_channels, conv.in_channels, conv.kernel_px
             shapes |= {f"conv{i}.weight": (o, c, k, k), f"conv{i}.bias": (o,)}

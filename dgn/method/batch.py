@@ -84,12 +84,12 @@ class Batch:
             moved_NK = alpha_NK if noise_NK is None else alpha_NK + self.recipe.noise_sigma * noise_NK
             if self.generator is not None:
                 return moved_NK
-            moved_NCP = moved_NK.unflatten(1, (self.architecture.feature_channels, -1))
             if self.recipe.generator == "windows":
-                steps_NCP = self.shared["code.deviations"][:, None] * moved_NCP
+                steps_NK = self.shared["code.deviations"] * moved_NK
             else:
-                steps_NCP = self.shared["code.directions"] @ moved_NCP
-            return self.shared["code.mean"] + steps_NCP.flatten(1)
+                moved_NCP = moved_NK.unflatten(1, (self.architecture.feature_channels, -1))
+                steps_NK = (self.shared["code.directions"] @ moved_NCP).flatten(1)
+            return self.shared["code.mean"] + steps_NK
         # With f all ones, the paper's additive noise and its multiplicative noise around 1 are the same formula.
         f_NK = alpha_NK if noise_NK is None else alpha_NK * (1 + self.recipe.noise_sigma * noise_NK)
         return f_NK if self.architecture.mode == "untrained" else f_NK.relu()

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from dgn.errors import WeightsMismatch
 from dgn.method.architecture import Architecture, Weights
 from dgn.method.generator import initial_weights
-from dgn.method.lapped import Fitted, LappedTransform
+from dgn.method.lapped import Fitted, LappedTransform, axes_name
 from dgn.method.recipes import Generator, Recipe
 from dgn.text import in_one_line
 
 # 1: drew normalised RGB; 2: draws along photographs' colour axes; 3: has directions of equal effect for the code;
-# 5: is of windows, or of convolutions without directions.
-FORMAT_VERSION = 5
+# 6: is of bands of windows, or of convolutions without directions.
+FORMAT_VERSION = 6
 READABLE = (3, FORMAT_VERSION)
 
 
@@ -31,9 +31,9 @@ class FrozenDecoder:
     """The content of a decoder's file.
 
     `weights`, float32 on the CPU: the pretrained generator's weights except alpha. Of windows also the mean of
-    photographs' codes, `code.mean` (K,), and the deviations of its channels, `code.deviations` (C,), see
-    `lapped.Fitted`. Of convolutions also the running averages of the training, `norm{i}.mean` and `norm{i}.var`; and in
-    files of version 3 the mean code with `code.directions` (C, C), steps of equal effect as columns.
+    photographs' codes, `code.mean` (K,), and their deviations, `code.deviations` (K,), see `lapped.Fitted`. Of
+    convolutions also the running averages of the training, `norm{i}.mean` and `norm{i}.var`; and in files of version 3
+    the mean code with `code.directions` (C, C), steps of equal effect as columns.
     """
 
     weights: dict[str, Tensor]
@@ -64,7 +64,7 @@ def serialise(weights: dict[str, Tensor], about: dict[str, Any]) -> bytes:
     """The file's bytes. `about` (width, settings, fingerprint of the data, validation error) is its header, as JSON.
     The windows' axes are kept in half precision, which no picture shows."""
     tensors = {
-        name: (tensor.half() if name == "windows.axes" else tensor.float()).contiguous()
+        name: (tensor.half() if name.endswith(".axes") else tensor.float()).contiguous()
         for name, tensor in sorted(weights.items())
     }
     header = json.dumps({"format_version": FORMAT_VERSION, **about}, sort_keys=True)
@@ -88,16 +88,18 @@ def expected_shapes(width: float, generator: Generator, has_code: bool = False) 
     }
     channels = architecture.feature_channels
     if generator == "windows":
-        return {**shapes, "code.mean": code, "code.deviations": (channels,)}
+        return {**shapes, "code.mean": code, "code.deviations": code}
     return {**shapes, **averages, **({"code.mean": code, "code.directions": (channels, channels)} if has_code else {})}
 
 
 def of_windows(fitted: Fitted) -> dict[str, Tensor]:
     """The weights of a decoder's file."""
     return {
-        "windows.axes": fitted.transform.axes_C3ss, "windows.colours": fitted.transform.colours_3,
-        "code.mean": fitted.mean_K, "code.deviations": fitted.deviations_C,
-    }  # fmt: skip
+        **{axes_name(i): axes_C3ss for i, axes_C3ss in enumerate(fitted.transform.axes)},
+        "windows.colours": fitted.transform.colours_3,
+        "code.mean": fitted.mean_K,
+        "code.deviations": fitted.deviations_K,
+    }
 
 
 def random_decoder(recipe: Recipe) -> dict[str, Tensor]:
@@ -105,9 +107,12 @@ def random_decoder(recipe: Recipe) -> dict[str, Tensor]:
     stream = torch.Generator().manual_seed(7)
     shapes = {name: torch.zeros(shape) for name, shape in expected_shapes(recipe.width, recipe.generator).items()}
     if recipe.generator == "windows":
-        axes = nn.init.orthogonal_(shapes["windows.axes"].flatten(1), generator=stream)
-        transform = LappedTransform(axes.view_as(shapes["windows.axes"]), shapes["windows.colours"])
-        return of_windows(Fitted(transform, shapes["code.mean"], torch.linspace(3, 0.3, len(axes))))
+        axes = tuple(
+            nn.init.orthogonal_(empty.flatten(1), generator=stream).view_as(empty)
+            for empty in LappedTransform.of(shapes).axes
+        )
+        deviations_K = torch.linspace(3, 0.3, len(shapes["code.mean"]))
+        return of_windows(Fitted(LappedTransform(axes, shapes["windows.colours"]), shapes["code.mean"], deviations_K))
     averages = {name: tensor + 1 if name.endswith(".var") else tensor for name, tensor in shapes.items()}
     weights = initial_weights(Architecture("pretrained", recipe.width), stream)
     return averages | {name: tensor for name, tensor in weights.items() if name != "alpha"}
@@ -122,7 +127,7 @@ def read_decoder(data: bytes, source: str) -> FrozenDecoder:
     except (SafetensorError, ValueError, RecursionError) as error:
         raise WeightsMismatch(f"{source} is not a whole decoder file: {str(error).splitlines()[0]}") from error
     version = about.get("format_version") if isinstance(about, dict) else None
-    generator: Generator = "windows" if "windows.axes" in weights else "convolutions"
+    generator: Generator = "windows" if "windows.colours" in weights else "convolutions"
     if version not in READABLE:
         raise WeightsMismatch(
             f"{source} is not a decoder of this dgn: its header has format version {version}, "

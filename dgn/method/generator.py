@@ -73,8 +73,8 @@ def generate_shared(
     """The whole generator on N feature vectors that share their weights: (N, 3, 224, 224). Windows are computed in
     float32 or wider."""
     if architecture.generator == "windows":
-        axes, colours = weights["windows.axes"], weights["windows.colours"]
-        return LappedTransform(axes, colours).decode(features_NK.to(axes.dtype), PICTURE_PX)
+        transform = LappedTransform.of(weights)
+        return transform.decode(features_NK.to(transform.colours_3.dtype), PICTURE_PX)
     x = _as_channels_last(features_NK, architecture.feature_channels)
     for i, conv in enumerate(architecture.convs):
         x = normalise(convolve(x, weights, i, conv), weights, i)

@@ -52,36 +52,35 @@ def test_both_ways_to_use_a_decoder_keep_targets_apart(preset, quick_config, min
 def started(config, network):
     """A batch of one target at its start, and the decoder."""
     decoder = random_decoder(config.pretrained)
-    channels = Architecture("pretrained", WIDTH, generator=config.pretrained.generator).feature_channels
-    places = {"windows": 16, "convolutions": 25}[config.pretrained.generator]
+    architecture = Architecture("pretrained", WIDTH, generator=config.pretrained.generator)
     stream = torch.Generator().manual_seed(1)
-    decoder["code.mean"] = torch.randn(channels * places, generator=stream)
+    decoder["code.mean"] = torch.randn(architecture.num_features, generator=stream)
     if config.pretrained.generator == "convolutions":  # of an earlier file
+        channels = architecture.feature_channels
         decoder["code.directions"] = torch.randn(channels, channels, generator=stream)
     return start_batch(class_targets([3], "pretrained"), config, network, decoder), decoder
 
 
-def moved_by(batch, decoder, step):
-    """How the code changes where alpha's third number at the eighth place is `step`."""
-    channels = batch.architecture.feature_channels
+def moved_by(batch, decoder, number, step):
+    """How the code changes where one of alpha's numbers is `step`."""
     with torch.no_grad():
-        batch.own["alpha"].unflatten(1, (channels, -1))[0, 2, 7] = step
-    return (batch.features(None)[0] - decoder["code.mean"]).unflatten(0, (channels, -1)).detach()
+        batch.own["alpha"][0, number] = step
+    return (batch.features(None)[0] - decoder["code.mean"]).detach()
 
 
 def test_standard_steps_from_the_mean_code_stay_within_three_deviations(mini_float64):
     batch, decoder = started(RenderConfig.from_preset("standard", "float64", width=WIDTH), mini_float64)
     assert torch.equal(batch.features(None)[0], decoder["code.mean"].double())
     for step in (0.01, 1.0, 50.0):
-        moved = moved_by(batch, decoder, step)
+        moved = moved_by(batch, decoder, 39, step)
         expected = torch.zeros_like(moved)
-        expected[2, 7] = 3 * math.tanh(step / 3) * decoder["code.deviations"][2]
+        expected[39] = 3 * math.tanh(step / 3) * decoder["code.deviations"][39]
         torch.testing.assert_close(moved, expected)
 
 
 def test_standard_pictures_are_sums_of_windows_whatever_the_precision(mini_float64, mini):
     batch, decoder = started(RenderConfig.from_preset("standard", "float64", width=WIDTH), mini_float64)
-    transform = LappedTransform(decoder["windows.axes"].double(), decoder["windows.colours"].double())
+    transform = LappedTransform.of({name: tensor.double() for name, tensor in decoder.items()})
     wanted = from_axes(transform.decode(batch.features(None), 224)).clamp(0, 1)
     torch.testing.assert_close(batch.pictures(None, 224), wanted)
     batch, _ = started(RenderConfig.from_preset("standard", "bfloat16", width=WIDTH), mini)
@@ -97,7 +96,7 @@ def test_recipes_of_earlier_runs_keep_their_contrast_and_have_no_limit(mini_floa
     batch, decoder = started(config, mini_float64)
     drawn = mini_float64.engine.draw(batch.architecture, batch.own, batch.shared, batch.features(None))
     assert drawn.std((0, 2, 3)).tolist() == pytest.approx([0.87, 0.45, 0.38], rel=1e-3)
-    moved = moved_by(batch, decoder, 5.0)
+    moved = moved_by(batch, decoder, 2 * 25 + 7, 5.0).unflatten(0, (-1, 25))  # the third channel at the eighth place
     torch.testing.assert_close(moved[:, 7], 5 * decoder["code.directions"][:, 2].double())
 
 

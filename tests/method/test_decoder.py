@@ -48,15 +48,18 @@ def test_files_of_version_3_have_codes_and_are_for_the_papers_preset():
     decoder = read_decoder(data, "old.safetensors")
     assert decoder.adapted(CONVOLUTIONS) == CONVOLUTIONS
     assert decoder.weights["code.mean"].sum() == 25 * channels
-    with pytest.raises(WeightsMismatch, match="has format version 4, expected 5; dgn pretrain IMAGES"):
-        decoder_of(WINDOWS, format_version=4)
+    for version in (4, 5):
+        with pytest.raises(WeightsMismatch, match=f"has format version {version}, expected 6; dgn pretrain IMAGES"):
+            decoder_of(WINDOWS, format_version=version)
 
 
 def test_axes_take_half_the_space_and_nothing_else_changes():
     before = random_decoder(WINDOWS)
     data = serialise(before, {"width": WIDTH})
-    assert len(data) < 2.2 * before["windows.axes"].numel()
+    axes = [name for name in before if name.endswith(".axes")]
+    rest = 4 * sum(tensor.numel() for name, tensor in before.items() if name not in axes)
+    assert len(data) < 2 * sum(before[name].numel() for name in axes) + rest + 2000
     after = read_decoder(data, "it").weights
     assert all(tensor.dtype == torch.float32 for tensor in after.values())
-    torch.testing.assert_close(after.pop("windows.axes"), before.pop("windows.axes"), atol=1e-4, rtol=1e-3)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+    for name, tensor in after.items():
+        torch.testing.assert_close(tensor, before[name], atol=1e-4 if name in axes else 0, rtol=0)
