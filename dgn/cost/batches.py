@@ -42,8 +42,11 @@ def choose_batch_size(
 def _bytes_per_target(
     config: RenderConfig, mode: Mode, network: Network, layer: str, decoder: Weights | nn.Module | None
 ) -> int:
-    """Counted once per network, because counting runs it. Nothing is kept of a network that nobody else needs."""
+    """Counted once per network, because counting runs it. Nothing is kept of a network that nobody else needs, nor of a
+    generator of the user's, as another may have codes of the same shape."""
+    if isinstance(decoder, nn.Module):
+        return count_cost(config, mode, network, layer, decoder).bytes_per_target
     known = _counted.setdefault(network, {})
     if (config, mode, layer) not in known:
-        known[config, mode, layer] = count_cost(config, mode, network, layer, decoder).bytes_per_target
+        known[config, mode, layer] = count_cost(config, mode, network, layer).bytes_per_target
     return known[config, mode, layer]

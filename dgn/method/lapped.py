@@ -134,13 +134,10 @@ class LappedTransform:
     def decode(self, code_NK: Tensor, px: int) -> Tensor:
         """Codes -> pictures along the colour axes, (N, 3, px, px)."""
         sizes = [len(axes) * band.places for band, axes in zip(BANDS, self.axes, strict=False)]
-        small: dict[int, Tensor] = {}  # by side, so that each is enlarged once
-        for band, axes_C3ss, code in zip(BANDS, self.axes, code_NK.split(sizes, 1), strict=False):
-            drawn = band.overlapped(axes_C3ss.flatten(1).T @ code.unflatten(1, (-1, band.places)))
-            small[band.small_px] = small[band.small_px] + drawn if band.small_px in small else drawn
         pictures = self.colours_3[:, None, None].expand(1, -1, px, px)
-        for drawn in small.values():
-            pictures = pictures + _enlarged(drawn, px)
+        for band, axes_C3ss, code in zip(BANDS, self.axes, code_NK.split(sizes, 1), strict=False):
+            small = band.overlapped(axes_C3ss.flatten(1).T @ code.unflatten(1, (-1, band.places)))
+            pictures = pictures + _enlarged(small, px)
         return pictures
 
     def reconstruct(self, pictures_N3HW: Tensor) -> Tensor:

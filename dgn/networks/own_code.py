@@ -94,7 +94,7 @@ def own_code(name: str, what: str = "network") -> OwnCode:
     Args:
         what: the function returns, for messages.
 
-    Raises: DgnError if there is no such file.
+    Raises: DgnError for a file that cannot be read.
     """
     place, _, attribute = name.rpartition(":")
     if not attribute.isidentifier() or not place:

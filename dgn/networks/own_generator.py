@@ -66,7 +66,7 @@ def own_generator(given: nn.Module | Callable[[], nn.Module]) -> OwnGenerator:
     mean 0 and deviation 1, float32, to pictures (N, 3, H, H), RGB in [0, 1]. In evaluation it draws every code by
     itself and always alike, and passes gradients to it.
 
-    Raises: DgnError for what is no such module; WeightsMismatch for weights that are not finite.
+    Raises: DgnError unless the module does all of this; WeightsMismatch if its weights are not finite.
     """
     if not callable(given):
         raise DgnError(f"generator is a {type(given).__name__}: expected an nn.Module or a function that returns one")
