@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import platform
+import random
 import threading
 import time
 import uuid
@@ -21,7 +22,7 @@ from dgn.runs.stores.base import Store
 from dgn.text import NOT_JSON, printable
 
 log = logging.getLogger("dgn")
-BEAT_S = 5.0
+BEAT_S = 3.0  # at most, between two beats
 QUIET_S = 20.0  # a lease unchanged for this long belongs to a dead driver
 LOOK_S = 0.5  # between looks at a lease while waiting for it
 
@@ -90,7 +91,8 @@ class Lease:
                 self._beat()
             except StoreError as error:  # the lease is advice; the run's own writes report the store's faults
                 log.debug("no lease: %s", error)
-            if self._is_over.wait(BEAT_S):
+            # Uneven: of two drivers that beat in step, one would always write over the other's lease before reading it.
+            if self._is_over.wait(random.uniform(BEAT_S / 2, BEAT_S)):
                 break
         try:
             if read_lease(self.store).get("driver") == self.driver:

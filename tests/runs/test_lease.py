@@ -5,7 +5,7 @@ import threading
 import time
 
 from dgn.runs import lease
-from dgn.runs.lease import LEASE_FILE, Lookout, is_driver_at_work
+from dgn.runs.lease import LEASE_FILE, Lease, Lookout, is_driver_at_work, read_lease
 from dgn.runs.stores import open_store
 
 
@@ -41,3 +41,14 @@ def test_a_driver_whose_store_is_slow_is_at_work_too(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "QUIET_S", 0.2)
     store.write(LEASE_FILE, b'{"driver": "a", "beats": 1}')
     assert not is_driver_at_work(store), "killed, and its lease has stayed"
+
+
+def test_two_drivers_that_start_in_step_warn_about_each_other(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(lease, "BEAT_S", 0.05)
+    store = open_store(str(tmp_path))
+    until = time.monotonic() + 60
+    with Lease(store), Lease(store):
+        while len(caplog.records) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+    assert [record.getMessage()[:14] for record in caplog.records] == ["another driver"] * 2
+    assert read_lease(store) == {}, "the last one cleans up"
