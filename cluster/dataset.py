@@ -7,21 +7,19 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import PurePosixPath
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 from ray.data import DataContext, Dataset
 from ray.exceptions import RayError
 
 from dgn.errors import DgnError, StoreError
-from dgn.pictures.photographs import SUFFIXES, UnreadablePhotograph, load_photograph
-from dgn.runs.stores import open_store
+from dgn.pictures.photographs import UnreadablePhotograph, load_photograph
+from dgn.runs.photographs import check_column, list_photographs, open_table, photograph_store, pictures_of
 from dgn.runs.stores.base import Store
-from dgn.text import in_one_line
+from dgn.text import in_one_line, printable
+
+log = logging.getLogger("dgn")
 
 LARGEST_BROKEN_SHARE = 0.1
 HELD_OUT_SHARE = 0.05
@@ -43,7 +41,7 @@ class Survey:
 def open_photographs(url: str, column: str = "image") -> Dataset:
     """A lazy dataset of rows {name, bytes, error}, in an order that depends only on their names.
 
-    Does not follow links to folders. Rows of Parquet files keep their order, and are shuffled among neighbours only.
+    Rows of Parquet files keep their order, and are shuffled among neighbours only.
 
     Raises: DgnError if there are none.
     """
@@ -52,32 +50,27 @@ def open_photographs(url: str, column: str = "image") -> Dataset:
     context.raise_original_map_exception = True
     context.execution_options.preserve_order = True  # another training with the same seed sees the same order
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    store = open_store(url)
-    keys = sorted(store.list(""))
-    photographs = [key for key in keys if PurePosixPath(key).suffix.lower() in SUFFIXES]
-    tables = [key for key in keys if key.endswith(".parquet")]
-    if photographs and tables:
-        raise DgnError(
-            f"{url} holds {len(photographs)} pictures and {len(tables)} .parquet files: give a folder of one kind"
-        )
-    if photographs:
+    store = photograph_store(url)
+    found = list_photographs(store)
+    if found.left_out:
+        log.info("left out of %s: %s", store.url, printable(found.remark))
+    if found.photographs:
         # Not by name, because neighbours in a folder are alike.
-        photographs.sort(key=lambda key: hashlib.sha256(key.encode()).digest())
+        photographs = sorted(found.photographs, key=lambda key: hashlib.sha256(key.encode()).digest())
         rows = ray.data.from_items(
             [{"key": key} for key in photographs], override_num_blocks=-(-len(photographs) // 64)
         )
         return rows.map(partial(_read_photograph, store.url), num_cpus=TASK_CPUS)
-    if tables:
-        _check_table(store, tables[0], column)
-        rows = ray.data.from_items([{"key": key} for key in tables], override_num_blocks=len(tables))
-        return rows.flat_map(partial(_read_table, store.url, column), num_cpus=TASK_CPUS)
-    raise DgnError(f"no pictures in {url}: expected files {', '.join(SUFFIXES)}, or .parquet with an image column")
+    with open_table(store, found.tables[0]) as file:
+        check_column(f"{store.url}/{found.tables[0]}", file.schema_arrow, column)
+    rows = ray.data.from_items([{"key": key} for key in found.tables], override_num_blocks=len(found.tables))
+    return rows.flat_map(partial(_read_table, store.url, column), num_cpus=TASK_CPUS)
 
 
 @lru_cache(maxsize=4)
 def _store(url: str) -> Store:
     """Cached, so that a process opens one connection, not one per photograph."""
-    return open_store(url)
+    return photograph_store(url)
 
 
 def _read_photograph(url: str, row: Row) -> Row:
@@ -88,40 +81,11 @@ def _read_photograph(url: str, row: Row) -> Row:
 
 
 def _read_table(url: str, column: str, row: Row) -> Iterator[Row]:
-    """Image columns hold bytes or, as Hugging Face writes them, a struct with `bytes`.
-
-    Nothing else in the file becomes a Python object, because Arrow's extension types may unpickle.
-    """
-    number = 0
-    try:
-        with pq.ParquetFile(pa.BufferReader(_store(url).read(row["key"]))) as file:
-            _check_column(f"{url}/{row['key']}", file.schema_arrow, column)
-            for batch in file.iter_batches(64, columns=[column]):
-                values = batch.column(column)
-                pictures = pc.struct_field(values, "bytes") if pa.types.is_struct(values.type) else values
-                for data in pictures.to_pylist():
-                    yield {"name": f"{row['key']} row {number}", "bytes": data or b"", "error": ""}
-                    number += 1
-    except pa.ArrowInvalid as error:
-        raise DgnError(f"{url}/{row['key']} cannot be read from row {number} on: {in_one_line(error)}") from error
-
-
-def _check_table(store: Store, table: str, column: str) -> None:
-    try:
-        schema = pq.read_schema(pa.BufferReader(store.read(table)))
-    except pa.ArrowInvalid as error:
-        raise DgnError(f"{store.url}/{table} is not a Parquet file: {in_one_line(error)}") from error
-    _check_column(f"{store.url}/{table}", schema, column)
-
-
-def _check_column(table: str, schema: pa.Schema, column: str) -> None:
-    if column not in schema.names:
-        raise DgnError(f"{table} has no column '{column}': give --column, one of {', '.join(schema.names)}")
-    kind = found = schema.field(column).type
-    if pa.types.is_struct(kind) and "bytes" in [field.name for field in kind]:
-        kind = kind.field("bytes").type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise DgnError(f"column '{column}' of {table} holds {found}: expected the bytes of picture files")
+    table = f"{url}/{row['key']}"
+    with open_table(_store(url), row["key"]) as file:
+        check_column(table, file.schema_arrow, column)
+        for name, data in pictures_of(row["key"], file, column):
+            yield {"name": name, "bytes": data, "error": ""}
 
 
 def survey(photographs: Dataset, url: str) -> Survey:

@@ -22,11 +22,12 @@ from dgn.method.architecture import Architecture
 from dgn.method.autoencoder import along_axes, central_crop, displayed
 from dgn.method.decoder import of_windows
 from dgn.method.lapped import BANDS, Fitted, LappedTransform, Sums, fitted
+from dgn.method.starts import NUM_STARTS
 from dgn.pictures.ceiling import Ceiling
 from dgn.text import in_one_line, plural, printable
 
 log = logging.getLogger("dgn")
-MOST_FITTED = 20_000  # photographs, the first in the order of `open_photographs`
+MOST_FITTED = 20_000  # photographs, the first in the order of `open_photographs`: of files one by hash
 AT_A_TIME = 512  # photographs whose sums a task returns (92 MB)
 TOGETHER = 64  # photographs whose windows are in memory at a time (80 MB)
 
@@ -61,9 +62,14 @@ def fit(
     result = {"validation": _error(held_out, windows.transform)}
     if ceiling:
         result["recognised"] = ceiling.shares(windows.transform.reconstruct)[1]
+    starts = fitted_to.limit(NUM_STARTS).take(NUM_STARTS)
+    starts_MK = torch.cat([
+        windows.starts(along_axes(central_crop(_pictures(starts[at : at + TOGETHER]))))
+        for at in range(0, len(starts), TOGETHER)
+    ])  # fmt: skip
     shown = along_axes(central_crop(_pictures(held_out.take(NUM_SAMPLES))))
     samples = {"original": displayed(shown), "reconstruction": displayed(windows.transform.reconstruct(shown))}
-    return Outcome(found, of_windows(windows), (result,), samples)
+    return Outcome(found, of_windows(windows, starts_MK), (result,), samples)
 
 
 def _sums(
@@ -79,7 +85,9 @@ def _sums(
         sums = Sums(band, int(row["count"]), row["small"].copy(), row["products"].copy())
         total = sums if total is None else total + sums
         observe(BANDS.index(band) * num_photographs + total.count, len(BANDS) * num_photographs)
-    assert total is not None
+    if total is None or total.count != num_photographs:
+        read = total.count if total else 0
+        raise DgnError(f"{num_photographs - read} of {plural(num_photographs, 'photograph')} could not be read again")
     return total
 
 

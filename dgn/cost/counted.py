@@ -105,7 +105,7 @@ def _generator_cost(config: RenderConfig, mode: Mode, decoder: Weights | nn.Modu
     if mode == "pretrained" and isinstance(decoder, nn.Module):
         weights = [*decoder.parameters(), *decoder.buffers()]
         like = weights[0] if weights else torch.zeros(1)
-        code = torch.zeros(1, *architecture.code_shape, device=like.device, dtype=like.dtype, requires_grad=True)
+        code = torch.zeros(1, *architecture.code_shape, device=like.device, requires_grad=True)
         return _run_cost(lambda: decoder(code), weights)
     with torch.device("meta"):
         own = {

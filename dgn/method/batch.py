@@ -24,6 +24,7 @@ from dgn.method.engine import Engine
 from dgn.method.generator import initial_weights
 from dgn.method.precision import DTYPES
 from dgn.method.recipes import Recipe, RenderConfig
+from dgn.method.starts import STARTS, begin_at_photographs
 from dgn.targets import Measure, Mode, Target
 
 
@@ -106,7 +107,8 @@ class Batch:
         """The generator's pictures in colours, (N, 3, 224, 224), or with the side that the user's draws."""
         features_NK = self.features(noise_NK)
         if self.generator is not None:
-            return self.generator(features_NK.unflatten(1, self.architecture.code_shape)).clamp(0, 1)
+            pictures = self.generator(features_NK.unflatten(1, self.architecture.code_shape))
+            return pictures.to(features_NK.dtype).clamp(0, 1)
         if self.architecture.convs:  # windows are drawn in full precision
             features_NK = features_NK.to(self.dtype)
         raw_N3HW = self.classifier.engine.draw(self.architecture, self.own, self.shared, features_NK)
@@ -231,7 +233,10 @@ def start_batch(
         layer: objectives.layer_weights(groups, layer, classifier.units[layer]).to(device, wide) for layer in layers
     }
     own = {name: engine.lay_out(tensor.to(device, wide)).requires_grad_() for name, tensor in own.items()}
-    return Batch(architecture, recipe, classifier, own, shared, wanted, streams, dtype, seen_px, measure, generator)
+    batch = Batch(architecture, recipe, classifier, own, shared, wanted, streams, dtype, seen_px, measure, generator)
+    if len(shared.get(STARTS, ())) and not engine.is_symbolic:
+        begin_at_photographs(batch)
+    return batch
 
 
 def _contrasted(

@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from dgn.errors import WeightsMismatch
 from dgn.method.architecture import Architecture, Weights
 from dgn.method.generator import initial_weights
-from dgn.method.lapped import Fitted, LappedTransform, axes_name
+from dgn.method.lapped import BANDS, Fitted, LappedTransform, axes_name
 from dgn.method.recipes import Generator, Recipe
+from dgn.method.starts import STARTS
 from dgn.text import in_one_line
 
 # 1: drew normalised RGB; 2: draws along photographs' colour axes; 3: has directions of equal effect for the code;
 # 6: is of bands of windows, or of convolutions without directions.
 FORMAT_VERSION = 6
 READABLE = (3, FORMAT_VERSION)
+STEPS_PER_DEVIATION = 42  # in which starts are kept, so that eight bits reach to three deviations
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class FrozenDecoder:
     """The content of a decoder's file.
 
     `weights`, float32 on the CPU: the pretrained generator's weights except alpha. Of windows also the mean of
-    photographs' codes, `code.mean` (K,), and their deviations, `code.deviations` (K,), see `lapped.Fitted`. Of
+    photographs' codes, `code.mean` (K,), their deviations, `code.deviations` (K,), see `lapped.Fitted`, and some
+    photographs' codes where targets may begin, `code.starts` (M, C P of the first band), in deviations. Of
     convolutions also the running averages of the training, `norm{i}.mean` and `norm{i}.var`; and in files of version 3
     the mean code with `code.directions` (C, C), steps of equal effect as columns.
     """
@@ -62,20 +65,26 @@ class FrozenDecoder:
 
 def serialise(weights: dict[str, Tensor], about: dict[str, Any]) -> bytes:
     """The file's bytes. `about` (width, settings, fingerprint of the data, validation error) is its header, as JSON.
-    The windows' axes are kept in half precision, which no picture shows."""
-    tensors = {
-        name: (tensor.half() if name.endswith(".axes") else tensor.float()).contiguous()
-        for name, tensor in sorted(weights.items())
-    }
+    The windows' axes are kept in half precision, and starts in eight bits, which no picture shows."""
+    tensors = {name: _kept(name, tensor).contiguous() for name, tensor in sorted(weights.items())}
     header = json.dumps({"format_version": FORMAT_VERSION, **about}, sort_keys=True)
     return save_safetensors(tensors, metadata={"dgn": header})
 
 
-def expected_shapes(width: float, generator: Generator, has_code: bool = False) -> dict[str, tuple[int, ...]]:
+def _kept(name: str, tensor: Tensor) -> Tensor:
+    if name == STARTS:
+        return (STEPS_PER_DEVIATION * tensor).round().clamp(-127, 127).to(torch.int8)
+    return tensor.half() if name.endswith(".axes") else tensor.float()
+
+
+def expected_shapes(
+    width: float, generator: Generator, has_code: bool = False, num_starts: int = 0
+) -> dict[str, tuple[int, ...]]:
     """Every tensor of a decoder's file, with its shape.
 
     Args:
         has_code: whether a decoder of convolutions has the mean and the directions of codes.
+        num_starts: of windows.
     """
     architecture = Architecture("pretrained", width, generator=generator)
     shapes = architecture.shapes()
@@ -88,17 +97,24 @@ def expected_shapes(width: float, generator: Generator, has_code: bool = False) 
     }
     channels = architecture.feature_channels
     if generator == "windows":
-        return {**shapes, "code.mean": code, "code.deviations": code}
+        first = architecture.window_channels[0] * BANDS[0].places
+        return {**shapes, "code.mean": code, "code.deviations": code, STARTS: (num_starts, first)}
     return {**shapes, **averages, **({"code.mean": code, "code.directions": (channels, channels)} if has_code else {})}
 
 
-def of_windows(fitted: Fitted) -> dict[str, Tensor]:
-    """The weights of a decoder's file."""
+def of_windows(fitted: Fitted, starts_MK: Tensor | None = None) -> dict[str, Tensor]:
+    """The weights of a decoder's file.
+
+    Args:
+        starts_MK: photographs' codes in deviations, see `FrozenDecoder`; None: none, so that targets begin at the mean.
+    """
+    num_first = len(fitted.transform.axes[0]) * BANDS[0].places
     return {
         **{axes_name(i): axes_C3ss for i, axes_C3ss in enumerate(fitted.transform.axes)},
         "windows.colours": fitted.transform.colours_3,
         "code.mean": fitted.mean_K,
         "code.deviations": fitted.deviations_K,
+        STARTS: torch.zeros(0, num_first) if starts_MK is None else starts_MK,
     }
 
 
@@ -135,7 +151,8 @@ def read_decoder(data: bytes, source: str) -> FrozenDecoder:
         )
     try:
         width = float(about["width"])
-        shapes = expected_shapes(width, generator, has_code=version == 3)
+        num_starts = len(weights[STARTS]) if STARTS in weights else 0
+        shapes = expected_shapes(width, generator, has_code=version == 3, num_starts=num_starts)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsMismatch(f"{source} does not give its width in its header: {in_one_line(error)}") from error
     for name, shape in shapes.items():
@@ -143,4 +160,8 @@ def read_decoder(data: bytes, source: str) -> FrozenDecoder:
         if found != shape:
             raise WeightsMismatch(f"{source} does not fit its width {width:g}: {name} is {found}, not {shape}")
     decoder = {name: weights[name].float() for name in shapes}
+    if STARTS in decoder:
+        decoder[STARTS] /= STEPS_PER_DEVIATION
+    if infinite := [name for name, tensor in decoder.items() if not tensor.isfinite().all()]:
+        raise WeightsMismatch(f"{source} has NaN or infinity in {infinite[0]}: make it again with dgn pretrain")
     return FrozenDecoder(decoder, generator, width, hashlib.sha256(data).hexdigest(), source)

@@ -158,6 +158,12 @@ class Fitted:
     mean_K: Tensor
     deviations_K: Tensor
 
+    def starts(self, pictures_N3HW: Tensor) -> Tensor:
+        """Where the codes of pictures along the colour axes lie in the first band, in deviations: (N, C P)."""
+        first = LappedTransform(self.transform.axes[:1], self.transform.colours_3).encode(pictures_N3HW)
+        count = first.shape[1]
+        return (first - self.mean_K[:count]) / self.deviations_K[:count]
+
     @property
     def band(self) -> Band:
         """The next to be fitted."""

@@ -120,11 +120,7 @@ class Network:
             raise DgnError(
                 f"{self.name} is TorchScript, whose layers nobody can watch: give the nn.Module it came from"
             )
-        for name, value in module.state_dict().items():
-            if is_lazy(value):
-                raise DgnError(f"{self.name}: '{name}' has no shape yet: run the network on a picture first")
-            if not isinstance(value, torch.Tensor) or value.is_quantized:
-                raise DgnError(f"{self.name}: '{name}' is not a tensor of plain numbers: give the float network")
+        check_plain(module, self.name)
         return module
 
     def bare(self) -> nn.Module:
@@ -186,6 +182,15 @@ class Network:
                 "Python mean= and std=) on its scale"
             )
         return described
+
+
+def check_plain(module: nn.Module, name: str) -> None:
+    """Raises: DgnError if a module's state is not one of tensors of plain numbers; messages call it `name`."""
+    for key, value in module.state_dict().items():
+        if is_lazy(value):
+            raise DgnError(f"{name}: '{key}' has no shape yet: run the module once first")
+        if not isinstance(value, torch.Tensor) or value.is_quantized:
+            raise DgnError(f"{name}: '{key}' is not a tensor of plain numbers: give the float module")
 
 
 def copied(module: nn.Module) -> nn.Module:

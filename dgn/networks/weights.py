@@ -89,10 +89,12 @@ def _with_own_weights(network: Network) -> NetworkWeights:
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
     """A module's weights on the CPU, those with fractions in float32."""
-    return {
-        name: tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
-        for name, tensor in module.state_dict().items()
-    }
+    return {name: plain(tensor) for name, tensor in module.state_dict().items()}
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """On the CPU, in float32 if it has fractions."""
+    return tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
 
 
 def _with_classes_of(network: Network, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Network:

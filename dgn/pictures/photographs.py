@@ -1,4 +1,4 @@
-"""Photographs in any common file format -> upright 8-bit RGB squares, for training."""
+"""Photographs in any common file format -> upright 8-bit RGB squares, for training and as examples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dgn.errors import DgnError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SQUARE_PX = 256  # kept of a photograph; training crops 224 px of it
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # whatever the file's name says; Pillow's EPS runs Ghostscript
 MAX_PIXELS = 89_478_485  # 268 MB decoded; above this Pillow warns of decompression bombs
@@ -20,8 +20,8 @@ class UnreadablePhotograph(DgnError):
     """Truncated, not a picture, or too large."""
 
 
-def load_photograph(data: bytes) -> NDArray[np.uint8]:
-    """The photograph's central square, (256, 256, 3) uint8 RGB, turned as its EXIF orientation says.
+def load_photograph(data: bytes, px: int = SQUARE_PX) -> NDArray[np.uint8]:
+    """The photograph's central square, (px, px, 3) uint8 RGB, turned as its EXIF orientation says.
 
     Grey, palette, CMYK and 16-bit pictures become RGB; transparent areas become white.
 
@@ -31,9 +31,9 @@ def load_photograph(data: bytes) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadablePhotograph(f"{image.width} x {image.height} px, at most {MAX_PIXELS / 1e6:.0f} million")
-            image.draft("RGB", (2 * SQUARE_PX, 2 * SQUARE_PX))  # JPEG: decoded at a fraction of its size
+            image.draft("RGB", (2 * px, 2 * px))  # JPEG: decoded at a fraction of its size
             upright = ImageOps.exif_transpose(image)
-            square = ImageOps.fit(_as_rgb(upright), (SQUARE_PX, SQUARE_PX), Image.Resampling.LANCZOS)
+            square = ImageOps.fit(_as_rgb(upright), (px, px), Image.Resampling.LANCZOS)
     except UnreadablePhotograph:
         raise
     except Image.DecompressionBombError as error:

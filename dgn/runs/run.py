@@ -33,6 +33,7 @@ from dgn.text import NOT_JSON
 VERIFY = "dgn verify lists everything that is wrong"  # advice that ends a message
 # Differences between fingerprints that say nothing as hashes.
 _DIFFERING = {
+    "decoder_sha256": "its decoder or generator is not the one that it was started with",
     "labels_sha256": "its labels are not those that it was started with",
     "targets_sha256": "its targets, seeds or shard size differ",
 }

@@ -92,7 +92,7 @@ def test_a_generator_of_ones_own_draws(tmp_path, shared_machines, dgn):
                                "gen.py:Flat\n")  # fmt: skip
     other = in_a_process("resume", run, "--generator", code)
     assert other.returncode == 2
-    assert "decoder_sha256" in other.stderr
+    assert "its decoder or generator is not the one" in other.stderr
 
 
 def test_it_is_drawn_queried_judged_and_shown(own, shared_machines, dgn):

@@ -179,6 +179,9 @@ def test_windows_are_fitted_band_by_band(photos, tmp_path, dgn, local_ray):
         windows = fitted(Sums.of(pictures, windows), channels, windows)
     torch.testing.assert_close(decoder.weights["code.deviations"], windows.deviations_K, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(decoder.weights["windows.colours"], windows.transform.colours_3, rtol=1e-4, atol=1e-4)
+    starts = windows.starts(pictures)
+    wanted = torch.sort(starts.clamp(-127 / 42, 127 / 42), 0).values
+    torch.testing.assert_close(torch.sort(decoder.weights["code.starts"], 0).values, wanted, atol=0.02, rtol=0)
     assert 0 < about["validation_error"] < 5
 
 

@@ -1,6 +1,8 @@
 """Generators of one's own: what they draw, and what is refused."""
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,8 +24,9 @@ STANDARD = PRESETS["standard"]["pretrained"]
 class Draws(nn.Module):
     """Pictures of `px` from codes, by a function of this module and the codes."""
 
-    def __init__(self, draw=lambda self, codes: self.flat(codes), code_shape=(3,), px=8):
+    def __init__(self, draw=lambda self, codes: self.flat(codes), code_shape=(3,), px=8, part=None):
         super().__init__()
+        self.part = part
         self.draw, self.code_shape, self.px = draw, code_shape, px
         self.weight = nn.Parameter(torch.eye(3))
 
@@ -34,6 +37,13 @@ class Draws(nn.Module):
 
     def forward(self, codes):
         return self.draw(self, codes)
+
+
+class Remembers(nn.Module):
+    """What it keeps in a state is no tensor."""
+
+    def get_extra_state(self):
+        return {"steps": 3}
 
 
 def see_colours():
@@ -114,6 +124,64 @@ def test_workers_draw_with_the_weights_that_were_tried(tmp_path):
     assert not any(parameter.requires_grad for parameter in first.on(CPU).parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_pictures_of_any_precision(dtype):
+    given = Draws(lambda self, codes: self.flat(codes).to(dtype))
+    [picture] = dgn.render(see_colours(), "classes:1", modes="pretrained", generator=given, updates=2, progress=False)
+    assert picture.image.size == (PX, PX)
+
+
+def test_the_hash_is_of_function_and_code(tmp_path):
+    path = tmp_path / "two.py"
+    text = Path(__file__).read_text()
+    path.write_text(f"{text}\ndef happy():\n    return Draws()\n\n\ndef sad():\n    return Draws(px=4)\n")
+    happy, sad = (own_generator(own_code(f"{path}:{name}")) for name in ("happy", "sad"))
+    assert happy.sha256 != sad.sha256
+    path.write_text(path.read_text() + "# other\n")
+    assert own_generator(own_code(f"{path}:happy")).sha256 != happy.sha256
+
+
+class Draw3(Draws):
+    """With numbers that its state leaves out: in a buffer, and by themselves."""
+
+    def __init__(self, is_buffer=True):
+        super().__init__(lambda self, codes: self.flat(codes @ self.mixed))
+        if is_buffer:
+            self.register_buffer("mixed", torch.randn(3, 3), persistent=False)
+        else:
+            self.mixed = torch.randn(3, 3)
+
+
+def test_numbers_that_a_state_leaves_out():
+    """Each process makes them anew."""
+    codes = torch.ones(1, 3)
+    generators = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        generators.append(replace(own_generator(Draw3), build=Draw3))
+    first, second = (generator.on(CPU)(codes) for generator in generators)
+    assert torch.equal(generators[0].on(CPU)(codes), first)
+    assert not torch.equal(first, second)
+    bare = own_generator(Draw3(is_buffer=False))
+    torch.manual_seed(2)
+    bare = replace(bare, build=lambda: Draw3(is_buffer=False))
+    with pytest.raises(DgnError, match="differs from machine to machine: expected one whose numbers are all param"):
+        bare.on(CPU)
+
+
+def test_what_a_function_returns_stays_as_it_is():
+    kept = Draws().half()
+    weight, state = kept.weight, torch.get_rng_state()
+    generator = own_generator(lambda: kept)
+    module = generator.on(CPU)
+    assert kept.training
+    assert kept.weight is weight
+    assert weight.requires_grad
+    assert weight.dtype == torch.float16
+    assert module.weight.dtype == torch.float32
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def _filled(module, state):
     module.load_state_dict(state)
     return module
@@ -135,8 +203,23 @@ BAD = {
     "no shape": (nn.Linear(3, 3), "generator Linear has the code_shape None: expected an attribute"),
     "a strange shape": (Draws(code_shape="big"), "has the code_shape 'big'"),
     "an empty shape": (Draws(code_shape=(0,)), "has the code_shape (0,)"),
-    "another shape": (Draws(code_shape=(5,)), "generator Draws does not run on codes of shape (3, 5) (RuntimeError:"),
+    "another shape": (
+        Draws(code_shape=(5,)),
+        "generator Draws does not run on codes of shape (3, 5) on cpu (RuntimeError:",
+    ),
     "no tensor": (Draws(lambda self, codes: [codes]), "returned a list: expected pictures, a tensor (N, 3, H, H)"),
+    "nothing": (Draws(px=0), "drew 3 codes as (3, 3, 0, 0)"),
+    "whole numbers": (Draws(lambda self, codes: self.flat(codes).int()), "torch.int32: expected floats (N, 3, H, H)"),
+    "rounded": (Draws(lambda self, codes: self.flat(codes.round())), "passes a zero gradient to its codes"),
+    "written over": (
+        Draws(lambda self, codes: self.flat(codes).contiguous().sigmoid().sqrt_().square_()),
+        "passes no gradient to its codes (RuntimeError: one of the variables needed",
+    ),
+    "a number for each character": (Draws(code_shape="12"), "has the code_shape '12'"),
+    "too many numbers": (Draws(code_shape=(4, 1024, 1024)), "codes of 4,194,304 numbers: expected at most 1,048,576"),
+    "no numbers yet": (Draws(code_shape=(3,), part=nn.LazyLinear(3)), "'part.weight' has no shape yet"),
+    "state of its own": (Draws(part=Remembers()), "'part._extra_state' is not a tensor of plain numbers"),
+    "raises": (lambda: nn.Linear(3, "3"), "generator <lambda> failed: TypeError"),
     "grey": (Draws(lambda self, codes: self.flat(codes)[:, :1]), "drew 3 codes as (3, 1, 8, 8)"),
     "not square": (Draws(lambda self, codes: self.flat(codes)[..., :5]), "drew 3 codes as (3, 3, 8, 5)"),
     "from -1 to 1": (Draws(lambda self, codes: self.flat(9 * codes) * 2 - 1), "expected RGB from 0 to 1 (where they"),

@@ -1,0 +1,97 @@
+"""Pictures of the class "dogs" of a network with a head of our own: by dgn in both modes, and by lucent."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from benchmarks.planted_bias.heads import with_head
+from benchmarks.time_to_picture import lucents
+from dgn.method.colours import IMAGENET_MEAN, IMAGENET_STD
+from dgn.method.loop import render_batch
+from dgn.method.precision import DTYPES
+from dgn.method.recipes import Precision, RenderConfig
+from dgn.networks.frozen import FrozenNetwork
+from dgn.networks.network import Network
+from dgn.networks.weights import NetworkWeights
+from dgn.pictures.codec import encode_png, quantised
+from dgn.runs.decoders import load_decoder
+from dgn.targets import Mode, Target, WeightedUnit
+
+PRESET = "draft"  # 80 updates of two views
+DECODER = "photographs"
+LUCENT, LUCENT_STEPS = "lucent", 512  # its default
+# Seeds of a biased network and of its clean twin.
+SEEDS = {"untrained": (3, 40), "pretrained": (3, 40), LUCENT: (3, 20)}
+DOGS = 0
+
+
+def has_lucent() -> bool:
+    return importlib.util.find_spec("lucent") is not None
+
+
+class _AsTorchvision(nn.Module):
+    """A network behind torchvision's normalisation, which lucent applies by itself: it is undone, and the network's own
+    follows."""
+
+    def __init__(self, network: Network, module: nn.Module):
+        super().__init__()
+        self.network = module
+        own_mean, own_std = ([one / network.value_range for one in many] for many in (network.means, network.stds))
+        to_own = [torch.tensor(one)[:, None, None] for one in (IMAGENET_MEAN, IMAGENET_STD)]
+        self.mean_c11, self.std_c11 = to_own
+        self.own_mean_c11, self.own_std_c11 = (torch.tensor(one).reshape(-1, 1, 1) for one in (own_mean, own_std))
+
+    def forward(self, normalised_N3HW: Tensor) -> Tensor:
+        images_N3HW = normalised_N3HW * self.std_c11 + self.mean_c11
+        values_NC: Tensor = self.network((images_N3HW - self.own_mean_c11) / self.own_std_c11)
+        return values_NC
+
+
+def draw(
+    weights: NetworkWeights,
+    weight_CK: Tensor,
+    bias_C: Tensor,
+    contender: str,
+    seeds: Sequence[int],
+    precision: Precision,
+    folder: Path,
+) -> None:
+    """Draws and saves the class "dogs" as `SEED.png`, with each seed."""
+    weights = with_head(weights, weight_CK, bias_C)
+    layer = cast("str", weights.network.layers.class_layer)
+    if contender == LUCENT:
+        pictures = [_by_lucent(weights, layer, seed) for seed in seeds]
+    else:
+        mode = cast("Mode", contender)
+        decoder = load_decoder(DECODER).weights if mode == "pretrained" else None
+        classifier = FrozenNetwork(weights, dtype=DTYPES[precision])
+        targets = [Target((WeightedUnit(layer, DOGS),), mode, seed) for seed in seeds]
+        config = RenderConfig.from_preset(PRESET, precision)
+        pictures = [result.picture_3HW for result in render_batch(targets, config, classifier, decoder)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, picture_3HW in zip(seeds, pictures, strict=True):
+        (folder / f"{seed}.png").write_bytes(encode_png(quantised(picture_3HW)))
+
+
+def _by_lucent(weights: NetworkWeights, layer: str, seed: int) -> Tensor:
+    module = weights.network.built()
+    module.load_state_dict(weights.state)
+    plain = _AsTorchvision(weights.network, module).eval()
+    np.random.seed(seed)  # for its transforms; torch's draws its start
+    torch.manual_seed(seed)
+    [(_, [picture_3HW])] = lucents(plain, f"network_{layer.replace('.', '_')}", DOGS, LUCENT_STEPS, 1)
+    return picture_3HW
+
+
+def pictures_in(folder: Path, count: int) -> Tensor:
+    """The first pictures in order of their seeds, RGB in [0, 1], (N, 3, H, W)."""
+    files = [folder / f"{seed}.png" for seed in range(count)]
+    return torch.stack([torch.from_numpy(np.array(Image.open(f).convert("RGB"))).permute(2, 0, 1) for f in files]) / 255
