@@ -11,7 +11,9 @@ import ray
 
 from dgn.cost.tuned import Tuned
 from dgn.method.recipes import RenderConfig
+from dgn.runs.photographs import PhotographPlan
 from dgn.runs.plan import Plan
+from dgn.targets import Target
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,23 @@ class RunContext:
     fingerprint: dict[str, Any]
     batch_size: int | None  # None: as tuned, or chosen by the device's memory
     tuned: Mapping[str, Tuned] = field(default_factory=dict)  # by device model
+
+
+@dataclass(frozen=True)
+class ExamplesContext:
+    """What every worker of a job over photographs receives once.
+
+    Args:
+        url: of the examples.
+        subjects: what a target of the run seeks, each once.
+        true_classes: of photographs, by the folder that they lie in.
+    """
+
+    url: str
+    run_id: str
+    plan: PhotographPlan
+    subjects: tuple[Target, ...]
+    true_classes: Mapping[str, int]
 
 
 @dataclass(frozen=True)

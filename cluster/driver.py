@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError
 
 from dgn.cluster import events, fleet
-from dgn.cluster.context import Place, RunContext, ShardReport
+from dgn.cluster.context import ExamplesContext, Place, RunContext, ShardReport
 from dgn.cluster.events import Attempt, Cause, Decision, Event
 from dgn.cluster.metrics import Metrics
 from dgn.cluster.notes import FailureNotes
@@ -68,7 +68,7 @@ class Driver:
         self,
         run: Run,
         info: RunInfo,
-        context: RunContext,
+        context: RunContext | ExamplesContext,
         weights: NetworkWeights,
         decoder: Decoder | None,
         workers: Workers,
@@ -271,12 +271,13 @@ class Driver:
         report, place = self.reports[attempt], self.actors[attempt.worker].place
         self.progress.shards_done += 1
         self.progress.pictures_done += report.num_pictures
-        block = self.context.plan.shard(attempt.shard).block
+        mode, layer = self.context.plan.shard(attempt.shard).kind
         for status, count in report.statuses.items():
             self.progress.statuses[status] = self.progress.statuses.get(status, 0) + count
-            self.metrics.pictures_done.inc(count, {"mode": block.mode, "layer": block.layer, "status": status})
+            self.metrics.pictures_done.inc(count, {"mode": mode, "layer": layer, "status": status})
         log.info(
-            "shard %06d done: %s in %.1f s", attempt.shard, plural(report.num_pictures, "picture"), report.seconds,
+            "shard %06d done: %s in %.1f s",
+            attempt.shard, plural(report.num_pictures, self.context.plan.what), report.seconds,
             extra=self._about(shard=attempt.shard, node=place.node, host=place.host),
         )  # fmt: skip
 
@@ -361,7 +362,7 @@ class Driver:
         return sum(len(plan.shard(index)) for index in committed)
 
     def _safe(self) -> str:
-        done = f"{self.progress.pictures_done} of {self.progress.num_targets} pictures are safe"
+        done = f"{self.progress.pictures_done} of {plural(self.progress.num_targets, self.context.plan.what)} are safe"
         return f"{done}; repeat the command when the store works"
 
     def _about(self, **more: Any) -> dict[str, Any]:

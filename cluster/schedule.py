@@ -47,6 +47,7 @@ from dgn.cluster.events import (
     WorkerReady,
 )
 from dgn.cluster.rules import Rules, Workers
+from dgn.runs.photographs import PhotographPlan
 from dgn.runs.plan import Plan
 from dgn.runs.shards import Committed
 
@@ -79,7 +80,7 @@ class _Work:
 class Schedule:
     """One run's scheduling state."""
 
-    def __init__(self, plan: Plan, committed: Committed, workers: Workers, rules: Rules | None = None):
+    def __init__(self, plan: Plan | PhotographPlan, committed: Committed, workers: Workers, rules: Rules | None = None):
         self.plan, self.committed, self.workers, self.rules = plan, committed, workers, rules or Rules()
         self.quarantined: list[int] = []
         self.num_retries = 0
@@ -242,7 +243,7 @@ class Schedule:
     def _expected_s(self, index: int) -> float:
         """How long a shard should take, from others of its mode and layer; infinite before one has finished."""
         shard = self.plan.shard(index)
-        recent = self._recent_s.get((shard.block.mode, shard.block.layer))
+        recent = self._recent_s.get(shard.kind)
         return statistics.median(recent) * len(shard) if recent else math.inf
 
     def _note_ready(self, number: int, node: str) -> None:
@@ -276,8 +277,7 @@ class Schedule:
         self._forget(attempt)
         self._store_failures = 0
         shard = self.plan.shard(attempt.shard)
-        kind = (shard.block.mode, shard.block.layer)
-        self._recent_s.setdefault(kind, deque(maxlen=50)).append(seconds / len(shard))
+        self._recent_s.setdefault(shard.kind, deque(maxlen=50)).append(seconds / len(shard))
         if attempt.shard not in self.committed:
             self.committed.add(attempt.shard)
             yield NoteDone(attempt)

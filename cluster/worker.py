@@ -7,31 +7,28 @@ the device's thread; then they are encoded and written by other threads while th
 from __future__ import annotations
 
 import logging
-import platform
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 import torch
 
-from dgn.cluster.context import Place, RunContext, ShardReport
-from dgn.cluster.metrics import Metrics
+from dgn.cluster.context import RunContext, ShardReport
+from dgn.cluster.device_worker import DeviceWorker
 from dgn.cost.batches import choose_batch_size
 from dgn.engine import engine_for
 from dgn.method.loop import render_targets
 from dgn.method.precision import DTYPES
-from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.weights import NetworkWeights
 from dgn.pictures.codec import encode_png, encode_thumbnail
 from dgn.pictures.scoring import ScoredPicture, score_results
 from dgn.runs.decoders import Decoder
 from dgn.runs.rows import Provenance, Row, make_row
 from dgn.runs.run import Run
-from dgn.runs.stores import open_store, retry_observers
+from dgn.runs.stores import open_store
 from dgn.targets import Mode
 
 log = logging.getLogger("dgn")
@@ -50,53 +47,28 @@ class _Rendered:
     span_s: float
 
 
-class RenderWorker:
-    """Lives on one device. The driver wraps it with `ray.remote`; tests call it directly.
+class RenderWorker(DeviceWorker):
+    """Renders shards.
 
     `render` returns when a shard's pictures are made, and the device is free for the next shard; `finish` returns when
     the shard is committed.
     """
 
+    context: RunContext
+
     def __init__(self, context: RunContext, weights: NetworkWeights, decoder: Decoder | None):
-        self.context = context
-        self.engine = engine_for()
+        super().__init__(context, Run(open_store(context.url)))
         self.tuned = context.tuned.get(self.engine.model)
         if self.tuned:
             self.engine = engine_for(self.engine.device, self.tuned.is_winograd is not False)
             log.info("tuned: %s", self._describe_tuning())
-        # All arithmetic runs in this one thread. While a CUDA graph is recorded no other thread may call CUDA; and on a
-        # CPU each thread that calculates gets helpers of its own, which sleep once they outnumber the cores.
-        self.device_thread = ThreadPoolExecutor(1, "device")
         self.classifier = self._load(weights, DTYPES[context.render.precision])
         self.decoder = decoder.on(self.engine.device) if decoder else None
         is_exact = context.render.precision == "float32"
         self.scorer = self.classifier if is_exact else self._load(weights, torch.float32)
         self.savers = ThreadPoolExecutor(NUM_SAVERS, "saver")
-        self.first_at: float | None = None  # when the first shard started
-        self.busy_s = 0.0  # of the device
         self.rendered: dict[str, _Rendered] = {}  # by attempt
-        self.steps = 0
-        self.metrics = Metrics(context.run_id)
-        retry_observers.extend([self.metrics.note_storage_retry, self._note_step])
-        self.run = Run(open_store(context.url))
         self.largest_batch: dict[tuple[Mode, str], int] = {}  # after one was halved for memory
-
-    def _load(self, weights: NetworkWeights, dtype: torch.dtype) -> FrozenNetwork:
-        return self.device_thread.submit(FrozenNetwork, weights, self.engine, dtype).result()
-
-    def ready(self) -> Place:
-        """Answers once the classifier is loaded. Raises: StoreError if this machine does not see the run."""
-        self.run.expect(self.context.run_id)
-        return Place.here(self.engine.name, self.classifier.remark)
-
-    @ray.method(concurrency_group="pulse")
-    def pulse(self) -> int:
-        """Steps so far: updates, pictures saved, retries of the store. Answers while a shard is rendered; a count that
-        stands still means that the shard hangs."""
-        return self.steps
-
-    def _note_step(self, *_: object) -> None:
-        self.steps += 1
 
     def render(self, index: int, attempt: str) -> None:
         """Renders a shard and returns when the device is free; the last pictures are still being saved then.
@@ -168,9 +140,6 @@ class RenderWorker:
     def _batch_size(self, mode: Mode, layer: str) -> int:
         known = self.largest_batch.get((mode, layer)) or self.context.batch_size
         return known or choose_batch_size(self.context.render, mode, self.classifier, layer, self.tuned, self.decoder)
-
-    def _about(self, shard: int, attempt: str) -> dict[str, Any]:
-        return {"run": self.context.run_id, "shard": shard, "attempt": attempt, "host": platform.node()}
 
     def _describe_tuning(self) -> str:
         assert self.tuned

@@ -80,6 +80,11 @@ class Target:
     @property
     def target_id(self) -> str:
         """Stable, unique in a run, and usable as a file name: `fc8-00668-untrained-s0`."""
+        return f"{self.subject}-{self.mode}-s{self.seed}"
+
+    @property
+    def subject(self) -> str:
+        """What is sought, whatever the mode and the seed: `fc8-00668`."""
         if self.measure != "sum":
             digest = hashlib.sha256("_".join(map(str, self.units)).encode()).hexdigest()
             what = f"{self.layer}-{self.measure}-{self.name}-{digest[:8]}"
@@ -91,7 +96,7 @@ class Target:
             )
             if len(what) > 80:
                 what = f"{self.layer}-group-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
-        return f"{what}-{self.mode}-s{self.seed}"
+        return what
 
     @property
     def stream_seed(self) -> int:

@@ -27,6 +27,7 @@ COMMANDS = {
     "gallery": "Make a web page that shows every picture of RUN.",
     "sheet": "Draw contact sheets of RUN: every picture with its label, activation and rank.",
     "judge": "Have an independent network judge RUN's pictures, and RUN's own score them after distortions.",
+    "examples": "Find the photographs that excite RUN's units most, from a folder or bucket of yours.",
     "report": "Summarise RUN on one HTML page: statistics, plots, best and worst pictures, failures, settings.",
     "export": "Export RUN as a Hugging Face dataset, or as a few tar files.",
     "verify": "Check RUN: every target present once, every file intact, a sample scored again.",

@@ -27,7 +27,7 @@ NUM_STARTS = 64
 SHARE_OF_LIMIT = 0.97  # at most, because a code on its limit could not move
 
 # What the photographs' pictures do to the layers that were last asked for, by classifier.
-_seen: WeakKeyDictionary[Any, tuple[dict[str, Tensor], dict[str, UnitValues]]] = WeakKeyDictionary()
+_seen: WeakKeyDictionary[Any, tuple[Mapping[str, Tensor], dict[str, UnitValues]]] = WeakKeyDictionary()
 
 
 @torch.no_grad()

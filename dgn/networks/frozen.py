@@ -164,18 +164,23 @@ class FrozenNetwork:
         Returns: the layer's response as `responses` gives it and the values of the classes in the network's output,
             (N, classes), None if it has no classes; both float32.
         """
-        plain = Watched(self.model, self.layers, [layer], is_stopped=False)
+        responses, values = self.all_scores(images_N3HW, [layer])
+        return responses[layer], values
+
+    @torch.no_grad()
+    @exact_float32()
+    def all_scores(self, images_N3HW: Tensor, layers: Sequence[str]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """`scores` of several layers in one run of the network."""
+        plain = Watched(self.model, self.layers, layers, is_stopped=False)
         images_N3HW = images_N3HW.to(self.engine.device)
         own_size = images_N3HW if images_N3HW.shape[-1] == self.size_px else resized(images_N3HW, self.size_px)
-        parts = []
+        parts, values = list[dict[str, Tensor]](), list[Tensor]()
         for images in self._seen(own_size):
-            response = self._units_first(plain(images))[layer].float()
-            has_classes = self.layers.class_layer is not None
-            parts.append(
-                (response, class_values(plain.output, self.layers.class_output).float() if has_classes else None)
-            )
-        responses, values = zip(*parts, strict=True)
-        return torch.cat(responses), torch.cat(values) if self.layers.class_layer is not None else None
+            parts.append(self._units_first(plain(images)))
+            if self.layers.class_layer is not None:
+                values.append(class_values(plain.output, self.layers.class_output).float())
+        responses = {layer: torch.cat([part[layer] for part in parts]).float() for layer in layers}
+        return responses, torch.cat(values) if values else None
 
     def _answers(self, cut: nn.Module, picture: Tensor, expected: Mapping[str, Tensor], tolerance: float) -> bool:
         """Whether a part of the network gives these responses. Networks may write into the picture they get."""

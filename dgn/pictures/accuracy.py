@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from dgn.networks.layers import Layers
 from dgn.networks.weights import NetworkWeights
 from dgn.pictures.codec import as_tensor
 from dgn.pictures.photographs import SUFFIXES, UnreadablePhotograph, load_photograph
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 MAX_PHOTOGRAPHS = 150
 CROPPED = 7 / 8  # of a photograph's central square, as most networks were evaluated
@@ -139,7 +141,7 @@ def _labelled(folder: Path, layers: Layers) -> tuple[list[tuple[Path, int]], int
     if not folder.is_dir():
         raise DgnError(f"no folder of photographs at {folder}")
     photographs = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
-    folders = _classes_of_folders({path.parent for path in photographs} - {folder}, layers)
+    folders = classes_of_folders({path.parent for path in photographs} - {folder}, layers)
     found = [(path, folders[path.parent]) for path in photographs if path.parent in folders]
     if not found:
         numbered = [(path, int(number[1])) for path in photographs if (number := re.match(r"(\d+)_", path.name))]
@@ -147,7 +149,7 @@ def _labelled(folder: Path, layers: Layers) -> tuple[list[tuple[Path, int]], int
     return found, len(photographs) - len(found)
 
 
-def _classes_of_folders(folders: Iterable[Path], layers: Layers) -> dict[Path, int]:
+def classes_of_folders(folders: Iterable[AnyPath], layers: Layers) -> dict[AnyPath, int]:
     """By their names: labels, or numbers of classes unless the labels are numbers too."""
     by_label = {_plain(label): number for number, label in reversed(list(enumerate(layers.labels)))}
     numbers = {} if any(map(str.isdecimal, layers.labels)) else {str(n): n for n in range(layers.num_classes)}

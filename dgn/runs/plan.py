@@ -41,12 +41,19 @@ class Shard:
     def targets(self) -> list[Target]:
         return [self.block.target(i) for i in range(self.start, self.stop)]
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Mode and layer: shards of one kind take about as long."""
+        return self.block.mode, self.block.layer
+
     def __len__(self) -> int:
         return self.stop - self.start
 
 
 class Plan:
     """Blocks cut into shards. Shards are numbered consecutively, and each is computed from its number."""
+
+    what = "picture"  # that a target becomes
 
     def __init__(self, blocks: Sequence[TargetBlock], shard_size: int):
         self.blocks = tuple(blocks)

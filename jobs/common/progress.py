@@ -52,17 +52,17 @@ def pictures_done(num_pictures: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def render_progress() -> Iterator[Callable[[RunProgress], None]]:
+def render_progress(what: str = "pictures") -> Iterator[Callable[[RunProgress], None]]:
     """Yields an observer of the driver: a bar with pictures per minute and time left, or log lines."""
     if not sys.stderr.isatty():
-        yield _log_render_progress()
+        yield _log_render_progress(what.removesuffix("s"))
         return
     with ExitStack() as stack:
         shown: list[tuple[Progress, TaskID]] = []
 
         def observe(run: RunProgress) -> None:
             if not shown:  # not before, or bad input would leave an empty bar above its error
-                shown.append(stack.enter_context(bar("pictures", run.num_targets)))
+                shown.append(stack.enter_context(bar(what, run.num_targets)))
             progress, task = shown[0]
             state = f"{run.pictures_per_minute:.1f}/min" if run.workers_ready else "starting workers"
             progress.update(task, completed=run.pictures_done, state=state)
@@ -70,7 +70,7 @@ def render_progress() -> Iterator[Callable[[RunProgress], None]]:
         yield observe
 
 
-def _log_render_progress() -> Callable[[RunProgress], None]:
+def _log_render_progress(what: str) -> Callable[[RunProgress], None]:
     last: tuple[int, float] = (-1, 0.0)
 
     def observe(run: RunProgress) -> None:
@@ -82,7 +82,7 @@ def _log_render_progress() -> Callable[[RunProgress], None]:
             left = f", {plural(round(num_left / rate), 'minute')} left" if rate and num_left else ""
             log.info(
                 "%d of %s, %.1f/min%s, %d retries",
-                run.pictures_done, plural(run.num_targets, "picture"), rate, left, run.retries,
+                run.pictures_done, plural(run.num_targets, what), rate, left, run.retries,
                 extra={"run": run.run_id},
             )  # fmt: skip
 

@@ -1,0 +1,176 @@
+"""ExamplesWorker: shows a shard of photographs to the classifier and commits those that excite its units most."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+
+from dgn.cluster.context import ExamplesContext, ShardReport
+from dgn.cluster.device_worker import DeviceWorker
+from dgn.networks.weights import NetworkWeights
+from dgn.pictures.codec import encode_thumbnail
+from dgn.pictures.examples import NOBODY, Best, Lists, Watcher
+from dgn.pictures.photographs import UnreadablePhotograph, load_photograph
+from dgn.runs.examples import KINDS, Examples
+from dgn.runs.layout import sha256
+from dgn.runs.photographs import photograph_store, read_shard
+from dgn.runs.stores import open_store
+
+log = logging.getLogger("dgn")
+
+NUM_DECODERS = 4  # threads
+BATCHES_AHEAD = 3  # that are decoded while the device looks at another
+
+
+@dataclass(frozen=True)
+class _Photograph:
+    name: str
+    sha256: str
+    square_HW3: NDArray[np.uint8] | None  # None: unreadable
+    thumbnail: bytes = b""
+    problem: str = ""
+
+
+@dataclass
+class _Looked:
+    """A shard that was looked at."""
+
+    index: int
+    started_at: float
+    rows: list[dict[str, Any]]
+    unreadable: list[str] = field(default_factory=list)
+    num_copies: int = 0
+    num_with_class: int = 0
+    busy_s: float = 0.0
+    span_s: float = 0.0
+
+
+class ExamplesWorker(DeviceWorker):
+    """Looks at shards of photographs. Its memory does not grow with their number."""
+
+    context: ExamplesContext
+
+    def __init__(self, context: ExamplesContext, weights: NetworkWeights, _: None):
+        super().__init__(context, Examples(open_store(context.url)))
+        self.classifier = self._load(weights, torch.float32)
+        self.watcher = Watcher(self.classifier, context.subjects)
+        self.photographs = photograph_store(context.plan.url)
+        self.decoders = ThreadPoolExecutor(NUM_DECODERS, "decoder")
+        self.looked: dict[str, _Looked] = {}  # by attempt
+
+    def render(self, index: int, attempt: str) -> None:
+        """Looks at a shard. Raises: StoreError, DgnError for a Parquet file that is damaged."""
+        self.looked[attempt] = self.device_thread.submit(self._look, index, attempt).result()
+
+    @ray.method(concurrency_group="finish")
+    def finish(self, attempt: str) -> ShardReport:
+        """Commits a shard. Raises: StoreError."""
+        shard = self.looked.pop(attempt)
+        about = {
+            "unreadable": shard.unreadable, "num_copies": shard.num_copies, "num_with_class": shard.num_with_class,
+        }  # fmt: skip
+        self.run.commit(shard.index, attempt, shard.rows, about)
+        count, num_bad = len(self.context.plan.shard(shard.index)), len(shard.unreadable)
+        statuses = {status: n for status, n in (("ok", count - num_bad), ("unreadable", num_bad)) if n}
+        seconds = time.monotonic() - shard.started_at
+        return ShardReport(shard.index, count, statuses, seconds, shard.busy_s, shard.span_s)
+
+    def _look(self, index: int, attempt: str) -> _Looked:
+        started_at = time.monotonic()
+        self.first_at = self.first_at or started_at
+        log.info("shard %06d starts", index, extra=self._about(index, attempt))
+        shard = self.context.plan.shard(index)
+        lists = Lists(self.context.subjects, self.classifier.layers.class_layer)
+        looked = _Looked(index, started_at, [])
+        kept: dict[int, _Photograph] = {}  # those in a list, by number
+        hashes = set[str]()
+        number = shard.first
+        for batch in self._read_ahead(index):
+            good, numbers, classes = [], [], []
+            for photograph in batch:
+                if photograph.square_HW3 is None:
+                    looked.unreadable.append(f"{photograph.name}: {photograph.problem}")
+                elif photograph.sha256 in hashes:
+                    looked.num_copies += 1
+                else:
+                    hashes.add(photograph.sha256)
+                    good.append(photograph)
+                    numbers.append(number)
+                    classes.append(self._true_class(photograph.name))
+                number += 1
+            self._note_step()
+            if not good:
+                continue
+            looked.num_with_class += sum(known is not None for known in classes)
+            look = self.watcher.look(np.stack([one.square_HW3 for one in good if one.square_HW3 is not None]))
+            lists.add(look, np.array(numbers, np.int64), classes)
+            kept |= dict(zip(numbers, good, strict=True))
+            in_lists = lists.numbers()
+            kept = {number: photograph for number, photograph in kept.items() if number in in_lists}
+        looked.rows = self._rows(lists, kept, attempt)
+        ended_at = time.monotonic()
+        self.busy_s += ended_at - started_at
+        looked.busy_s, looked.span_s = self.busy_s, ended_at - self.first_at
+        return looked
+
+    def _read_ahead(self, index: int) -> Iterator[list[_Photograph]]:
+        """A shard's photographs in batches, which are decoded while the device works."""
+        ahead: deque[list[Future[_Photograph]]] = deque()
+        for name, data in read_shard(self.photographs, self.context.plan, index):
+            if not ahead or len(ahead[-1]) == self.engine.scoring_batch_size:
+                if len(ahead) > BATCHES_AHEAD:
+                    yield [photograph.result() for photograph in ahead.popleft()]
+                ahead.append([])
+            ahead[-1].append(self.decoders.submit(self._decoded, name, data))
+        for batch in ahead:
+            yield [photograph.result() for photograph in batch]
+
+    def _decoded(self, name: str, data: bytes) -> _Photograph:
+        digest = sha256(data)
+        try:
+            square_HW3 = load_photograph(data, self.watcher.square_px) if data else None
+        except UnreadablePhotograph as error:
+            return _Photograph(name, digest, None, problem=str(error))
+        if square_HW3 is None:
+            return _Photograph(name, digest, None, problem="it is gone, or empty")
+        return _Photograph(name, digest, square_HW3, encode_thumbnail(self.watcher.seen(square_HW3)))
+
+    def _true_class(self, name: str) -> int | None:
+        return self.context.true_classes.get(str(PurePosixPath(name).parent))
+
+    def _rows(self, lists: Lists, kept: dict[int, _Photograph], attempt: str) -> list[dict[str, Any]]:
+        """Of SHARD_SCHEMA, in order of numbers."""
+        excites: dict[int, list[dict[str, Any]]] = {}
+        for kind, best in zip(KINDS, (lists.strongest, lists.wrong), strict=True):
+            for subject, place in np.argwhere(best.photographs_SB != NOBODY).tolist():
+                number = int(best.photographs_SB[subject, place])
+                excites.setdefault(number, []).append(self._example(best, kind, subject, place))
+        return [
+            {
+                "number": number, "photograph": kept[number].name, "sha256": kept[number].sha256,
+                "true_class": self._true_class(kept[number].name), "thumbnail": kept[number].thumbnail,
+                "attempt": attempt, "excites": excites[number],
+            }
+            for number in sorted(excites)
+        ]  # fmt: skip
+
+    def _example(self, best: Best, kind: str, subject: int, place: int) -> dict[str, Any]:
+        box = self.watcher.box(self.context.subjects[subject].layer, int(best.cells_SB[subject, place]))
+        probability = float(best.probabilities_SB[subject, place])
+        value = float(best.values_SB[subject, place])
+        return {
+            "subject": subject, "kind": kind, "activation": value if kind == "strongest" else None,
+            "probability": None if np.isnan(probability) else probability,
+            **dict(zip(("left", "top", "right", "bottom"), box or (None,) * 4, strict=True)),
+        }  # fmt: skip

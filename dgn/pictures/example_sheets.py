@@ -1,0 +1,42 @@
+"""A subject's examples as one picture: its nine photographs, 3 x 3, each with a box where the unit responds most."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+from dgn.pictures.codec import THUMBNAIL_PX
+
+ACROSS = 3
+GAP_PX = 4
+SIDE_PX = ACROSS * THUMBNAIL_PX + (ACROSS - 1) * GAP_PX
+BOX, EDGE = "#ffd400", "black"
+
+Box = tuple[float | None, float | None, float | None, float | None]
+
+
+def draw_example_sheet(photographs: Sequence[tuple[bytes, Box]]) -> bytes:
+    """A WebP file of 296 x 296 px.
+
+    Args:
+        photographs: at most nine thumbnails, the strongest first, and left, top, right and bottom of their boxes in
+            shares of the side; None for none.
+    """
+    sheet = Image.new("RGB", (SIDE_PX, SIDE_PX), "white")
+    pen = ImageDraw.Draw(sheet)
+    for n, (thumbnail, box) in enumerate(photographs):
+        x, y = ((THUMBNAIL_PX + GAP_PX) * place for place in (n % ACROSS, n // ACROSS))
+        with Image.open(io.BytesIO(thumbnail), formats=["WEBP"]) as image:
+            sheet.paste(image, (x, y))
+        left, top, right, bottom = box
+        if left is not None and top is not None and right is not None and bottom is not None:
+            most = THUMBNAIL_PX - 1
+            corners = [x + left * most, y + top * most, x + right * most, y + bottom * most]
+            inner = [corners[0] + 1, corners[1] + 1, corners[2] - 1, corners[3] - 1]
+            pen.rectangle(corners, outline=EDGE)  # so that the box is seen on photographs of any colour
+            pen.rectangle(inner, outline=BOX)
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="WEBP", quality=80)
+    return buffer.getvalue()

@@ -1,0 +1,79 @@
+"""`dgn examples`: the photographs that excite a run's units most, beside its pictures. Paper: Figures 6 and 7."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from dgn.errors import Incomplete
+from dgn.jobs.common.flags import RunArgument, with_settings
+from dgn.jobs.common.printing import print_json
+from dgn.jobs.common.progress import log_to_stderr, render_progress
+from dgn.runs.config import RunConfig
+from dgn.runs.examples import Done
+from dgn.runs.run import Run
+from dgn.runs.validation import validated
+from dgn.text import plural, printable
+
+
+@with_settings(RunConfig, "workers", "gpus_per_worker", "log_format")
+def command(
+    run: RunArgument,
+    images: Annotated[
+        str,
+        typer.Argument(
+            metavar="IMAGES",
+            help="A folder or s3://bucket/prefix of photographs, or of Parquet files with an image column.",
+        ),
+    ],
+    settings: dict[str, Any],
+    column: Annotated[str, typer.Option(help="Column of the pictures in Parquet files.")] = "image",
+    discriminator: Annotated[
+        str | None, typer.Option(metavar="FUNCTION", help="RUN's network again, if it is code: this runs it.")
+    ] = None,
+    discriminator_weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File of the weights that RUN was made with, if it moved.")
+    ] = None,
+    discriminator_labels: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File of the labels that RUN was made with, if it moved.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was looked at as JSON.")] = False,
+) -> None:
+    """Looks at what was not looked at before. Folders named as classes also tell what it gets wrong.
+
+    Raises: Incomplete if shards are missing.
+    """
+    chosen = validated(RunConfig, settings)
+    opened = Run.at(run)
+    opened.info()
+    log_to_stderr(chosen.log_format)
+    from dgn.cluster.examples import find_examples
+
+    moved = {"discriminator": discriminator, "weights": discriminator_weights, "labels": discriminator_labels}
+    with render_progress("photographs") as observe:
+        job = find_examples(opened, images, column, moved, chosen.workers_range, chosen.gpus_per_worker, observe)
+    if job.done is None:
+        assert job.progress is not None
+        left = job.progress.num_shards - job.progress.shards_done
+        raise Incomplete(
+            f"{plural(left, 'shard')} of photographs failed repeatedly: dgn failed {run}/examples says why; repeat the "
+            "command to try them again"
+        )
+    if as_json:
+        print_json(vars(job.done))
+    else:
+        for line in _summary(job.done, opened.store.url):
+            print(printable(line))
+
+
+def _summary(done: Done, url: str) -> list[str]:
+    num_read = done.num_photographs - done.num_unreadable
+    parts = [plural(num_read, "photograph")]
+    if done.num_copies:
+        parts.append(f"{done.num_copies:,} of them copies of others, which count once")
+    if done.num_unreadable:
+        parts.append(f"{done.num_unreadable:,} unreadable, such as {done.unreadable[0]}")
+    parts.append(f"{done.num_with_class:,} in folders named as classes" if done.num_with_class else "no known classes")
+    found = f"{plural(done.num_examples, 'example')} for {plural(done.num_subjects, 'unit')} of {url}"
+    return [found, f"  from {'; '.join(parts)}"]
