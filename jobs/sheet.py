@@ -2,7 +2,7 @@
 
 A set has classes in hundreds (classes-000-099.png), filters by layer, in hundreds if there are more
 (conv5_1-000-099.png), and mixes.png. A PDF shows the same on A4 pages. Pictures of one unit stand together, by seed
-and mode. Paper: Figures 4, 8 and 9.
+and mode, with `--examples` beside the photographs that excite it most. Paper: Figures 4 and 6 to 9.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from dgn.jobs.sheets.arranging import (
     set_of_sheets,
 )
 from dgn.jobs.sheets.drawing import draw_sheet
+from dgn.jobs.sheets.photographs import with_examples
 from dgn.runs.conditions import condition
 from dgn.runs.query import Rows
 from dgn.runs.run import NUM_READERS, Run
@@ -63,6 +64,9 @@ def command(
         typer.Option(min=1, help="Pictures per row. Default: a square sheet of at most ten, or ten pairs; 8 in PDFs."),
     ] = None,
     picture_px: Annotated[int, typer.Option(min=32, help="Side of a picture in pixels; in print, set by A4.")] = 224,
+    examples: Annotated[
+        bool, typer.Option("--examples", help="Beside each unit's pictures, its nine photographs (dgn examples).")
+    ] = False,
     pdf: Annotated[bool, typer.Option("--pdf", help="Also write sheets.pdf into the folder OUT, for print.")] = False,
 ) -> None:
     with one_line_errors(out):
@@ -76,6 +80,9 @@ def command(
     rows = Rows(opened)
     table, groups = select_groups(rows, conditions, top)
     _check_columns(columns, table, groups)
+    num_pictures = table.num_rows
+    if examples:
+        table, groups = with_examples(opened, table, groups)
     sheets, pages = list[Sheet](), list[Sheet]()
     if suffix in PICTURES:
         sheets = [make_sheet(out.stem, table, groups, columns, picture_px)]
@@ -101,11 +108,11 @@ def command(
             drawn = draw_sheet(one, opened, table, readers)
             _add_page(folder / (out.name if suffix else "sheets.pdf"), drawn, one.a4_px, number, out.stem)
             advance(one.num_pictures)
-    num_targets = table.num_rows if conditions or top else rows.info.num_targets
+    num_targets = num_pictures if conditions or top else rows.info.num_targets
     where = {".pdf": f"{plural(len(pages), 'page')} of {out}", "": f"{plural(len(sheets), 'sheet')} in {out}"}.get(
         suffix, out
     )
-    print(f"{_of_all(table.num_rows, num_targets)} on {where}")
+    print(f"{_of_all(num_pictures, num_targets)} on {where}")
 
 
 def _check_out(out: Path, suffix: str, pdf: bool) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from dgn.api.pictures import Picture, Pictures, as_polars
 from dgn.errors import DgnError
 from dgn.runs.conditions import Condition, condition, parse_condition
+from dgn.runs.examples import Examples
 from dgn.runs.query import Rows
 from dgn.runs.run import Run
 from dgn.runs.schema import QUERY_COLUMNS
@@ -114,6 +115,15 @@ class OpenRun:
         if not rows.num_rows and layer not in (layers := self.layers):
             raise DgnError(f"the run has no pictures of layer '{layer}': expected one of {', '.join(layers)}")
         return self._pictures(rows)
+
+    def examples(self) -> pa.Table:
+        """The photographs that excite each unit most, and those that it is surest of wrongly: a row for each.
+
+        Columns are described in the documentation of the schema.
+
+        Raises: DgnError before `dgn examples` has found them; RunDamaged.
+        """
+        return Examples.of(self._run).lists()
 
     def picture(self, target_id: str) -> Picture:
         """One picture by its target, such as `fc8-00009-untrained-s0`. Raises: DgnError if there is none."""

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
+from dgn.errors import DgnError
 from dgn.pictures.codec import THUMBNAIL_PX
+from dgn.text import in_one_line
 
 ACROSS = 3
 GAP_PX = 4
@@ -40,3 +42,14 @@ def draw_example_sheet(photographs: Sequence[tuple[bytes, Box]]) -> bytes:
     buffer = io.BytesIO()
     sheet.save(buffer, format="WEBP", quality=80)
     return buffer.getvalue()
+
+
+def decode_example_sheet(data: bytes) -> Image.Image:
+    """Raises: DgnError for other bytes than `draw_example_sheet` returns."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
+            if image.size == (SIDE_PX, SIDE_PX):
+                return image.convert("RGB")
+    except (OSError, ValueError) as error:
+        raise DgnError(f"not a sheet of examples: {in_one_line(error)}") from error
+    raise DgnError(f"not a sheet of examples: {image.width} x {image.height} px")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from dgn.errors import DgnError
+from dgn.runs.examples import Examples
 from dgn.runs.index_parts import judged_dataset, unreadable
 from dgn.runs.query import Rows
 
@@ -14,7 +15,7 @@ OF_A_FILE, TRACEBACK = "reading the stream registered as", " Detail: Python exce
 
 
 def select(rows: Rows, sql: str) -> pa.Table:
-    """The result of a SELECT from the table `rows` and, if there are judgements, `judged`.
+    """The result of a SELECT from the table `rows` and, if there are any, `judged` and `examples`.
 
     The query cannot reach this machine's files or network.
 
@@ -29,6 +30,8 @@ def select(rows: Rows, sql: str) -> pa.Table:
             connection.register("rows", rows.dataset())
             if "judged" in sql.lower() and rows.index and (judged := judged_dataset(rows.run, rows.index)):
                 connection.register("judged", judged)
+            if "examples" in sql.lower() and (examples := Examples.of(rows.run)).done():
+                connection.register("examples", examples.lists())
             statements = connection.extract_statements(sql)
             answer = connection.sql(statements[0]) if len(statements) == 1 else None
             if answer is None:
@@ -46,8 +49,10 @@ def _problem(text: str) -> DgnError:
     """DuckDB's complaint as an error of the query, or of the run."""
     if "name judged does not exist" in text.lower():
         text = "there are no judgements yet, and no table judged: dgn judge RUN --by NETWORK makes them"
+    if "name examples does not exist" in text.lower():
+        text = "there are no examples yet, and no table examples: dgn examples RUN IMAGES finds them"
     if "does not exist" in text and "Did you mean" in text:  # among DuckDB's own tables
-        text = f"{text.partition('Did you mean')[0].strip()} The tables are rows and judged."
+        text = f"{text.partition('Did you mean')[0].strip()} The tables are rows, judged and examples."
     return unreadable(text.partition(TRACEBACK)[0]) if OF_A_FILE in text else DgnError(f"--sql: {text}")
 
 

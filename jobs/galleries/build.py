@@ -1,7 +1,7 @@
 """Writes the gallery's page next to a run's data.
 
 gallery/index.html, *.js, *.css        the page, which reads index/current.json, the index's parts, and images/
-gallery/columns.js                     the rows' columns, from dgn/runs/schema.py
+gallery/columns.js                     the rows' columns, from dgn/runs/schema.py, and whether there are examples
 gallery/data/index.js                  current.json as a script, written last
 gallery/data/<key>/<n>.js              the index's files in blocks, as scripts: for file://, where a page may load
                                        nothing else, and for web servers without byte ranges
@@ -16,13 +16,15 @@ from importlib import resources
 from pathlib import PurePosixPath
 
 from dgn.errors import StoreError
+from dgn.runs.examples import DONE
+from dgn.runs.examples import FOLDER as EXAMPLES
 from dgn.runs.index import update_index
 from dgn.runs.index_file import REBUILD, Index
 from dgn.runs.index_parts import THUMBS
 from dgn.runs.judgements import judged_key
 from dgn.runs.run import Run
 from dgn.runs.schema import COLUMNS
-from dgn.runs.stores import LocalStore
+from dgn.runs.stores import LocalStore, Store
 from dgn.statuses import Status
 from dgn.text import plural
 
@@ -38,7 +40,7 @@ def build_page(run: Run, for_files: bool | None) -> None:
         for_files: whether to write the data as scripts too; None for: if the run is a folder.
     """
     index = update_index(run)
-    for name, data in page_files().items():
+    for name, data in page_files(run.store).items():
         run.store.write(f"{FOLDER}/{name}", data)
     is_local = isinstance(run.store, LocalStore)
     if for_files or (for_files is None and is_local):
@@ -56,14 +58,14 @@ def describe(index: Index) -> str:
     return plural(index.num_rows, "picture") + (f" ({missing:,} not rendered yet)" if missing else "")
 
 
-def page_files() -> dict[str, bytes]:
-    """The page's files by name."""
+def page_files(store: Store) -> dict[str, bytes]:
+    """The page's files by name, for the run in a store."""
     folder = resources.files("dgn.jobs.galleries") / "web"
     files = {file.name: file.read_bytes() for file in folder.iterdir() if PurePosixPath(file.name).suffix in KINDS}
-    return files | {"columns.js": _columns_script().encode()}
+    return files | {"columns.js": _columns_script(store.exists(f"{EXAMPLES}/{DONE}")).encode()}
 
 
-def _columns_script() -> str:
+def _columns_script(has_examples: bool) -> str:
     """The columns that the page holds for every row, and those that it shows for one picture."""
     numbers = [column.name for column in COLUMNS if column.grid == "number"]
     content = {
@@ -73,6 +75,7 @@ def _columns_script() -> str:
         "scores": [[column.name, column.title] for column in COLUMNS if column.section == "scores"],
         "origin": [[column.name, column.title] for column in COLUMNS if column.section == "origin"],
         "statuses": list(Status),
+        "hasExamples": has_examples,
     }
     return f"// Written by dgn gallery, from dgn/runs/schema.py.\nconst COLUMNS = {json.dumps(content)}\n"
 

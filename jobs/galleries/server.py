@@ -17,7 +17,8 @@ from dgn.runs.run import Run
 from dgn.runs.stores import Store
 from dgn.text import printable
 
-SERVED = ("index/", "images/")  # of the run
+SERVED = ("index/", "images/", "examples/sheets/")  # of the run
+PICTURES = {".png": "image/png", ".webp": "image/webp"}
 LOOPBACK = "127.0.0.1"
 
 
@@ -47,7 +48,7 @@ async def _serve(store: Store, port: int, what: str) -> None:
 
 def application(store: Store) -> Any:
     """Serves the page, and the run's index and pictures, for reading only."""
-    files = page_files()
+    files = page_files(store)
 
     @web.middleware
     async def guard(request: web.Request, handler: Any) -> web.StreamResponse:
@@ -85,7 +86,7 @@ def application(store: Store) -> Any:
         headers = {"Content-Range": f"bytes {first}-{first + len(body) - 1}/*"} if is_part else {}
         headers["Cache-Control"] = "no-cache" if key.endswith(".json") else "private, max-age=86400"
         headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
-        kind = "image/png" if key.endswith(".png") else "application/octet-stream"  # never HTML: the run is data
+        kind = PICTURES.get(PurePosixPath(key).suffix, "application/octet-stream")  # never HTML: the run is data
         return web.Response(body=body, status=206 if is_part else 200, content_type=kind, headers=headers)
 
     async def lead(_: web.Request) -> web.Response:

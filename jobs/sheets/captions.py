@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+EXAMPLES = "examples"  # in place of a mode: photographs instead of a picture
+
 
 def caption(row: dict[str, Any], has_seeds: bool) -> tuple[str, list[str], list[str], str]:
     """Name, variants of origin and scores from long to short, and the status if not ok."""
+    if row["mode"] == EXAMPLES:
+        return name_of(row), ["photographs that excite it most", "photographs"], [""], ""
     mode, seed = row["mode"], f", seed {row['seed']}" if has_seeds else ""
     origins = [f"{mode}, {row['discriminator']}{seed}", f"{mode}{seed}"]
     if row["status"] == "nonfinite" or row["activation"] is None:

@@ -12,9 +12,10 @@ from PIL import Image, ImageDraw
 
 from dgn.errors import DgnError, RunDamaged
 from dgn.jobs.sheets.arranging import MARGIN_PX, Sheet
-from dgn.jobs.sheets.captions import caption
+from dgn.jobs.sheets.captions import EXAMPLES, caption
 from dgn.jobs.sheets.text import fitting, font_of, length, longest, wrapped
 from dgn.pictures.codec import decode_png
+from dgn.pictures.example_sheets import decode_example_sheet
 from dgn.runs.run import VERIFY, Run
 
 PICTURES_AT_A_TIME = 64
@@ -44,9 +45,9 @@ def _picture(run: Run, side_px: int, row: dict[str, Any]) -> Image.Image | None:
     """Raises: RunDamaged."""
     if row["file_name"] is None:
         return None
-    png = run.unchecked_picture(row["file_name"])
+    data = run.unchecked_picture(row["file_name"])
     try:
-        image = Image.fromarray(decode_png(png))
+        image = decode_example_sheet(data) if row["mode"] == EXAMPLES else Image.fromarray(decode_png(data))
     except DgnError as error:
         where = f"{run.store.url}/{row['file_name']}"
         raise RunDamaged(f"{where}: {error}", VERIFY) from error

@@ -1,6 +1,8 @@
 // One picture with everything that its row says, in a dialog.
 'use strict'
 
+const EXAMPLES_PX = 296 // as in dgn/pictures/example_sheets.py
+
 class Detail {
   constructor(dialog, table, navigate) {
     Object.assign(this, { dialog, table, navigate, isLed: false })
@@ -61,6 +63,7 @@ class Detail {
     const settings = Object.entries(this.table.index.settings).map(([name, value]) => [name.replaceAll('_', ' '), value])
     return [
       picture,
+      COLUMNS.hasExamples ? this.#examples(row) : '',
       section('Scores', facts([...COLUMNS.scores.map(([name, title]) => [title, details[name]]), ...judged])),
       details.activation_curve?.length ? section('Activation over the updates', curve(details.activation_curve, details.updates)) : '',
       details.top5?.length ? section(`The five highest units of ${details.layer}`, topFive(details)) : '',
@@ -84,6 +87,16 @@ class Detail {
     image.onerror = () => image.replaceWith(box(`picture missing: ${details.file_name}`, 'missing'))
     image.src = href
     return [image, element('figcaption', {}, element('a', { href }, 'The PNG itself'))]
+  }
+
+  /** The photographs that excite the same unit most, by `dgn examples`. */
+  #examples(row) {
+    const subject = this.table.column.target_id[row].split('-').slice(0, -2).join('-')
+    const image = new Image(EXAMPLES_PX, EXAMPLES_PX)
+    image.alt = `The photographs that excite ${nameOf(this.table, row)} most, the strongest first; a box marks where`
+    image.onerror = () => image.replaceWith('None of the photographs excites it.')
+    image.src = `../${encodeKey(`examples/sheets/${subject}.webp`)}`
+    return section('Photographs that excite it most', image)
   }
 
   #otherMode(row) {
