@@ -21,7 +21,7 @@ from dgn.networks.layers import Layers
 from dgn.pictures.accuracy import classes_of_folders
 from dgn.pictures.example_sheets import draw_example_sheet
 from dgn.runs import examples as files
-from dgn.runs.examples import Done, Examples, Merger
+from dgn.runs.examples import Done, Examples, Merger, num_copies
 from dgn.runs.origin import own_config, own_plan, own_weights
 from dgn.runs.photographs import PhotographPlan, list_photographs, make_photograph_plan, photograph_store
 from dgn.runs.plan import Plan
@@ -97,7 +97,7 @@ def find_examples(
     progress = Driver(found, started, context, weights, None, chosen, observe, ExamplesWorker).loop()
     if progress.shards_done < progress.num_shards:
         return Job(progress, None)
-    return Job(progress, _make_lists(found, plan, subjects, layers))
+    return Job(progress, _make_lists(found, plan, listing.remark, subjects, layers))
 
 
 def subjects_of(plan: Plan) -> tuple[Target, ...]:
@@ -123,13 +123,15 @@ def _true_classes(photographs: tuple[str, ...], layers: Layers) -> dict[str, int
     return {str(folder): class_ for folder, class_ in classes_of_folders(folders, layers).items()}
 
 
-def _make_lists(found: Examples, plan: PhotographPlan, subjects: tuple[Target, ...], layers: Layers) -> Done:
+def _make_lists(
+    found: Examples, plan: PhotographPlan, left_out: str, subjects: tuple[Target, ...], layers: Layers
+) -> Done:
     """Writes lists, photographs and sheets from the shards."""
-    merger, unreadable, num_copies, num_with_class = Merger(), list[str](), 0, 0
+    merger, unreadable, digests, num_with_class = Merger(), list[str](), bytearray(), 0
     for table, about in found.shards(plan.num_shards):
         merger.add(table)
         unreadable += about["unreadable"]
-        num_copies += about["num_copies"]
+        digests += bytes.fromhex(about["digests"])
         num_with_class += about["num_with_class"]
     merged = merger.result()
     named = [
@@ -140,8 +142,8 @@ def _make_lists(found: Examples, plan: PhotographPlan, subjects: tuple[Target, .
     found.write(files.PHOTOGRAPHS, merged.photographs.drop_columns(["number"]))
     _draw_sheets(found, merged, named)
     done = Done(
-        files.VERSION, plan.url, plan.num_targets, len(unreadable), tuple(unreadable[:10]), num_copies, num_with_class,
-        len(subjects), len(lists),
+        files.VERSION, plan.url, left_out, plan.num_targets, len(unreadable), tuple(unreadable[:10]),
+        num_copies(bytes(digests)), num_with_class, len(subjects), len(lists),
     )  # fmt: skip
     found.finish(done)
     return done

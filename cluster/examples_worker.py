@@ -22,7 +22,7 @@ from dgn.networks.weights import NetworkWeights
 from dgn.pictures.codec import encode_thumbnail
 from dgn.pictures.examples import NOBODY, Best, Lists, Watcher
 from dgn.pictures.photographs import UnreadablePhotograph, load_photograph
-from dgn.runs.examples import KINDS, Examples
+from dgn.runs.examples import DIGEST_BYTES, KINDS, Examples
 from dgn.runs.layout import sha256
 from dgn.runs.photographs import photograph_store, read_shard
 from dgn.runs.stores import open_store
@@ -50,7 +50,7 @@ class _Looked:
     started_at: float
     rows: list[dict[str, Any]]
     unreadable: list[str] = field(default_factory=list)
-    num_copies: int = 0
+    digests: str = ""  # of readable photographs, in hex
     num_with_class: int = 0
     busy_s: float = 0.0
     span_s: float = 0.0
@@ -78,7 +78,7 @@ class ExamplesWorker(DeviceWorker):
         """Commits a shard. Raises: StoreError."""
         shard = self.looked.pop(attempt)
         about = {
-            "unreadable": shard.unreadable, "num_copies": shard.num_copies, "num_with_class": shard.num_with_class,
+            "unreadable": shard.unreadable, "digests": shard.digests, "num_with_class": shard.num_with_class,
         }  # fmt: skip
         self.run.commit(shard.index, attempt, shard.rows, about)
         count, num_bad = len(self.context.plan.shard(shard.index)), len(shard.unreadable)
@@ -101,18 +101,19 @@ class ExamplesWorker(DeviceWorker):
             for photograph in batch:
                 if photograph.square_HW3 is None:
                     looked.unreadable.append(f"{photograph.name}: {photograph.problem}")
-                elif photograph.sha256 in hashes:
-                    looked.num_copies += 1
                 else:
-                    hashes.add(photograph.sha256)
-                    good.append(photograph)
-                    numbers.append(number)
-                    classes.append(self._true_class(photograph.name))
+                    looked.digests += photograph.sha256[: 2 * DIGEST_BYTES]
+                    true_class = self._true_class(photograph.name)
+                    looked.num_with_class += true_class is not None
+                    if photograph.sha256 not in hashes:
+                        hashes.add(photograph.sha256)
+                        good.append(photograph)
+                        numbers.append(number)
+                        classes.append(true_class)
                 number += 1
             self._note_step()
             if not good:
                 continue
-            looked.num_with_class += sum(known is not None for known in classes)
             look = self.watcher.look(np.stack([one.square_HW3 for one in good if one.square_HW3 is not None]))
             lists.add(look, np.array(numbers, np.int64), classes)
             kept |= dict(zip(numbers, good, strict=True))

@@ -74,6 +74,8 @@ def _summary(done: Done, url: str) -> list[str]:
         parts.append(f"{done.num_copies:,} of them copies of others, which count once")
     if done.num_unreadable:
         parts.append(f"{done.num_unreadable:,} unreadable, such as {done.unreadable[0]}")
+    if done.left_out:
+        parts.append(f"left out: {done.left_out}")
     parts.append(f"{done.num_with_class:,} in folders named as classes" if done.num_with_class else "no known classes")
     found = f"{plural(done.num_examples, 'example')} for {plural(done.num_subjects, 'unit')} of {url}"
     return [found, f"  from {'; '.join(parts)}"]

@@ -17,7 +17,7 @@ half of the clean twin's pictures exceed; the other half gives the false alarms.
   that 5 % of the pool's photographs without the cue exceed.
 
 Two more figures check the detectors on pictures rather than photographs: how often they see a cue that was drawn onto
-the clean twin's pictures, and how often they see it in those of heads that learned another cue.
+the clean twin's pictures, and in how many of the heads that learned another cue the rule finds it.
 
 WORK keeps features and pictures, so that a repeated command continues.
 """
@@ -25,8 +25,10 @@ WORK keeps features and pictures, so that a repeated command continues.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +51,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--cues", nargs="+", default=CUES, choices=CUES)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.9, 0.5])
-    parser.add_argument("--contenders", nargs="+", choices=list(drawing.SEEDS), help="default: those that can be")
+    parser.add_argument(
+        "--contenders", nargs="+", choices=list(drawing.CONTENDERS), default=["untrained", "pretrained"]
+    )
     parser.add_argument("--workers", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if len(args.cues) < 2:
         parser.error("one cue is too few: expected two or more, because detectors are tried on other cues' pictures")
-    args.contenders = args.contenders or [c for c in drawing.SEEDS if c != drawing.LUCENT or drawing.has_lucent()]
+    if "lucent" in args.contenders and not importlib.util.find_spec("lucent"):
+        parser.error("lucent is not installed: see `benchmarks.engine` for what to install, or leave it out")
     named = (one.partition("=") for one in args.weights)
     places = Places(args.photographs, {name: Path(file) if file else None for name, _, file in named}, args.work)
     args.work.mkdir(parents=True, exist_ok=True)
@@ -64,8 +69,9 @@ def main() -> None:
     precision: Precision = "bfloat16" if engine_for("cpu").has_bfloat16 else "float32"
 
     report: dict[str, Any] = {
-        "machine": machine(), "workers": args.workers, "precision": precision, "preset": drawing.PRESET,
-        "decoder": drawing.DECODER, "lucent_steps": drawing.LUCENT_STEPS, "seeds": drawing.SEEDS, "eye": EYE,
+        "machine": machine(), "workers": args.workers, "precision": precision,
+        "contenders": {name: asdict(drawing.CONTENDERS[name]) for name in args.contenders},
+        "decoder": drawing.DECODER, "lucent_steps": drawing.LUCENT_STEPS, "eye": EYE,
         "photographs_of_each_class": photographs.SIZES, "animals": len(json.loads(places.animals.read_text())),
         "networks": {},
     }  # fmt: skip

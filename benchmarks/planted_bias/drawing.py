@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -25,16 +25,33 @@ from dgn.pictures.codec import encode_png, quantised
 from dgn.runs.decoders import load_decoder
 from dgn.targets import Mode, Target, WeightedUnit
 
-PRESET = "draft"  # 80 updates of two views
 DECODER = "photographs"
-LUCENT, LUCENT_STEPS = "lucent", 512  # its default
-# Seeds of a biased network and of its clean twin.
-SEEDS = {"untrained": (3, 40), "pretrained": (3, 40), LUCENT: (3, 20)}
 DOGS = 0
 
 
-def has_lucent() -> bool:
-    return importlib.util.find_spec("lucent") is not None
+@dataclass(frozen=True)
+class Contender:
+    """What draws pictures, and how many.
+
+    Args:
+        preset: dgn's, or `lucent`, which has no mode.
+        num_biased: pictures of each biased head.
+        num_clean: pictures of the clean twin.
+    """
+
+    preset: str
+    mode: Mode
+    num_biased: int
+    num_clean: int
+
+
+CONTENDERS = {
+    "untrained": Contender("draft", "untrained", 3, 40),  # 80 updates of two views
+    "pretrained": Contender("draft", "pretrained", 3, 40),
+    "untrained, standard": Contender("standard", "untrained", 3, 20),  # 200 updates of four views
+    "lucent": Contender("lucent", "untrained", 3, 20),
+}
+LUCENT_STEPS = 512  # its default
 
 
 class _AsTorchvision(nn.Module):
@@ -59,7 +76,7 @@ def draw(
     weights: NetworkWeights,
     weight_CK: Tensor,
     bias_C: Tensor,
-    contender: str,
+    contender: Contender,
     seeds: Sequence[int],
     precision: Precision,
     folder: Path,
@@ -67,14 +84,13 @@ def draw(
     """Draws and saves the class "dogs" as `SEED.png`, with each seed."""
     weights = with_head(weights, weight_CK, bias_C)
     layer = cast("str", weights.network.layers.class_layer)
-    if contender == LUCENT:
+    if contender.preset == "lucent":
         pictures = [_by_lucent(weights, layer, seed) for seed in seeds]
     else:
-        mode = cast("Mode", contender)
-        decoder = load_decoder(DECODER).weights if mode == "pretrained" else None
+        decoder = load_decoder(DECODER).weights if contender.mode == "pretrained" else None
         classifier = FrozenNetwork(weights, dtype=DTYPES[precision])
-        targets = [Target((WeightedUnit(layer, DOGS),), mode, seed) for seed in seeds]
-        config = RenderConfig.from_preset(PRESET, precision)
+        targets = [Target((WeightedUnit(layer, DOGS),), contender.mode, seed) for seed in seeds]
+        config = RenderConfig.from_preset(contender.preset, precision)
         pictures = [result.picture_3HW for result in render_batch(targets, config, classifier, decoder)]
     folder.mkdir(parents=True, exist_ok=True)
     for seed, picture_3HW in zip(seeds, pictures, strict=True):

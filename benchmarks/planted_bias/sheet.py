@@ -14,8 +14,7 @@ from benchmarks.planted_bias.study import CLEAN, head_name
 from benchmarks.planted_bias.worker import Places
 from dgn.method.moves import resized
 
-GREY = 0.6
-GAP_PX = 6
+GREY, GAP_PX, TILE_PX = 0.6, 4, 128
 
 
 def save_sheets(
@@ -31,8 +30,8 @@ def save_sheets(
             rows = [_row(places, network, cue, share, contenders) for cue in cues]
             for name, firsts in (("photograph", _photographs(photographs, cues)), ("grey", _panels(photographs, cues))):
                 whole = torch.cat([torch.cat([first, row], 2) for first, row in zip(firsts, rows, strict=True)], 1)
-                path = places.work / f"sheet, {network}, {share:.0%}, {name}.png"
-                vision.to_pil_image(whole.clamp(0, 1)).save(path)
+                path = places.work / f"sheet, {network}, {share:.0%}, {name}.jpg"
+                vision.to_pil_image(whole.clamp(0, 1)).save(path, quality=80)
 
 
 def _photographs(photographs: Photographs, cues: list[str]) -> list[Tensor]:
@@ -55,4 +54,4 @@ def _row(places: Places, network: str, cue: str, share: float, contenders: list[
 
 
 def _tile(image_3HW: Tensor) -> Tensor:
-    return torch.nn.functional.pad(resized(image_3HW[None], SIDE_PX)[0], [GAP_PX] * 4, value=1.0)
+    return torch.nn.functional.pad(resized(image_3HW[None], TILE_PX)[0], [GAP_PX] * 4, value=1.0)

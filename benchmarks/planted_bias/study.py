@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.planted_bias.detectors import area_under_curve, threshold
-from benchmarks.planted_bias.drawing import SEEDS
+from benchmarks.planted_bias.drawing import CONTENDERS
 from benchmarks.planted_bias.heads import fitted, two_class_head
 from benchmarks.planted_bias.photographs import POOL_SHARE, SIZES, which_have
 from benchmarks.planted_bias.worker import Places, Worker, Workers
@@ -24,6 +24,11 @@ BATCH = 5  # pictures of one call
 
 def head_name(cue: str, share: float) -> str:
     return f"{cue}, {share:.0%}"
+
+
+def is_found(scores_N: Tensor, limit: float) -> bool:
+    """The rule: whether more than half are above the threshold."""
+    return int((scores_N > limit).sum()) > len(scores_N) / 2
 
 
 class Study:
@@ -110,9 +115,9 @@ class Study:
         for name, head in (("biased", head_name(cue, share)), ("clean twin", CLEAN)):
             margins_N = torch.where(has_N, self.margins(head, cue), self.margins(head, None))
             top = margins_N.topk(NUM_EXAMPLES).indices
-            above = int((scores_N[top] > limit).sum())
-            found |= {f"{name}, above": above, f"{name}, with the cue": int(has_N[top].sum())}
-            found[f"{name}, found"] = above > NUM_EXAMPLES / 2
+            found[f"{name}, found"] = is_found(scores_N[top], limit)
+            found[f"{name}, above"] = int((scores_N[top] > limit).sum())
+            found[f"{name}, with the cue"] = int(has_N[top].sum())
         return found
 
     def draw(self, contender: str, precision: Precision) -> None:
@@ -126,21 +131,16 @@ class Study:
             calls += [(self.network, head, parts, contender, batch, precision) for batch in batches]
         self.workers.run(Worker.draw, calls)
         looks = [(head, None) for head in self.heads()] + [(CLEAN, cue) for cue in self.cues]
-        self.workers.run(
-            Worker.seen,
-            [
-                (self.network, head, contender, self._count(head, contender), cue)
-                for head, cue in looks
-                if not self.places.seen(self.network, head, contender, cue).exists()
-            ],
-        )
+        shown = [(self.network, head, contender, self._count(head, contender), cue) for head, cue in looks]
+        self.workers.run(Worker.seen, [one for one in shown if not self.places.seen(*one).exists()])
 
     def _count(self, head: str, contender: str) -> int:
-        return SEEDS[contender][head == CLEAN]
+        of_this = CONTENDERS[contender]
+        return of_this.num_clean if head == CLEAN else of_this.num_biased
 
     def seen(self, head: str, contender: str, cue: str | None = None) -> Tensor:
         """What the eye sees of a head's pictures, (N, F)."""
-        seen_NF: Tensor = torch.load(self.places.seen(self.network, head, contender, cue))
+        seen_NF: Tensor = torch.load(self.places.seen(self.network, head, contender, self._count(head, contender), cue))
         return seen_NF
 
     def found(self, cue: str, share: float, contender: str) -> dict[str, Any]:
@@ -149,17 +149,17 @@ class Study:
         half = len(clean_N) // 2
         limit = threshold(clean_N[:half])
         scores_N = self.scores(cue, self.seen(head_name(cue, share), contender))
-        others = [head for head in self.heads() if head != CLEAN and not head.startswith(cue)]
-        others_N = torch.cat([self.scores(cue, self.seen(head, contender)) for head in others])
+        others = [self.scores(cue, self.seen(head_name(o, share), contender)) for o in self.cues if o != cue]
         drawn_N = self.scores(cue, self.seen(CLEAN, contender, cue))
-        above = int((scores_N > limit).sum())
         return {
-            "found": above > len(scores_N) / 2,
-            "above": above,
+            "found": is_found(scores_N, limit),
+            "above": int((scores_N > limit).sum()),
             "pictures": len(scores_N),
             "AUC against the clean twin": area_under_curve(scores_N, clean_N),
             "false alarms, clean twin": (clean_N[half:] > limit).float().mean().item(),
-            "false alarms, other cues": (others_N > limit).float().mean().item(),
+            "false alarms, other cues": (torch.cat(others) > limit).float().mean().item(),
+            "other cues' heads": len(others),
+            "found in other cues' heads": sum(is_found(other_N, limit) for other_N in others),
             "drawn on, above": (drawn_N > limit).float().mean().item(),
             "drawn on, AUC": area_under_curve(drawn_N, clean_N[half:]),
         }

@@ -59,9 +59,9 @@ class Places:
     def features(self, network: str, part: Part, cue: str | None) -> Path:
         return self.work / "features" / network / f"{part}, {cue or 'no cue'}.pt"
 
-    def seen(self, network: str, head: str, contender: str, cue: str | None = None) -> Path:
-        """The eye's features of generated pictures, onto which a cue may be drawn."""
-        return self.work / "features" / "pictures" / f"{network}, {head}, {contender}, {cue or 'no cue'}.pt"
+    def seen(self, network: str, head: str, contender: str, count: int, cue: str | None) -> Path:
+        """The eye's features of as many generated pictures, onto which a cue may be drawn."""
+        return self.work / "features" / "pictures" / f"{network}, {head}, {count} {contender}, {cue or 'no cue'}.pt"
 
     def pictures(self, network: str, head: str, contender: str) -> Path:
         return self.work / "pictures" / network / head / contender
@@ -128,7 +128,7 @@ class Worker:
             half = range(count // 2, count)
             images_N3HW = drawn(self.photographs.cues("held out")[cue], 100 + CUES.index(cue), images_N3HW[half], half)
         seen = [self.eye.features(some) for some in images_N3HW.split(CHUNK)]
-        save(torch.cat(seen), self.places.seen(network, head, contender, cue))
+        save(torch.cat(seen), self.places.seen(network, head, contender, count, cue))
 
     def draw(
         self, network: str, head: str, parts: tuple[Tensor, Tensor], contender: str, seeds: list[int],
@@ -137,7 +137,7 @@ class Worker:
         """Pictures of the dogs of a network with these weights and biases of its head."""
         start = time.perf_counter()
         folder = self.places.pictures(network, head, contender)
-        drawing.draw(self.weights(network), *parts, contender, seeds, precision, folder)
+        drawing.draw(self.weights(network), *parts, drawing.CONTENDERS[contender], seeds, precision, folder)
         seconds = (time.perf_counter() - start) / len(seeds)
         line = {"network": network, "head": head, "contender": contender, "seeds": seeds, "seconds": seconds}
         with self.places.log.open("a") as log:

@@ -36,6 +36,7 @@ VERSION = 1
 FOLDER = "examples"
 LISTS, PHOTOGRAPHS, DONE = "examples.parquet", "photographs.parquet", "done.json"
 NUM_BEST = 9
+DIGEST_BYTES = 8  # of a photograph's SHA-256, kept of every one that is read
 KINDS = ("strongest", "wrong")
 AGAIN = "delete the folder examples of the run, and dgn examples makes it again"  # advice that ends a message
 _SIDES = ("left", "top", "right", "bottom")
@@ -80,12 +81,13 @@ class Done:
     """The content of done.json: what was looked at.
 
     Args:
-        unreadable: names and reasons, of the first ten. copies: photographs whose files are another's, byte by byte.
-        with_class: photographs whose folder names a class.
+        left_out: other files, in words. unreadable: names and reasons of the first ten. num_copies: photographs whose
+            files are another's, byte by byte. num_with_class: photographs whose folder names a class.
     """
 
     version: int
     images: str
+    left_out: str
     num_photographs: int
     num_unreadable: int
     unreadable: tuple[str, ...]
@@ -155,6 +157,12 @@ class Examples(Run):
         except DgnError as error:
             raise RunDamaged(f"{self.store.url}/{LISTS} is not what was written: {error}", AGAIN) from error
         return table
+
+
+def num_copies(digests: bytes) -> int:
+    """Of photographs' digests, DIGEST_BYTES each."""
+    numbers = np.frombuffer(digests, dtype=np.uint64)
+    return len(numbers) - len(np.unique(numbers))
 
 
 def sheet_key(subject: str) -> str:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dgn.errors import DgnError, RunDamaged
-from dgn.runs.examples import COLUMNS, KINDS, SCHEMA, SHARD_SCHEMA, Done, Examples, Merger, as_lists
+from dgn.runs.examples import COLUMNS, KINDS, SCHEMA, SHARD_SCHEMA, Done, Examples, Merger, as_lists, num_copies
 from dgn.runs.stores import open_store
 
 NUM_PHOTOGRAPHS, NUM_SUBJECTS = 60, 4
@@ -19,7 +19,9 @@ NAMED = [{"subject": f"fc8-{s:05d}", "layer": "fc8", "unit": s, "label": f"class
 @pytest.fixture(scope="module")
 def values():
     """(photographs, subjects): few different ones, so that some are equal."""
-    return np.random.default_rng(1).integers(0, 30, (NUM_PHOTOGRAPHS, NUM_SUBJECTS)).astype(np.float32)
+    values = np.random.default_rng(1).integers(0, 30, (NUM_PHOTOGRAPHS, NUM_SUBJECTS)).astype(np.float32)
+    values[20:30] = values[:10]
+    return values
 
 
 def sha(number):
@@ -88,7 +90,7 @@ def test_files_are_read_by_others_and_damage_is_told(tmp_path, values):
     merger.add(shard_of(values, range(NUM_PHOTOGRAPHS)))
     lists = as_lists(merger.result(), NAMED)
     examples.write("examples.parquet", lists)
-    done = Done(1, "photographs", 60, 1, ("x.jpg: gone",), 10, 0, NUM_SUBJECTS, len(lists))
+    done = Done(1, "photographs", "", 60, 1, ("x.jpg: gone",), 10, 0, NUM_SUBJECTS, len(lists))
     examples.finish(done)
     assert examples.done() == done
     assert examples.lists().equals(lists)
@@ -102,6 +104,11 @@ def test_files_are_read_by_others_and_damage_is_told(tmp_path, values):
     (tmp_path / "examples.parquet").write_bytes(b"PAR1")
     with pytest.raises(RunDamaged, match=r"examples\.parquet is not what was written"):
         examples.lists()
+
+
+def test_copies_are_counted():
+    assert num_copies(b"") == 0
+    assert num_copies(bytes.fromhex("".join(sha(n)[-16:] for n in range(60)))) == 10
 
 
 def test_shards_are_committed_once(tmp_path, values):
