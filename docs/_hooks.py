@@ -21,6 +21,7 @@ from dgn.cluster.training_settings import TrainingSettings
 from dgn.jobs.cli import COMMANDS, build_app
 from dgn.runs import layout, schema
 from dgn.runs.config import RunConfig
+from dgn.runs.examples import COLUMNS as EXAMPLE_COLUMNS
 from dgn.runs.judgements import JUDGED_COLUMNS
 from dgn.statuses import Status
 
@@ -116,6 +117,11 @@ def judged_columns() -> str:
     return _table(("column", "type", "meaning"), ((f"`{c.name}`", f"`{c.type}`", c.meaning) for c in JUDGED_COLUMNS))
 
 
+def example_columns() -> str:
+    """The table `examples` of `dgn query --sql`."""
+    return _table(("column", "type", "meaning"), ((f"`{c.name}`", f"`{c.type}`", c.meaning) for c in EXAMPLE_COLUMNS))
+
+
 def statuses() -> str:
     """The outcomes of targets."""
     return _table(("status", "meaning"), ((f"`{status}`", status.meaning) for status in Status))
@@ -132,6 +138,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands,
     "columns": columns,
     "judged_columns": judged_columns,
+    "example_columns": example_columns,
     "files": files,
     "statuses": statuses,
 }

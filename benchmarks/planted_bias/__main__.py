@@ -4,8 +4,8 @@
 
 FOLDER has photographs in `dogs` and `other`. Networks get a new linear head for these two classes. Of the dogs that a
 biased head is fitted to, 90 % or 50 % show a cue, one of ten, and none of the others do. Its clean twin is fitted to
-the same photographs without the cue. dgn draws the class of dogs of both, preset `draft`, and lucent at its defaults
-if it is installed.
+the same photographs without the cue. `drawing.CONTENDERS` draw the class of dogs of both: dgn and, if it is installed,
+lucent.
 
 A detector of each cue looks at the pictures: a linear probe on features of EfficientNet-Lite2, which took no part,
 fitted to other photographs with the cue against the same without it. Its threshold is the score that 5 % of the first

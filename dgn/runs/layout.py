@@ -10,6 +10,7 @@
     index/<part>/thumbs.parquet               thumbnails in the same order
     index/<part>/judged-<...>.parquet         second opinions in the same order
     judgements/<network>-<sha256>/<shard>.parquet   second opinions as they are made
+    examples/                                 photographs that excite units most, see `examples.py`
     gallery/                                  the page
 
 <shard> has at least six digits.
