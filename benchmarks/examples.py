@@ -98,7 +98,7 @@ def largest_difference(config: RunConfig, images: str, num_units: int, num_photo
             ours.append(watcher.look(square[None]).values_NS[0])
             seen = torch.from_numpy(watcher.seen(square).copy()).permute(2, 0, 1).double() / 255
             with torch.no_grad():
-                plain(((seen - means) / stds)[None])
+                plain(((seen * weights.network.value_range - means) / stds)[None])
             row = []
             for subject in chosen:
                 response = kept[subject.layer][subject.units[0].unit]

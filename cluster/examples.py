@@ -63,7 +63,7 @@ def find_examples(
     """
     info = run.info()
     config = own_config(info, moved)
-    weights = own_weights(info, config, "--discriminator-")
+    weights = own_weights(info, config, "--discriminator-{}")
     layers = weights.network.layers
     subjects = subjects_of(own_plan(run, info, config, weights.network))
     store = photograph_store(images)

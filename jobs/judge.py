@@ -98,7 +98,7 @@ def _judge_run(run: Run, by: RunConfig, moved: dict[str, str | None]) -> tuple[i
     info = run.info()
     config = own_config(info, moved)
     frozen = load_network(by)
-    own_frozen = own_weights(info, config, "--discriminator-")
+    own_frozen = own_weights(info, config, "--discriminator-{}")
     plan = own_plan(run, info, config, own_frozen.network)
     remark = check_independent(frozen, own_frozen)
     if not run.committed(info.num_shards).count:

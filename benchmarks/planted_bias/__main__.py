@@ -16,8 +16,9 @@ half of the clean twin's pictures exceed; the other half gives the false alarms.
   of both classes has the cue. It is found in them if more than half are above the threshold, which there is the score
   that 5 % of the pool's photographs without the cue exceed.
 
-Two more figures check the detectors on pictures rather than photographs: how often they see a cue that was drawn onto
-the clean twin's pictures, and in how many of the heads that learned another cue the rule finds it.
+More figures check the detectors on pictures rather than photographs: how often they see a cue that was drawn onto the
+clean twin's pictures; in how many of the heads that learned another cue the rule finds it; and the rank of the cue's
+own head among all heads of its share, by the mean score of their pictures.
 
 WORK keeps features and pictures, so that a repeated command continues.
 """

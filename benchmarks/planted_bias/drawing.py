@@ -61,10 +61,10 @@ class _AsTorchvision(nn.Module):
     def __init__(self, network: Network, module: nn.Module):
         super().__init__()
         self.network = module
-        own_mean, own_std = ([one / network.value_range for one in many] for many in (network.means, network.stds))
-        to_own = [torch.tensor(one)[:, None, None] for one in (IMAGENET_MEAN, IMAGENET_STD)]
-        self.mean_c11, self.std_c11 = to_own
-        self.own_mean_c11, self.own_std_c11 = (torch.tensor(one).reshape(-1, 1, 1) for one in (own_mean, own_std))
+        self.mean_c11, self.std_c11 = (torch.tensor(one)[:, None, None] for one in (IMAGENET_MEAN, IMAGENET_STD))
+        self.own_mean_c11, self.own_std_c11 = (
+            torch.tensor(one)[:, None, None] / network.value_range for one in (network.means, network.stds)
+        )
 
     def forward(self, normalised_N3HW: Tensor) -> Tensor:
         images_N3HW = normalised_N3HW * self.std_c11 + self.mean_c11

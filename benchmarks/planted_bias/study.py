@@ -160,6 +160,7 @@ class Study:
             "false alarms, other cues": (torch.cat(others) > limit).float().mean().item(),
             "other cues' heads": len(others),
             "found in other cues' heads": sum(is_found(other_N, limit) for other_N in others),
+            "rank among all heads": 1 + sum(bool(other_N.mean() > scores_N.mean()) for other_N in others),
             "drawn on, above": (drawn_N > limit).float().mean().item(),
             "drawn on, AUC": area_under_curve(drawn_N, clean_N[half:]),
         }

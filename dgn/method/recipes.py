@@ -146,6 +146,7 @@ STANDARD = {  # chosen by measurement, docs/method.md
         noise_sigma=0.05,
         code="data",
         code_limit=3.0,
+        penalty_alpha=0.3,
         generator="windows",
         moves=_COLOURFUL,
     ),

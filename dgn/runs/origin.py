@@ -49,11 +49,11 @@ def own_plan(run: Run, info: RunInfo, config: RunConfig, network: Network) -> Pl
     return plan
 
 
-def own_weights(info: RunInfo, config: RunConfig, flags: str = "--") -> NetworkWeights:
+def own_weights(info: RunInfo, config: RunConfig, flags: str = "--{}") -> NetworkWeights:
     """The network that made the run's pictures.
 
     Args:
-        flags: how the flags begin that give files that moved, for messages.
+        flags: how the flags are written that give files that moved, for messages.
 
     Raises: WeightsMissing; DgnError for another file, or other labels.
     """
@@ -61,10 +61,13 @@ def own_weights(info: RunInfo, config: RunConfig, flags: str = "--") -> NetworkW
         weights = load_network(config)
     except WeightsMissing as error:
         raise WeightsMissing(
-            f"cannot load the network that made these pictures: {error}; give its file with {flags}weights FILE"
+            f"cannot load the network that made these pictures: {error}; give its file with "
+            f"{flags.format('weights')} FILE"
         ) from error
     if weights.sha256 != info.fingerprint["weights_sha256"]:
-        raise DgnError(f"{weights.source} is not the weights file of this run: give it with {flags}weights FILE")
+        raise DgnError(
+            f"{weights.source} is not the weights file of this run: give it with {flags.format('weights')} FILE"
+        )
     if differing := sorted(differences(info.network, weights.network.description())):
         name, there, here = differing[0]
         raise DgnError(
@@ -72,6 +75,6 @@ def own_weights(info: RunInfo, config: RunConfig, flags: str = "--") -> NetworkW
         )
     ours = labels_sha256(weights.network, config)
     if info.fingerprint.get("labels_sha256", ours) != ours:  # which earlier versions did not write
-        advice = f"give theirs with {flags}labels FILE" if info.fingerprint["labels_sha256"] else "give none"
+        advice = f"give theirs with {flags.format('labels')} FILE" if info.fingerprint["labels_sha256"] else "give none"
         raise DgnError(f"the labels of {weights.network.name} are not those of this run's rows: {advice}")
     return weights
