@@ -91,10 +91,10 @@ def largest_difference(config: RunConfig, images: str, num_units: int, num_photo
     plan = make_photograph_plan(store, list_photographs(store), "image")
     ours, theirs = list[Any](), list[Any]()
     for index in range(plan.num_shards):
-        for _, data in read_shard(store, plan, index):
+        for _, read in read_shard(store, plan, index):
             if len(ours) == num_photographs:
                 break
-            square = load_photograph(data, watcher.square_px)
+            square = load_photograph(read(), watcher.square_px)
             ours.append(watcher.look(square[None]).values_NS[0])
             seen = torch.from_numpy(watcher.seen(square).copy()).permute(2, 0, 1).double() / 255
             with torch.no_grad():

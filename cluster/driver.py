@@ -362,8 +362,8 @@ class Driver:
         return sum(len(plan.shard(index)) for index in committed)
 
     def _safe(self) -> str:
-        done = f"{self.progress.pictures_done} of {plural(self.progress.num_targets, self.context.plan.what)} are safe"
-        return f"{done}; repeat the command when the store works"
+        done, total = self.progress.pictures_done, self.progress.num_targets
+        return f"{done} of {total} {self.context.plan.what}s are safe; repeat the command when the store works"
 
     def _about(self, **more: Any) -> dict[str, Any]:
         return {"run": self.context.run_id, **more}

@@ -21,7 +21,9 @@ from dgn.networks.layers import Layers
 from dgn.pictures.accuracy import classes_of_folders
 from dgn.pictures.example_sheets import draw_example_sheet
 from dgn.runs import examples as files
-from dgn.runs.examples import Done, Examples, Merger, num_copies
+from dgn.runs.config import RunConfig
+from dgn.runs.examples import Done, Examples, Merger
+from dgn.runs.info import EXAMPLES_VERSION, RunInfo
 from dgn.runs.origin import own_config, own_plan, own_weights
 from dgn.runs.photographs import PhotographPlan, list_photographs, make_photograph_plan, photograph_store
 from dgn.runs.plan import Plan
@@ -72,8 +74,9 @@ def find_examples(
         log.info("left out of %s: %s", store.url, printable(listing.remark))
     plan = make_photograph_plan(store, listing, column)
     found = Examples.of(run)
-    if (done := found.done()) and done.images == store.url and done.num_photographs == plan.num_targets:
-        found.start(_identity(info.fingerprint, plan), config, plan.num_targets, plan.num_shards)  # raises for others
+    identity = _identity(info.fingerprint, plan)
+    if (done := found.done()) and found.has_lists:
+        _start(run, found, identity, config, plan)
         return Job(None, done)
     found.store.check(must_write=True)
     true_classes = _true_classes(listing.photographs, layers)
@@ -83,21 +86,27 @@ def find_examples(
     )  # fmt: skip
     connection.connect(config.log_format)
     chosen = fleet.choose_workers(workers, gpus_per_worker, fleet.worker_bytes(weights.state), plan.num_shards)
-    for shared in (one for one in (found.store, store) if isinstance(one, LocalStore)):
-        fleet.check_shared(shared)
-    identity = _identity(info.fingerprint, plan)
-    try:
-        started = found.start(identity, config, plan.num_targets, plan.num_shards)
-    except PlanMismatch as error:
-        raise DgnError(
-            f"{run.store.url} has examples of other photographs than those in {store.url}: delete its folder examples, "
-            "or give the photographs that they were begun with"
-        ) from error
+    if isinstance(found.store, LocalStore):
+        fleet.check_shared(found.store)
+    if isinstance(store, LocalStore):
+        fleet.check_seen(store, (listing.photographs or listing.tables)[0])
+    started = _start(run, found, identity, config, plan)
     context = ExamplesContext(found.store.url, started.run_id, plan, subjects, true_classes)
     progress = Driver(found, started, context, weights, None, chosen, observe, ExamplesWorker).loop()
     if progress.shards_done < progress.num_shards:
         return Job(progress, None)
     return Job(progress, _make_lists(found, plan, listing.remark, subjects, layers))
+
+
+def _start(run: Run, found: Examples, identity: dict[str, Any], config: RunConfig, plan: PhotographPlan) -> RunInfo:
+    """Raises: DgnError if the run has examples of other photographs."""
+    try:
+        return found.start(identity, config, plan.num_targets, plan.num_shards)
+    except PlanMismatch as error:
+        raise DgnError(
+            f"{run.store.url} has examples of other photographs than those in {plan.url} now, or by another dgn: "
+            "delete its folder examples to make them again, or give the photographs that they were begun with"
+        ) from error
 
 
 def subjects_of(plan: Plan) -> tuple[Target, ...]:
@@ -112,7 +121,7 @@ def subjects_of(plan: Plan) -> tuple[Target, ...]:
 
 def _identity(fingerprint: Mapping[str, Any], plan: PhotographPlan) -> dict[str, Any]:
     """What decides the examples: the run's network and targets, and the photographs."""
-    return {**fingerprint, "photographs_sha256": plan.sha256, "examples_version": files.VERSION}
+    return {**fingerprint, "photographs_sha256": plan.sha256, "column": plan.column, EXAMPLES_VERSION: files.VERSION}
 
 
 def _true_classes(photographs: tuple[str, ...], layers: Layers) -> dict[str, int]:
@@ -127,12 +136,17 @@ def _make_lists(
     found: Examples, plan: PhotographPlan, left_out: str, subjects: tuple[Target, ...], layers: Layers
 ) -> Done:
     """Writes lists, photographs and sheets from the shards."""
-    merger, unreadable, digests, num_with_class = Merger(), list[str](), bytearray(), 0
+    log.info("making lists of %s", plural(plan.num_shards, "shard"))
+    merger, unreadable, num_with_class = Merger(), list[str](), 0
     for table, about in found.shards(plan.num_shards):
-        merger.add(table)
+        merger.add(table, about["digests"])
         unreadable += about["unreadable"]
-        digests += bytes.fromhex(about["digests"])
         num_with_class += about["num_with_class"]
+    if len(unreadable) == plan.num_targets:
+        raise DgnError(
+            f"none of {plural(plan.num_targets, 'photograph')} in {plan.url} can be read, such as {unreadable[0]}; "
+            f"delete {found.store.url}, and give others"
+        )
     merged = merger.result()
     named = [
         {"subject": one.subject, "layer": one.layer, "unit": one.unit, "label": layers.label(one)} for one in subjects
@@ -142,8 +156,8 @@ def _make_lists(
     found.write(files.PHOTOGRAPHS, merged.photographs.drop_columns(["number"]))
     _draw_sheets(found, merged, named)
     done = Done(
-        files.VERSION, plan.url, left_out, plan.num_targets, len(unreadable), tuple(unreadable[:10]),
-        num_copies(bytes(digests)), num_with_class, len(subjects), len(lists),
+        files.VERSION, plan.url, plan.column, left_out, plan.num_targets, len(unreadable), tuple(unreadable[:10]),
+        merger.num_copies, num_with_class, len(subjects), len(lists),
     )  # fmt: skip
     found.finish(done)
     return done
@@ -151,7 +165,7 @@ def _make_lists(
 
 def _draw_sheets(found: Examples, merged: files.Merged, subjects: list[dict[str, Any]]) -> None:
     """One for each subject that has a strongest photograph."""
-    rows = merged.lists.select(["subject", "kind", "number", "left", "top", "right", "bottom"]).to_pylist()
+    rows = merged.lists.select(["subject", "kind", "number", *files.SIDES]).to_pylist()
     numbers = merged.photographs["number"].to_numpy()
     thumbnails = merged.photographs["thumbnail"]
     by_subject: dict[int, list[dict[str, Any]]] = {}
@@ -163,7 +177,7 @@ def _draw_sheets(found: Examples, merged: files.Merged, subjects: list[dict[str,
         photographs = [
             (
                 thumbnails[int(np.searchsorted(numbers, row["number"]))].as_py(),
-                (row["left"], row["top"], row["right"], row["bottom"]),
+                (row["box_left"], row["box_top"], row["box_right"], row["box_bottom"]),
             )
             for row in by_subject[subject]
         ]

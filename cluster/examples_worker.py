@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from dgn.cluster.context import ExamplesContext, ShardReport
 from dgn.cluster.device_worker import DeviceWorker
+from dgn.errors import StoreError
+from dgn.method.memory import in_batches
 from dgn.networks.weights import NetworkWeights
 from dgn.pictures.codec import encode_thumbnail
-from dgn.pictures.examples import NOBODY, Best, Lists, Watcher
+from dgn.pictures.examples import NOBODY, Best, Lists, Look, Watcher
 from dgn.pictures.photographs import UnreadablePhotograph, load_photograph
-from dgn.runs.examples import DIGEST_BYTES, KINDS, Examples
+from dgn.runs.examples import DIGEST_BYTES, KINDS, SIDES, Examples
 from dgn.runs.layout import sha256
 from dgn.runs.photographs import photograph_store, read_shard
 from dgn.runs.stores import open_store
@@ -30,6 +32,7 @@ from dgn.runs.stores import open_store
 log = logging.getLogger("dgn")
 
 NUM_DECODERS = 4  # threads
+GONE = "it is gone, empty, or cannot be opened"
 BATCHES_AHEAD = 3  # that are decoded while the device looks at another
 
 
@@ -50,7 +53,7 @@ class _Looked:
     started_at: float
     rows: list[dict[str, Any]]
     unreadable: list[str] = field(default_factory=list)
-    digests: str = ""  # of readable photographs, in hex
+    digests: str = ""  # of all photographs, in hex; zeros for one that cannot be read
     num_with_class: int = 0
     busy_s: float = 0.0
     span_s: float = 0.0
@@ -95,14 +98,16 @@ class ExamplesWorker(DeviceWorker):
         looked = _Looked(index, started_at, [])
         kept: dict[int, _Photograph] = {}  # those in a list, by number
         hashes = set[str]()
-        number = shard.first
+        number, num_gone = shard.first, 0
         for batch in self._read_ahead(index):
             good, numbers, classes = [], [], []
             for photograph in batch:
+                is_read = photograph.square_HW3 is not None
+                looked.digests += photograph.sha256[: 2 * DIGEST_BYTES] if is_read else "00" * DIGEST_BYTES
+                num_gone += photograph.problem == GONE
                 if photograph.square_HW3 is None:
                     looked.unreadable.append(f"{photograph.name}: {photograph.problem}")
                 else:
-                    looked.digests += photograph.sha256[: 2 * DIGEST_BYTES]
                     true_class = self._true_class(photograph.name)
                     looked.num_with_class += true_class is not None
                     if photograph.sha256 not in hashes:
@@ -114,37 +119,52 @@ class ExamplesWorker(DeviceWorker):
             self._note_step()
             if not good:
                 continue
-            look = self.watcher.look(np.stack([one.square_HW3 for one in good if one.square_HW3 is not None]))
-            lists.add(look, np.array(numbers, np.int64), classes)
+            for at, look in self._looks(good):
+                some = slice(at, at + len(look.values_NS))
+                lists.add(look, np.array(numbers[some], np.int64), classes[some])
             kept |= dict(zip(numbers, good, strict=True))
             in_lists = lists.numbers()
             kept = {number: photograph for number, photograph in kept.items() if number in in_lists}
+        if num_gone == len(shard):
+            raise StoreError(f"none of {len(shard)} photographs of {self.photographs.url} is there: is it mounted?")
         looked.rows = self._rows(lists, kept, attempt)
         ended_at = time.monotonic()
         self.busy_s += ended_at - started_at
         looked.busy_s, looked.span_s = self.busy_s, ended_at - self.first_at
         return looked
 
+    def _looks(self, photographs: list[_Photograph]) -> Iterator[tuple[int, Look]]:
+        """What readable photographs do to the subjects, in parts that fit into memory, and where each part begins."""
+        squares = [one.square_HW3 for one in photographs if one.square_HW3 is not None]
+
+        def look(some: Sequence[NDArray[np.uint8]]) -> Look:
+            return self.watcher.look(np.stack(some))
+
+        at = 0
+        for part in in_batches(squares, len(squares), look, self.engine):
+            yield at, part
+            at += len(part.values_NS)
+
     def _read_ahead(self, index: int) -> Iterator[list[_Photograph]]:
         """A shard's photographs in batches, which are decoded while the device works."""
         ahead: deque[list[Future[_Photograph]]] = deque()
-        for name, data in read_shard(self.photographs, self.context.plan, index):
+        for name, read in read_shard(self.photographs, self.context.plan, index):
             if not ahead or len(ahead[-1]) == self.engine.scoring_batch_size:
                 if len(ahead) > BATCHES_AHEAD:
                     yield [photograph.result() for photograph in ahead.popleft()]
                 ahead.append([])
-            ahead[-1].append(self.decoders.submit(self._decoded, name, data))
+            ahead[-1].append(self.decoders.submit(self._decoded, name, read))
         for batch in ahead:
             yield [photograph.result() for photograph in batch]
 
-    def _decoded(self, name: str, data: bytes) -> _Photograph:
+    def _decoded(self, name: str, read: Callable[[], bytes]) -> _Photograph:
+        if not (data := read()):
+            return _Photograph(name, "", None, problem=GONE)
         digest = sha256(data)
         try:
-            square_HW3 = load_photograph(data, self.watcher.square_px) if data else None
+            square_HW3 = load_photograph(data, self.watcher.square_px)
         except UnreadablePhotograph as error:
             return _Photograph(name, digest, None, problem=str(error))
-        if square_HW3 is None:
-            return _Photograph(name, digest, None, problem="it is gone, or empty")
         return _Photograph(name, digest, square_HW3, encode_thumbnail(self.watcher.seen(square_HW3)))
 
     def _true_class(self, name: str) -> int | None:
@@ -173,5 +193,5 @@ class ExamplesWorker(DeviceWorker):
         return {
             "subject": subject, "kind": kind, "activation": value if kind == "strongest" else None,
             "probability": None if np.isnan(probability) else probability,
-            **dict(zip(("left", "top", "right", "bottom"), box or (None,) * 4, strict=True)),
+            **dict(zip(SIDES, box or (None,) * len(SIDES), strict=True)),
         }  # fmt: skip

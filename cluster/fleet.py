@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dgn.cluster.rules import Workers
 from dgn.errors import DgnError, StoreError
+from dgn.runs.layout import sha256
 from dgn.runs.stores import open_store
 from dgn.runs.stores.base import HIDDEN
 from dgn.runs.stores.local import LocalStore
@@ -147,30 +148,14 @@ def check_shared(store: LocalStore) -> None:
 
     Raises: StoreError if a machine cannot.
     """
-    here = ray.get_runtime_context().get_node_id()
-    others = [n for n in machines() if n["NodeID"] != here and n["Resources"].keys() & {"CPU", "GPU"}]
-    if not others:
-        return
     existing = next(parent for parent in (store.root, *store.root.parents) if parent.exists())
     beside = LocalStore(str(existing))
     key = f"{HIDDEN}shared-{uuid.uuid4().hex}"
+    if not _others():
+        return
     beside.write(key, key.encode())
     try:
-        looks = {}
-        for node in others:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            reference = _read.options(scheduling_strategy=there).remote(beside.url, key)
-            looks[reference] = (node["NodeManagerAddress"], node["NodeID"])
-        ray.wait(list(looks), num_returns=len(looks), timeout=LOOK_S)
-        for reference, (address, node_id) in looks.items():
-            try:
-                seen = ray.get(reference, timeout=0)
-            except GetTimeoutError as error:
-                raise StoreError(f"{address} did not answer for {LOOK_S:.0f} s whether it sees {store.url}") from error
-            except RayError as error:
-                if is_gone(node_id):  # a worker on its successor will check
-                    continue
-                raise StoreError(f"{address} cannot say whether it sees {store.url}: {in_one_line(error)}") from error
+        for address, seen in _on_other_machines(beside.url, key):
             if seen != key.encode():
                 raise StoreError(
                     f"{store.url} is not shared: the machine {address} does not see what this machine writes there; "
@@ -178,6 +163,46 @@ def check_shared(store: LocalStore) -> None:
                 )
     finally:
         beside.delete(key)
+
+
+def check_seen(store: LocalStore, key: str) -> None:
+    """Checks that every machine that may hold a worker reads a file as this one does. Raises: StoreError."""
+    expected = sha256(store.read(key))
+    for address, seen in _on_other_machines(store.url, key):
+        if seen is None or sha256(seen) != expected:
+            raise StoreError(
+                f"{store.url} is not shared: the machine {address} does not see its {key}; give s3://bucket/prefix, or "
+                "a folder of a network file system that all machines mount"
+            )
+
+
+def _others() -> list[dict[str, Any]]:
+    """The machines that may hold a worker, without this one."""
+    here = ray.get_runtime_context().get_node_id()
+    return [node for node in machines() if node["NodeID"] != here and node["Resources"].keys() & {"CPU", "GPU"}]
+
+
+def _on_other_machines(url: str, key: str) -> Iterator[tuple[str, bytes | None]]:
+    """What each machine that may hold a worker, other than this one, reads under a key; None for nothing.
+
+    Raises: StoreError for a machine that does not answer.
+    """
+    looks = {}
+    for node in _others():
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        reference = _read.options(scheduling_strategy=there).remote(url, key)
+        looks[reference] = (node["NodeManagerAddress"], node["NodeID"])
+    if looks:
+        ray.wait(list(looks), num_returns=len(looks), timeout=LOOK_S)
+    for reference, (address, node_id) in looks.items():
+        try:
+            yield address, ray.get(reference, timeout=0)
+        except GetTimeoutError as error:
+            raise StoreError(f"{address} did not answer for {LOOK_S:.0f} s whether it sees {url}") from error
+        except RayError as error:
+            if is_gone(node_id):  # a worker on its successor will check
+                continue
+            raise StoreError(f"{address} cannot say whether it sees {url}: {in_one_line(error)}") from error
 
 
 @ray.remote(num_cpus=0, max_retries=0)

@@ -11,7 +11,7 @@ from dgn.jobs.common.flags import RunArgument, with_settings
 from dgn.jobs.common.printing import print_json
 from dgn.jobs.common.progress import log_to_stderr, render_progress
 from dgn.runs.config import RunConfig
-from dgn.runs.examples import Done
+from dgn.runs.examples import Done, Examples
 from dgn.runs.run import Run
 from dgn.runs.validation import validated
 from dgn.text import plural, printable
@@ -56,9 +56,10 @@ def command(
     if job.done is None:
         assert job.progress is not None
         left = job.progress.num_shards - job.progress.shards_done
+        why = next((failure["error"] for failure in reversed(list(Examples.of(opened).failures()))), "unknown")
         raise Incomplete(
-            f"{plural(left, 'shard')} of photographs failed repeatedly: dgn failed {run}/examples says why; repeat the "
-            "command to try them again"
+            f"{plural(left, 'shard')} of photographs failed repeatedly, the last with: {why}; repeat the command to "
+            "try again"
         )
     if as_json:
         print_json(vars(job.done))

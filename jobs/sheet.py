@@ -79,10 +79,10 @@ def command(
     opened = Run.at(run)
     rows = Rows(opened)
     table, groups = select_groups(rows, conditions, top)
-    _check_columns(columns, table, groups)
     num_pictures = table.num_rows
     if examples:
         table, groups = with_examples(opened, table, groups)
+    _check_columns(columns, table, groups)
     sheets, pages = list[Sheet](), list[Sheet]()
     if suffix in PICTURES:
         sheets = [make_sheet(out.stem, table, groups, columns, picture_px)]

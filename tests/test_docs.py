@@ -178,8 +178,8 @@ def test_commands_about_reading_a_run_run(run, dgn):
     lines = our_commands(ROOT / "docs/read-a-run.md")
     assert len(lines) > 15
     for line in lines:
-        words = shlex.split(line.replace("RUN", "first").replace("NETWORK", "vgg16-mini-b"))[1:]
-        code, out, err = dgn(*words)
+        line = line.replace("RUN", "first").replace("OTHER", "first").replace("NETWORK", "vgg16-mini-b")
+        code, out, err = dgn(*shlex.split(line)[1:])
         assert code == 0, err
         assert out, line
 

@@ -27,7 +27,7 @@ NUM_STARTS = 64
 SHARE_OF_LIMIT = 0.97  # at most, because a code on its limit could not move
 
 # What the photographs' pictures do to the layers that were last asked for, by classifier.
-_seen: WeakKeyDictionary[Any, tuple[Mapping[str, Tensor], dict[str, UnitValues]]] = WeakKeyDictionary()
+_seen: WeakKeyDictionary[Any, tuple[Mapping[str, Tensor], Tensor, dict[str, UnitValues]]] = WeakKeyDictionary()
 
 
 @torch.no_grad()
@@ -55,9 +55,12 @@ def _alphas(batch: Batch) -> Tensor:
 def _values(batch: Batch, alpha_MK: Tensor) -> Mapping[str, UnitValues]:
     """The layers' units for the photographs' pictures, (M, U)."""
     classifier, layers = batch.classifier, list(batch.wanted)
-    drawn_by, found = _seen.get(classifier, ({}, {}))
-    if list(found) == layers and all(torch.equal(drawn_by[name], tensor) for name, tensor in batch.shared.items()):
-        return found
+    if classifier in _seen:
+        drawn_by, alpha_before_MK, found = _seen[classifier]
+        is_same = list(found) == layers and drawn_by.keys() == batch.shared.keys()
+        pairs = [(alpha_before_MK, alpha_MK), *((drawn_by[name], batch.shared[name]) for name in drawn_by if is_same)]
+        if is_same and all(one.shape == other.shape and torch.equal(one, other) for one, other in pairs):
+            return found
     parts: dict[str, list[UnitValues]] = {layer: [] for layer in layers}
     for some in alpha_MK.split(classifier.engine.scoring_batch_size):
         pictures = replace(batch, own={"alpha": some}).pictures(None, classifier.size_px)
@@ -69,7 +72,7 @@ def _values(batch: Batch, alpha_MK: Tensor) -> Mapping[str, UnitValues]:
         )
         for layer, of_layer in parts.items()
     }
-    _seen[classifier] = batch.shared, values
+    _seen[classifier] = batch.shared, alpha_MK, values
     return values
 
 

@@ -168,7 +168,9 @@ class Lists:
 
     def __init__(self, subjects: Sequence[Target], class_layer: str | None):
         self.strongest, self.wrong = Best(len(subjects)), Best(len(subjects))
-        self._is_map = np.array([one.layer != class_layer and one.measure == "sum" for one in subjects])
+        self._is_rectified = np.array([
+            one.measure == "sum" and not (one.layer == class_layer and one.unit is not None) for one in subjects
+        ])  # fmt: skip
         classes = [(s, one.unit) for s, one in enumerate(subjects) if one.layer == class_layer and one.unit is not None]
         self._class_subjects = np.array([s for s, _ in classes], dtype=np.intp)
         self._class_units = np.array([unit for _, unit in classes], dtype=np.intp)
@@ -176,7 +178,7 @@ class Lists:
     def add(self, look: Look, numbers_N: NDArray[np.int64], true_classes: Sequence[int | None]) -> None:
         """The photographs of a look, by their numbers, and their true classes where they are known."""
         values_SN, cells_SN = look.values_NS.T.copy(), look.cells_NS.T
-        values_SN[self._is_map[:, None] & (values_SN <= 0)] = -np.inf  # a silent unit has no examples
+        values_SN[self._is_rectified[:, None] & (values_SN <= 0)] = -np.inf  # a silent unit has no examples
         probabilities_SN = np.full(values_SN.shape, np.nan, np.float32)
         if look.probabilities_NC is not None:
             probabilities_SN[self._class_subjects] = look.probabilities_NC[:, self._class_units].T

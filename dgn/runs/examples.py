@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
@@ -36,10 +37,10 @@ VERSION = 1
 FOLDER = "examples"
 LISTS, PHOTOGRAPHS, DONE = "examples.parquet", "photographs.parquet", "done.json"
 NUM_BEST = 9
-DIGEST_BYTES = 8  # of a photograph's SHA-256, kept of every one that is read
+DIGEST_BYTES = 8  # of a photograph's SHA-256, kept of each
 KINDS = ("strongest", "wrong")
 AGAIN = "delete the folder examples of the run, and dgn examples makes it again"  # advice that ends a message
-_SIDES = ("left", "top", "right", "bottom")
+SIDES = ("box_left", "box_top", "box_right", "box_bottom")
 _OF_SUBJECT = (
     Column(
         "subject", pa.string(), "Subject", "what is sought: a target_id without its mode and seed", is_required=True
@@ -55,8 +56,9 @@ _OF_EXAMPLE = (
     Column("activation", pa.float32(), "Activation",
            "as the rows' activation, but a class's value as it is, also below zero"),
     Column("probability", pa.float32(), "Probability", "of a class; otherwise null"),
-    *(Column(side, pa.float32(), side.title(), f"{side} side of the box around the strongest response, as a share of "
-             "the square that the network saw; null without a map") for side in _SIDES),
+    *(Column(side, pa.float32(), side.replace("_", " ").capitalize(),
+             f"{side.removeprefix('box_')} side of the box around the strongest response, as a share of the square "
+             "that the network saw; null without a map") for side in SIDES),
 )  # fmt: skip
 _OF_PHOTOGRAPH = (
     Column("photograph", pa.string(), "Photograph", "its name in the folder", is_required=True),
@@ -81,12 +83,14 @@ class Done:
     """The content of done.json: what was looked at.
 
     Args:
-        left_out: other files, in words. unreadable: names and reasons of the first ten. num_copies: photographs whose
-            files are another's, byte by byte. num_with_class: photographs whose folder names a class.
+        column: of Parquet files. left_out: other files, in words. unreadable: names and reasons of the first ten.
+        num_copies: photographs whose files are another's, byte by byte. num_with_class: photographs whose folder names
+            a class.
     """
 
     version: int
     images: str
+    column: str
     left_out: str
     num_photographs: int
     num_unreadable: int
@@ -99,6 +103,8 @@ class Done:
 
 class Examples(Run):
     """The examples of a run: a job of their own, with its own commits, in a folder below the run."""
+
+    holds_examples = True
 
     @classmethod
     def of(cls, run: Run) -> Examples:
@@ -135,6 +141,10 @@ class Examples(Run):
         except (ValidationError, *NOT_JSON) as error:
             raise RunDamaged(f"{self.store.url}/{DONE} is not what was written", AGAIN) from error
 
+    @property
+    def has_lists(self) -> bool:
+        return all(self.store.exists(name) for name in (LISTS, PHOTOGRAPHS))
+
     def finish(self, done: Done) -> None:
         self.store.write(DONE, json.dumps(asdict(done), indent=2).encode())
 
@@ -159,12 +169,6 @@ class Examples(Run):
         return table
 
 
-def num_copies(digests: bytes) -> int:
-    """Of photographs' digests, DIGEST_BYTES each."""
-    numbers = np.frombuffer(digests, dtype=np.uint64)
-    return len(numbers) - len(np.unique(numbers))
-
-
 def sheet_key(subject: str) -> str:
     return f"sheets/{subject}.webp"
 
@@ -181,19 +185,20 @@ class Merger:
     """Merges the lists of shards, which come in order. Of files that are the same, byte by byte, the first counts."""
 
     def __init__(self) -> None:
+        self.num_copies = self.num_photographs = 0  # so far
         self._rows: pa.Table | None = None
         self._photographs: pa.Table | None = None
-        self._codes: dict[str, int] = {}
+        self._seen: set[int] = set()  # digests
 
-    def add(self, shard: pa.Table) -> None:
-        """The rows of a shard's file."""
+    def add(self, shard: pa.Table, digests: str) -> None:
+        """A shard's rows and the digests of all its photographs, in hex, zeros for one that cannot be read."""
+        copies = self._copies(np.frombuffer(bytes.fromhex(digests), dtype=">u8"))
+        shard = shard.filter(pc.invert(pc.is_in(shard["number"], pa.array(copies, pa.int64()))))
         if not len(shard):
             return
         counts = [len(excites) for excites in shard["excites"]]
         flat = pa.Table.from_struct_array(pa.chunked_array([shard["excites"].combine_chunks().flatten()], _EXCITES))
-        each = np.repeat(np.arange(len(shard)), counts)
-        codes = np.array([self._codes.setdefault(one, len(self._codes)) for one in shard["sha256"].to_pylist()])
-        flat = flat.append_column("number", shard["number"].take(each)).append_column("code", pa.array(codes[each]))
+        flat = flat.append_column("number", shard["number"].take(np.repeat(np.arange(len(shard)), counts)))
         rows = flat if self._rows is None else pa.concat_tables([self._rows, flat])
         self._rows = rows.take(_best(rows))
         photographs = shard.select([*PHOTOGRAPH_SCHEMA.names, "number"])
@@ -202,25 +207,40 @@ class Merger:
         is_kept = np.isin(photographs["number"].to_numpy(), self._rows["number"].to_numpy())
         self._photographs = photographs.filter(pa.array(is_kept))
 
+    def _copies(self, digests: NDArray[Any]) -> list[int]:
+        """Numbers of the photographs that were there before."""
+        copies = []
+        for digest in digests.tolist():
+            if digest in self._seen:
+                copies.append(self.num_photographs)
+            elif digest:
+                self._seen.add(digest)
+            self.num_photographs += 1
+        self.num_copies += len(copies)
+        return copies
+
     def result(self) -> Merged:
+        """Raises: DgnError if the lists are empty."""
         if self._rows is None or self._photographs is None:
             raise DgnError("no photograph excites any of the run's units")
-        rows = self._rows.drop_columns(["code"])
-        keys = rows["subject"].to_numpy(), np.array(rows["kind"].to_pylist())
+        rows = self._rows
+        keys = rows["subject"].to_numpy(), _is_wrong(rows)
         starts = np.flatnonzero(np.r_[True, (keys[0][1:] != keys[0][:-1]) | (keys[1][1:] != keys[1][:-1])])
         places = np.arange(len(rows)) - np.repeat(starts, np.diff(np.r_[starts, len(rows)])) + 1
         return Merged(rows.append_column("place", pa.array(places, pa.int32())), self._photographs)
 
 
+def _is_wrong(rows: pa.Table) -> NDArray[np.bool_]:
+    return pc.equal(rows["kind"], KINDS[1]).to_numpy()
+
+
 def _best(rows: pa.Table) -> NDArray[np.intp]:
-    """The rows that stay, in order of subject, kind, falling value, number: nine of each list, no file twice."""
-    kinds = np.array(rows["kind"].to_pylist()) == KINDS[1]
-    values = np.where(kinds, rows["probability"].to_numpy(), rows["activation"].to_numpy())
-    subjects, numbers, codes = (rows[name].to_numpy() for name in ("subject", "number", "code"))
-    order = np.lexsort((numbers, -values, kinds, subjects))
-    lists = np.stack([subjects[order], kinds[order]], 1)
-    _, first_of_file = np.unique(np.column_stack([lists, codes[order]]), axis=0, return_index=True)
-    order, lists = order[np.sort(first_of_file)], lists[np.sort(first_of_file)]
+    """The rows that stay, nine of each list, in order of subject, kind, falling value, number."""
+    is_wrong = _is_wrong(rows)
+    values = np.where(is_wrong, rows["probability"].to_numpy(), rows["activation"].to_numpy())
+    subjects = rows["subject"].to_numpy()
+    order = np.lexsort((rows["number"].to_numpy(), -values, is_wrong, subjects))
+    lists = np.stack([subjects[order], is_wrong[order]], 1)
     starts = np.flatnonzero(np.r_[True, (lists[1:] != lists[:-1]).any(1)])
     places = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
     return order[places < NUM_BEST]

@@ -24,6 +24,7 @@ from dgn.text import NOT_JSON, printable
 log = logging.getLogger("dgn")
 BEAT_S = 3.0  # at most, between two beats
 QUIET_S = 20.0  # a lease unchanged for this long belongs to a dead driver
+_RANDOM = random.Random()  # its own, so that a user's seed stays a user's
 LOOK_S = 0.5  # between looks at a lease while waiting for it
 
 
@@ -92,7 +93,7 @@ class Lease:
             except StoreError as error:  # the lease is advice; the run's own writes report the store's faults
                 log.debug("no lease: %s", error)
             # Uneven: of two drivers that beat in step, one would always write over the other's lease before reading it.
-            if self._is_over.wait(random.uniform(BEAT_S / 2, BEAT_S)):
+            if self._is_over.wait(_RANDOM.uniform(BEAT_S / 2, BEAT_S)):
                 break
         try:
             if read_lease(self.store).get("driver") == self.driver:

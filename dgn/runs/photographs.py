@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,7 +21,10 @@ from dgn.pictures.photographs import SUFFIXES
 from dgn.runs.stores import LocalStore, Store, open_store
 from dgn.text import in_one_line, plural
 
+log = logging.getLogger("dgn")
+
 COMPANION = "._"  # starts the names of files that macOS writes beside others on foreign disks
+HIDDEN_FILE, NOT_A_FILE, NOT_UTF8 = ".*", "not a file", "with a name that is not UTF-8"
 SHARD_PHOTOGRAPHS = 256
 ROWS_AT_A_TIME = 64  # of a Parquet file
 
@@ -32,15 +37,23 @@ class PhotographFolder(LocalStore):
 
     def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
         """Raises: StoreError for a folder that cannot be read."""
-        seen = set[str]()
+        seen = {os.path.realpath(self._path(prefix))}
 
         def fail(error: OSError) -> None:
             raise self.in_one_line(error) from error
 
         for folder, folders, names in os.walk(self._path(prefix), followlinks=True, onerror=fail):
-            folders[:] = [name for name in folders if os.path.realpath(Path(folder, name)) not in seen]
-            seen.update(os.path.realpath(Path(folder, name)) for name in folders)  # links may lead round in circles
+            names_of_folders = sorted(folders)
+            folders.clear()
+            for name in names_of_folders:  # each folder once: links may lead to others, and round in circles
+                if (real := os.path.realpath(Path(folder, name))) not in seen:
+                    seen.add(real)
+                    folders.append(name)
             yield from (Path(folder, name).relative_to(self.root).as_posix() for name in names)
+
+    def is_file(self, key: str) -> bool:
+        """Whether it is one, or a link to one: reading a pipe could wait for ever."""
+        return self._path(key).is_file()
 
 
 def photograph_store(url: str) -> Store:
@@ -76,6 +89,12 @@ def list_photographs(store: Store) -> Listing:
         path = PurePosixPath(key)
         if path.name.startswith(COMPANION):
             left_out[f"{COMPANION}*"] += 1
+        elif any(part.startswith(".") for part in path.parts):
+            left_out[HIDDEN_FILE] += 1
+        elif not _is_utf8(key):
+            left_out[NOT_UTF8] += 1
+        elif isinstance(store, PhotographFolder) and not store.is_file(key):
+            left_out[NOT_A_FILE] += 1
         elif path.suffix.lower() in SUFFIXES:
             photographs.append(key)
         elif path.suffix == ".parquet":
@@ -94,6 +113,14 @@ def list_photographs(store: Store) -> Listing:
             f"{store.url} holds {len(photographs)} pictures and {len(tables)} .parquet files: give a folder of one kind"
         )
     return Listing(tuple(photographs), tuple(tables), dict(left_out))
+
+
+def _is_utf8(key: str) -> bool:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_only_metadata(tables: Sequence[str]) -> bool:
@@ -164,22 +191,40 @@ def make_photograph_plan(store: Store, listing: Listing, column: str) -> Photogr
                 shards.append(PhotographShard(first, count, table=table, row_groups=groups, first_row=row))
                 first, row, start = first + count, row + count, stop
     if not shards:
-        raise DgnError(f"{plural(len(listing.tables), 'Parquet file')} in {store.url} have no rows")
+        raise DgnError(f"no rows in {plural(len(listing.tables), 'Parquet file')} of {store.url}")
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
     return PhotographPlan(store.url, column, tuple(shards), digest)
 
 
-def read_shard(store: Store, plan: PhotographPlan, index: int) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of a shard's photographs; no bytes where there is no file any more. Raises: StoreError."""
+def read_shard(store: Store, plan: PhotographPlan, index: int) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Names of a shard's photographs, and what reads each: several threads may, at a time. Reading returns no bytes
+    where a file is gone or cannot be opened.
+
+    Raises: StoreError; DgnError for a Parquet file that is damaged on the way.
+    """
     shard = plan.shard(index)
     for key in shard.files:
-        try:
-            yield key, store.read(key)
-        except FileNotFoundError:
-            yield key, b""
+        yield key, partial(_read_file, store, key)
     if shard.table:
         with open_table(store, shard.table) as file:
-            yield from pictures_of(shard.table, file, plan.column, shard.row_groups, shard.first_row)
+            for name, data in pictures_of(shard.table, file, plan.column, shard.row_groups, shard.first_row):
+                yield name, partial(_given, data)
+
+
+def _given(data: bytes) -> bytes:
+    return data
+
+
+def _read_file(store: Store, key: str) -> bytes:
+    try:
+        return store.read(key)
+    except FileNotFoundError:
+        return b""
+    except StoreError as error:
+        if isinstance(store, LocalStore) and os.access(store.root, os.R_OK):
+            log.warning("%s", error)  # of this file alone
+            return b""
+        raise
 
 
 def open_table(store: Store, key: str) -> pq.ParquetFile:

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from dgn.errors import DgnError, PlanMismatch, RunDamaged, StoreError
 from dgn.runs import schema
 from dgn.runs.config import RunConfig
-from dgn.runs.info import RunInfo, differences
+from dgn.runs.info import EXAMPLES_VERSION, RunInfo, differences
 from dgn.runs.layout import RUN_FILE, failure_key, metadata_key, new_run_id, sha256
 from dgn.runs.shards import Committed
 from dgn.runs.stores import KeyExists, Store, open_store
@@ -42,6 +42,8 @@ NUM_READERS = 10  # files that are read at a time: as many connections as the S3
 
 class Run:
     """A run in a store."""
+
+    holds_examples = False  # or another job's results, see `examples.py`
 
     def __init__(self, store: Store):
         self.store = store
@@ -62,6 +64,8 @@ class Run:
         except NOT_JSON as error:
             raise StoreError(f"{self.store.url}/{RUN_FILE} is not JSON: this is not a run of dgn") from error
         identity = content.get("fingerprint") if isinstance(content, dict) else None
+        if isinstance(identity, dict) and EXAMPLES_VERSION in identity and not self.holds_examples:
+            raise StoreError(f"{self.store.url} holds the examples of a run: give the run, the folder above")
         version = identity.get("schema_version") if isinstance(identity, dict) else None
         if version != schema.VERSION:
             raise StoreError(

@@ -87,9 +87,9 @@ def test_filters_have_places_and_no_probability(looked):
     assert rows
     for row in rows:
         assert row["probability"] is None
-        assert 0 <= row["left"] < row["right"] <= 1
+        assert 0 <= row["box_left"] < row["box_right"] <= 1
         assert row["activation"] > 0
-    assert all(row["left"] is None for row in rows_of(looked, layer="fc8"))
+    assert all(row["box_left"] is None for row in rows_of(looked, layer="fc8"))
 
 
 @pytest.mark.parametrize("name", ["examples.parquet", "photographs.parquet"])

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dgn.errors import DgnError, RunDamaged
-from dgn.runs.examples import COLUMNS, KINDS, SCHEMA, SHARD_SCHEMA, Done, Examples, Merger, as_lists, num_copies
+from dgn.runs.examples import COLUMNS, KINDS, SCHEMA, SHARD_SCHEMA, Done, Examples, Merger, as_lists
 from dgn.runs.stores import open_store
 
 NUM_PHOTOGRAPHS, NUM_SUBJECTS = 60, 4
@@ -26,7 +26,11 @@ def values():
 
 def sha(number):
     """Photographs 20 to 29 are copies of 0 to 9."""
-    return f"{number - 20 if 20 <= number < 30 else number:064x}"
+    return f"{1 + (number - 20 if 20 <= number < 30 else number):064x}"
+
+
+def digests(numbers):
+    return "".join(sha(number)[-16:] for number in numbers)
 
 
 def shard_of(values, numbers):
@@ -55,8 +59,10 @@ def shard_of(values, numbers):
 def test_lists_are_those_of_a_plain_sort(size, values):
     merger = Merger()
     for at in range(0, NUM_PHOTOGRAPHS, size):
-        merger.add(shard_of(values, range(at, min(at + size, NUM_PHOTOGRAPHS))))
+        numbers = range(at, min(at + size, NUM_PHOTOGRAPHS))
+        merger.add(shard_of(values, numbers), digests(numbers))
     merged = merger.result()
+    assert (merger.num_copies, merger.num_photographs) == (10, NUM_PHOTOGRAPHS)
     lists = as_lists(merged, NAMED)
     assert lists.schema == SCHEMA
     distinct = [number for number in range(NUM_PHOTOGRAPHS) if not 20 <= number < 30]
@@ -87,10 +93,10 @@ def test_files_are_read_by_others_and_damage_is_told(tmp_path, values):
         examples.lists()
     assert examples.done() is None
     merger = Merger()
-    merger.add(shard_of(values, range(NUM_PHOTOGRAPHS)))
+    merger.add(shard_of(values, range(NUM_PHOTOGRAPHS)), digests(range(NUM_PHOTOGRAPHS)))
     lists = as_lists(merger.result(), NAMED)
     examples.write("examples.parquet", lists)
-    done = Done(1, "photographs", "", 60, 1, ("x.jpg: gone",), 10, 0, NUM_SUBJECTS, len(lists))
+    done = Done(1, "photographs", "image", "", 60, 1, ("x.jpg: gone",), 10, 0, NUM_SUBJECTS, len(lists))
     examples.finish(done)
     assert examples.done() == done
     assert examples.lists().equals(lists)
@@ -104,11 +110,6 @@ def test_files_are_read_by_others_and_damage_is_told(tmp_path, values):
     (tmp_path / "examples.parquet").write_bytes(b"PAR1")
     with pytest.raises(RunDamaged, match=r"examples\.parquet is not what was written"):
         examples.lists()
-
-
-def test_copies_are_counted():
-    assert num_copies(b"") == 0
-    assert num_copies(bytes.fromhex("".join(sha(n)[-16:] for n in range(60)))) == 10
 
 
 def test_shards_are_committed_once(tmp_path, values):
