@@ -32,6 +32,7 @@ from dgn.jobs.sheets.arranging import (
     select_groups,
     set_of_sheets,
 )
+from dgn.jobs.sheets.captions import EXAMPLES
 from dgn.jobs.sheets.drawing import draw_sheet
 from dgn.jobs.sheets.photographs import with_examples
 from dgn.runs.conditions import condition
@@ -131,12 +132,13 @@ def _check_out(out: Path, suffix: str, pdf: bool) -> None:
 
 
 def _check_columns(columns: int | None, table: pa.Table, groups: Sequence[Sequence[int]]) -> None:
-    """Raises: DgnError if rows would break pairs."""
+    """Raises: DgnError if lines would break what stands side by side: both modes, and photographs."""
     modes = table["mode"].to_pylist()
-    if columns and columns % 2 and any(len({modes[n] for n in group}) > 1 for group in groups):
-        raise DgnError(
-            f"--columns {columns}: expected an even number, as both modes stand side by side; or choose one with --mode"
-        )
+    together = max((len({modes[n] for n in group}) for group in groups), default=1)
+    if columns and columns % together:
+        how_many = {2: "an even number", 3: "a multiple of three"}[together]
+        what = "the modes stand side by side" if EXAMPLES not in modes else "photographs stand beside their pictures"
+        raise DgnError(f"--columns {columns}: expected {how_many}, as {what}")
 
 
 def _of_all(num: int, num_targets: int) -> str:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import dgn as package
+from dgn.cluster.examples_worker import GONE
 from dgn.jobs.galleries.build import build_page
 from dgn.networks.embedded.drawings import LABELS
 from dgn.runs.run import Run
@@ -169,3 +170,62 @@ def test_bad_input_ends_in_one_line_before_anything_is_written(rendered, photogr
     assert not (run / "examples").exists()
     others = write_drawings(tmp_path / "others", 3)
     assert_one_line(dgn("examples", looked, others), 2, "has examples of other photographs than those in")
+    assert_one_line(dgn("examples", looked, photographs, "--column", "photo"), 2, "has examples of other photographs")
+    for command in ("status", "failed", "query", "index", "resume", "verify", "gc"):
+        answer = dgn(command, looked / "examples")
+        assert_one_line(answer, 2, "examples holds the examples of a run: give the run, the folder above")
+
+
+def test_lost_lists_are_made_again_from_the_shards(looked, photographs, dgn, tmp_path, local_ray):
+    run = tmp_path / "run"
+    shutil.copytree(looked, run)
+    before = {path.name: path.read_bytes() for path in (run / "examples").glob("*.parquet")}
+    (run / "examples" / "examples.parquet").unlink()
+    shutil.rmtree(run / "examples" / "sheets")
+    assert dgn("examples", run, photographs)[0] == 0
+    assert {path.name: path.read_bytes() for path in (run / "examples").glob("*.parquet")} == before
+    assert len(list((run / "examples" / "sheets").iterdir())) >= 5
+
+
+def test_photographs_none_of_which_can_be_read(rendered, dgn, tmp_path, local_ray):
+    folder, run = tmp_path / "broken", tmp_path / "run"
+    shutil.copytree(rendered, run)
+    folder.mkdir()
+    for n in range(2):
+        (folder / f"{n}.jpg").write_bytes(b"\xff\xd8\xff")
+    answer = dgn("examples", run, folder)
+    assert_one_line(answer, 2, f"none of 2 photographs in {folder} can be read, such as 0.jpg: ")
+
+
+def test_a_folder_that_is_away_is_no_folder_of_lost_photographs(rendered, tmp_path):
+    """As an unmounted mount point is: empty."""
+    from dgn.cluster.context import ExamplesContext
+    from dgn.cluster.examples import subjects_of
+    from dgn.cluster.examples_worker import ExamplesWorker
+    from dgn.networks.weights import load_weights
+    from dgn.runs.origin import own_config, own_plan
+    from dgn.runs.photographs import list_photographs, make_photograph_plan, photograph_store
+
+    folder = write_drawings(tmp_path / "photographs", 5)
+    store = photograph_store(str(folder))
+    plan = make_photograph_plan(store, list_photographs(store), "image")
+    run, weights = Run.at(str(rendered)), load_weights("vgg16-mini")
+    info = run.info()
+    subjects = subjects_of(own_plan(run, info, own_config(info, {}), weights.network))
+    worker = ExamplesWorker(ExamplesContext(str(tmp_path / "out"), "run", plan, subjects, {}), weights, None)
+    path = next(folder.rglob("*.png"))
+    data = path.read_bytes()
+    path.unlink()
+    worker.render(0, "00000000")
+    assert worker.looked["00000000"].unreadable == [f"{path.relative_to(folder)}: {GONE}"]
+    path.write_bytes(data)
+    folder.rename(tmp_path / "elsewhere")
+    folder.mkdir()
+    with pytest.raises(package.StoreError, match=f"none of 5 photographs of {folder} is there: is it mounted"):
+        worker.render(0, "00000001")
+    assert not (tmp_path / "out").exists()
+
+
+def test_sheets_of_both_modes_with_examples_stand_in_threes(looked, dgn, tmp_path):
+    assert dgn("sheet", looked, tmp_path / "odd.png", "--examples", "--columns", 3, "--layer", "conv1_1")[0] == 2
+    assert dgn("sheet", looked, tmp_path / "even.png", "--examples", "--columns", 4, "--layer", "conv1_1")[0] == 0

@@ -36,7 +36,7 @@ def test_modes_and_seeds_of_a_unit_stand_side_by_side(pairs, dgn, tmp_path):
     for columns in (1, 5):
         code, out, err = dgn("sheet", pairs, tmp_path / "odd.png", "--columns", columns)
         assert (code, out, err.count("\n")) == (2, "", 1)
-        assert f"--columns {columns}: expected an even number, as both modes stand side by side" in err
+        assert f"--columns {columns}: expected an even number, as the modes stand side by side" in err
     for flags in (("--mode", "untrained"), ("--top", 10)):
         assert dgn("sheet", pairs, tmp_path / "odd.png", "--columns", 5, *flags)[0] == 0
         assert opened(tmp_path / "odd.png").width == 5 * CELL_W + MARGIN - (CELL_W if flags[0] == "--mode" else 0)
