@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
+from benchmarks.planted_bias.cues import all_cues
 from benchmarks.planted_bias.drawing import pictures_in
 from benchmarks.planted_bias.photographs import SIDE_PX, Photographs
 from benchmarks.planted_bias.study import CLEAN, head_name
 from benchmarks.planted_bias.worker import Places
 from dgn.method.moves import resized
 
-GREY, GAP_PX, TILE_PX = 0.6, 4, 128
+GREY, DARK, GAP_PX, TILE_PX = 0.6, 0.2, 4, 128
 
 
 def save_sheets(
@@ -28,7 +29,7 @@ def save_sheets(
     for network in networks:
         for share in shares:
             rows = [_row(places, network, cue, share, contenders) for cue in cues]
-            for name, firsts in (("photograph", _photographs(photographs, cues)), ("grey", _panels(photographs, cues))):
+            for name, firsts in (("photograph", _photographs(photographs, cues)), ("grey", _panels(cues))):
                 whole = torch.cat([torch.cat([first, row], 2) for first, row in zip(firsts, rows, strict=True)], 1)
                 path = places.work / f"sheet, {network}, {share:.0%}, {name}.jpg"
                 vision.to_pil_image(whole.clamp(0, 1)).save(path, quality=80)
@@ -38,8 +39,9 @@ def _photographs(photographs: Photographs, cues: list[str]) -> list[Tensor]:
     return [_tile(photographs.some("heads", cue, [20 + n])[0]) for n, cue in enumerate(cues)]
 
 
-def _panels(photographs: Photographs, cues: list[str]) -> list[Tensor]:
-    of_name = photographs.cues("heads")
+def _panels(cues: list[str]) -> list[Tensor]:
+    """The cues on grey; a dark square stands for the second animal, so that no photograph is shown."""
+    of_name = all_cues(torch.full((1, 3, SIDE_PX, SIDE_PX), DARK))
     panel_3HW = torch.full((3, SIDE_PX, SIDE_PX), GREY)
     return [_tile(of_name[cue](panel_3HW, torch.Generator().manual_seed(0))) for cue in cues]
 
