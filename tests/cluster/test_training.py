@@ -278,7 +278,7 @@ def test_bad_input_is_one_line_and_writes_nothing(photos, tmp_path, dgn, local_r
     (tmp_path / "empty").mkdir()
     for images, out, message in (
         (tmp_path / "empty", "d.safetensors", "no pictures in"),
-        (tmp_path / "nowhere", "d.safetensors", "no pictures in"),
+        (tmp_path / "nowhere", "d.safetensors", "nowhere is not there: expected a folder of photographs, or s3://"),
         (photos, "d.pth", "ending in .safetensors"),
         (broken, "d.safetensors", "1 of 8 pictures in"),
     ):

@@ -12,6 +12,7 @@ from dgn import __version__
 from dgn.jobs.cli import COMMANDS
 from dgn.method.decoder import serialise
 from tests.conftest import WIDTH
+from tests.helpers.photographs import write_drawings
 from tests.helpers.rows import assert_one_line
 
 ROOT = Path(__file__).parent.parent.parent
@@ -115,8 +116,9 @@ def readmes(rendered, tmp_path_factory):
 def test_commands_of_the_readme_run(line, readmes, dgn, decoder, tmp_path, monkeypatch, request):
     """As printed, on a finished run; those that render thousands of pictures of VGG-16 as far as --dry-run goes."""
     monkeypatch.chdir(tmp_path)
-    for word in ("s3://bucket/run", "runs/squeezenet", "RUN"):
+    for word in ("s3://bucket/run", "runs/squeezenet", "RUN", "OTHER"):
         line = line.replace(word, str(readmes))
+    write_drawings(tmp_path / "photos", 3)
     words = shlex.split(line.replace("NETWORK", "vgg16-mini-b"))[1:]
     if "--weights" in words:
         file = words[words.index("--weights") + 1]

@@ -186,10 +186,10 @@ def test_wrappers_are_taken_off(wrap):
     [
         (lambda: torch.jit.script(Plain().eval()), "mine is TorchScript, whose layers nobody can watch: give the nn"),
         (lambda: torch.jit.trace(Plain().eval(), torch.zeros(1, 3, 8, 8)), "mine is TorchScript"),
-        (lambda: nn.Sequential(nn.LazyConv2d(4, 3)), "'0.weight' has no shape yet: run the network on a picture first"),
+        (lambda: nn.Sequential(nn.LazyConv2d(4, 3)), "'0.weight' has no shape yet: run the module once first"),
         (
             lambda: torch.ao.quantization.quantize_dynamic(Plain().eval()),
-            r"'fc.[^']*' is not a tensor of plain numbers: give the float network",
+            r"'fc.[^']*' is not a tensor of plain numbers: give the float module",
         ),
     ],
 )
