@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 from dgn.networks.weights import load_weights
@@ -103,6 +104,7 @@ def test_the_page_shows_pairs_most_changed_first(runs, compared, browser):
     sizes = page.evaluate("[...document.images].map(one => one.naturalWidth)")
     assert sizes == [224] * (2 * len(pairs))
     assert page.locator("h1").inner_text() == "What changed"
+    assert Axe().run(page).response["violations"] == []
     page.close()
 
 
