@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dgn.errors import Incomplete
-from dgn.jobs.common.flags import RunArgument, with_settings
+from dgn.jobs.common.flags import OwnLabels, OwnNetwork, OwnWeights, RunArgument, with_settings
 from dgn.jobs.common.printing import print_json
 from dgn.jobs.common.progress import log_to_stderr, render_progress
 from dgn.runs.config import RunConfig
@@ -29,15 +29,9 @@ def command(
     ],
     settings: dict[str, Any],
     column: Annotated[str, typer.Option(help="Column of the pictures in Parquet files.")] = "image",
-    discriminator: Annotated[
-        str | None, typer.Option(metavar="FUNCTION", help="RUN's network again, if it is code: this runs it.")
-    ] = None,
-    discriminator_weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="File of the weights that RUN was made with, if it moved.")
-    ] = None,
-    discriminator_labels: Annotated[
-        str | None, typer.Option(metavar="FILE", help="File of the labels that RUN was made with, if it moved.")
-    ] = None,
+    discriminator: OwnNetwork = None,
+    discriminator_weights: OwnWeights = None,
+    discriminator_labels: OwnLabels = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was looked at as JSON.")] = False,
 ) -> None:
     """Looks at what was not looked at before. Folders named as classes also tell what it gets wrong.

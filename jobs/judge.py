@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from dgn.errors import DgnError, Incomplete, RunDamaged
-from dgn.jobs.common.flags import RunArgument, with_settings
+from dgn.jobs.common.flags import OwnLabels, OwnNetwork, OwnWeights, RunArgument, with_settings
 from dgn.jobs.common.printing import percent, print_json, print_table
 from dgn.jobs.common.progress import LOG_EVERY_S, bar, log_to_stderr
 from dgn.runs.config import NETWORK_SETTINGS, RunConfig, shown_name
@@ -43,15 +43,9 @@ def command(
             help="The independent network that judges. The flags below that describe a network are its.",
         ),
     ] = None,
-    discriminator: Annotated[
-        str | None, typer.Option(metavar="FUNCTION", help="RUN's own network again, if it is code: this runs it.")
-    ] = None,
-    discriminator_weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="File of the weights that RUN was made with, if it moved.")
-    ] = None,
-    discriminator_labels: Annotated[
-        str | None, typer.Option(metavar="FILE", help="File of the labels that RUN was made with, if it moved.")
-    ] = None,
+    discriminator: OwnNetwork = None,
+    discriminator_weights: OwnWeights = None,
+    discriminator_labels: OwnLabels = None,
     summary: Annotated[bool, typer.Option("--summary", help="Only print the existing judgements' summary.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:

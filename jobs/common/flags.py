@@ -19,6 +19,17 @@ from dgn.runs.validation import Settings, validated
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A folder or s3://bucket/prefix.")]
 
+# Where what made RUN's pictures is now, for commands whose other flags describe another network, or none.
+OwnNetwork = Annotated[
+    str | None, typer.Option(metavar="FUNCTION", help="RUN's own network again, if it is code: this runs it.")
+]
+OwnWeights = Annotated[
+    str | None, typer.Option(metavar="FILE", help="File of the weights that RUN was made with, if it moved.")
+]
+OwnLabels = Annotated[
+    str | None, typer.Option(metavar="FILE", help="File of the labels that RUN was made with, if it moved.")
+]
+
 
 def with_settings(model: type[BaseModel], *names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command a flag for each of a model's settings, or for those named.
