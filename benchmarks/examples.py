@@ -25,7 +25,8 @@ from dgn.cluster.examples import find_examples, subjects_of
 from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.registry import network_named
 from dgn.networks.weights import filled, load_weights
-from dgn.pictures.examples import NUM_BEST, Watcher
+from dgn.pictures.example_sheets import NUM_BEST
+from dgn.pictures.examples import Watcher
 from dgn.pictures.photographs import load_photograph
 from dgn.runs.config import RunConfig
 from dgn.runs.examples import Examples

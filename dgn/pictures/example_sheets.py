@@ -12,6 +12,7 @@ from dgn.pictures.codec import THUMBNAIL_PX
 from dgn.text import in_one_line
 
 ACROSS = 3
+NUM_BEST = ACROSS**2  # photographs of a subject; paper: Figures 6 and 7
 GAP_PX = 4
 SIDE_PX = ACROSS * THUMBNAIL_PX + (ACROSS - 1) * GAP_PX
 BOX, EDGE = "#ffd400", "black"
@@ -23,7 +24,7 @@ def draw_example_sheet(photographs: Sequence[tuple[bytes, Box]]) -> bytes:
     """A WebP file of 296 x 296 px.
 
     Args:
-        photographs: at most nine thumbnails, the strongest first, and left, top, right and bottom of their boxes in
+        photographs: at most NUM_BEST thumbnails, the strongest first, and left, top, right and bottom of their boxes in
             shares of the side; None for none.
     """
     sheet = Image.new("RGB", (SIDE_PX, SIDE_PX), "white")

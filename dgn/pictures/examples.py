@@ -1,7 +1,7 @@
 """Which photographs excite units most: lists of the best, kept while photographs go by.
 
-Shapes: N photographs of a batch, S subjects (what a target seeks, whatever its mode and seed), U units of a layer, B
-places of a list, C classes.
+Shapes: N photographs of a batch, S subjects (what a target seeks, whatever its mode and seed), U units of a layer,
+B = NUM_BEST places of a list, C classes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch import Tensor
 from dgn.method.objectives import UnitValues, unit_values
 from dgn.networks.frozen import FrozenNetwork
 from dgn.pictures.accuracy import CROPPED
+from dgn.pictures.example_sheets import NUM_BEST
 from dgn.pictures.scoring import probabilities
 from dgn.targets import Target
 
-NUM_BEST = 9  # B; paper: Figures 6 and 7
 NOBODY, NOWHERE = -1, -1  # no photograph yet; no place in a map
 LEAST_BOX = 1 / 6  # of a picture's side
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from dgn.errors import DgnError, RunDamaged
+from dgn.pictures.example_sheets import NUM_BEST
 from dgn.runs import schema
 from dgn.runs.layout import metadata_key
 from dgn.runs.run import Run, read_many
@@ -36,7 +37,6 @@ from dgn.text import NOT_JSON
 VERSION = 1
 FOLDER = "examples"
 LISTS, PHOTOGRAPHS, DONE = "examples.parquet", "photographs.parquet", "done.json"
-NUM_BEST = 9
 DIGEST_BYTES = 8  # of a photograph's SHA-256, kept of each
 KINDS = ("strongest", "wrong")
 AGAIN = "delete the folder examples of the run, and dgn examples makes it again"  # advice that ends a message

@@ -8,8 +8,8 @@ import torch
 
 from dgn.networks.embedded.drawings import LABELS, draw
 from dgn.pictures.codec import THUMBNAIL_PX, encode_thumbnail
-from dgn.pictures.example_sheets import SIDE_PX, decode_example_sheet, draw_example_sheet
-from dgn.pictures.examples import NOBODY, NOWHERE, NUM_BEST, Best, Lists, Watcher
+from dgn.pictures.example_sheets import NUM_BEST, SIDE_PX, decode_example_sheet, draw_example_sheet
+from dgn.pictures.examples import NOBODY, NOWHERE, Best, Lists, Watcher
 from dgn.targets import Target, WeightedUnit
 
 NUM_PHOTOGRAPHS = 30
