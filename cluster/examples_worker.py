@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -122,7 +122,7 @@ class ExamplesWorker(DeviceWorker):
             for at, look in self._looks(good):
                 some = slice(at, at + len(look.values_NS))
                 lists.add(look, np.array(numbers[some], np.int64), classes[some])
-            kept |= dict(zip(numbers, good, strict=True))
+            kept |= {n: replace(one, square_HW3=None) for n, one in zip(numbers, good, strict=True)}  # without pixels
             in_lists = lists.numbers()
             kept = {number: photograph for number, photograph in kept.items() if number in in_lists}
         if num_gone == len(shard):

@@ -34,7 +34,8 @@ def command(
     discriminator_labels: OwnLabels = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was looked at as JSON.")] = False,
 ) -> None:
-    """Looks at what was not looked at before. Folders named as classes also tell what it gets wrong.
+    """Looks at what was not looked at before. If folders are named after classes, their photographs also show what the
+    network gets wrong.
 
     Raises: Incomplete if shards are missing.
     """

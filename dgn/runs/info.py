@@ -23,7 +23,9 @@ ASSUMED_NETWORK = {
     "size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "channel_order": "RGB",
     "value_range": 1.0, "output": "softmax",
 }  # fmt: skip
-EXAMPLES_VERSION = "examples_version"  # in the fingerprint of a job over photographs, which is no run
+EXAMPLES_VERSION = (
+    "examples_version"  # only in the fingerprint of a job over photographs, so that nobody takes it for a run
+)
 # What earlier versions did not write although runs can differ in it: compared only where it was written.
 UNWRITTEN = {"labels_sha256"}
 

@@ -57,7 +57,7 @@ class PhotographFolder(LocalStore):
 
 
 def photograph_store(url: str) -> Store:
-    """A folder, or `s3://bucket/prefix`. Raises: StoreError if there is no such folder."""
+    """The store at a folder or `s3://bucket/prefix`. Raises: StoreError if the folder does not exist."""
     store = open_store(url)
     if isinstance(store, LocalStore):
         if not store.root.is_dir():

@@ -50,7 +50,7 @@ def _problem(text: str) -> DgnError:
     if "name judged does not exist" in text.lower():
         text = "there are no judgements yet, and no table judged: dgn judge RUN --by NETWORK makes them"
     if "name examples does not exist" in text.lower():
-        text = "there are no examples yet, and no table examples: dgn examples RUN IMAGES finds them"
+        text = "this run has no examples yet, so no table of them: dgn examples RUN IMAGES finds them"
     if "does not exist" in text and "Did you mean" in text:  # among DuckDB's own tables
         text = f"{text.partition('Did you mean')[0].strip()} The tables are rows, judged and examples."
     return unreadable(text.partition(TRACEBACK)[0]) if OF_A_FILE in text else DgnError(f"--sql: {text}")

@@ -111,7 +111,7 @@ def test_sql_and_python_read_them(looked, rendered, dgn):
     [first] = [row for row in table.to_pylist() if (row["subject"], row["kind"], row["place"]) == WANTED]
     assert found["fc8-00001"] == first["activation"]
     answer = dgn("query", rendered, "--sql", "SELECT * FROM examples")
-    assert_one_line(answer, 2, "there are no examples yet, and no table examples: dgn examples RUN IMAGES finds them")
+    assert_one_line(answer, 2, "this run has no examples yet, so no table of them: dgn examples RUN IMAGES finds them")
     with pytest.raises(package.DgnError, match="has no examples yet"):
         package.open_run(rendered).examples()
 

@@ -40,7 +40,7 @@ class Draws(nn.Module):
 
 
 class Remembers(nn.Module):
-    """What it keeps in a state is no tensor."""
+    """Keeps something other than tensors in its state."""
 
     def get_extra_state(self):
         return {"steps": 3}
