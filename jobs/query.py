@@ -18,6 +18,7 @@ from dgn.errors import DgnError
 from dgn.jobs.common.files import check_empty, whole_or_not_at_all
 from dgn.jobs.common.flags import RunArgument
 from dgn.jobs.common.printing import print_json, print_table
+from dgn.runs.alike import SIMILARITY
 from dgn.runs.conditions import Condition, check_columns, condition, parse_condition
 from dgn.runs.query import Rows
 from dgn.runs.run import NUM_READERS, Run
@@ -40,6 +41,8 @@ class By(StrEnum):
     activation = "activation"
     probability = "probability"
     rank = "rank"
+    redundancy = "redundancy"
+    spread = "spread"
 
 
 def command(
@@ -59,10 +62,19 @@ def command(
     status: Annotated[str | None, typer.Option(help=f"Only this status: {', '.join(Status)}.")] = None,
     by: Annotated[
         By | None,
-        typer.Option(help="How to rank rows: highest activation (the default), highest probability, or lowest rank."),
+        typer.Option(
+            help="How to rank rows: highest activation (the default), highest probability or lowest rank; of "
+            "the figures of dgn alike, the highest."
+        ),
     ] = None,
     top: Annotated[int | None, typer.Option(min=1, help="At most this many rows, the best.")] = None,
     columns: Annotated[str | None, typer.Option(metavar="A,B,...", help="The columns to show, or all.")] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TARGET", help="Rank rows by how much their pictures resemble this target's, as dgn alike found."
+        ),
+    ] = None,
     sql: Annotated[
         str | None,
         typer.Option(metavar="SELECT...", help=r"A query of the table rows, for DuckDB: pip install duckdb."),
@@ -77,20 +89,25 @@ def command(
     conditions += [condition(name, "=", value) for name, value in equal.items() if value is not None]
     if min_activation is not None:
         conditions.append(condition("activation", ">=", min_activation))
-    if sql is not None and (conditions or (by, top, columns) != (None, None, None)):
+    if sql is not None and (conditions or (by, top, columns, like) != (None, None, None, None)):
         raise DgnError("--sql selects and orders rows and columns itself: leave out the other options")
+    if like is not None and by is not None:
+        raise DgnError("--like ranks rows itself: leave out --by")
     if form is Format.parquet and sys.stdout.isatty():
         raise DgnError("--format parquet cannot be shown in a terminal: redirect it with > FILE.parquet")
     if copy_to is not None:
         check_empty(copy_to)
-    names = _columns(columns, form)
+    names = _columns(columns, form, is_like=like is not None)
     opened = Run.at(run)
     rows = Rows(opened)
     if sql is not None:
         table = select(rows, sql)
     else:
         needed = names if copy_to is None else list(dict.fromkeys([*names, "file_name", "sha256"]))
-        table = rows.select(conditions, needed, by or By.activation, top)
+        if like is None:
+            table = rows.select(conditions, needed, by or By.activation, top)
+        else:
+            table = rows.like(like, conditions, needed, top)
         if table.num_rows == 0:
             _check_layers(rows, conditions)
             if not opened.committed(rows.info.num_shards).count:
@@ -100,11 +117,12 @@ def command(
     _print(table if sql is not None else table.select(names), form)
 
 
-def _columns(text: str | None, form: Format) -> list[str]:
+def _columns(text: str | None, form: Format, is_like: bool) -> list[str]:
+    own = [SIMILARITY] if is_like else []
     if text is None:
-        return [*SHOWN, *(["file_name"] if form is not Format.table else [])]  # too wide for a table
-    names = list(QUERY_COLUMNS) if text == "all" else [name.strip() for name in text.split(",")]
-    check_columns(names)
+        return [*SHOWN, *own, *(["file_name"] if form is not Format.table else [])]  # too wide for a table
+    names = [*QUERY_COLUMNS, *own] if text == "all" else [name.strip() for name in text.split(",")]
+    check_columns([name for name in names if name not in own])
     check_unique(names, "--columns", "name it once")
     return names
 

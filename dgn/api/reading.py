@@ -7,10 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from dgn.api.pictures import Picture, Pictures, as_polars
 from dgn.errors import DgnError
+from dgn.runs.alike import SIMILARITY, Alike
 from dgn.runs.conditions import Condition, condition, parse_condition
 from dgn.runs.examples import Examples
 from dgn.runs.query import Rows
@@ -124,6 +127,26 @@ class OpenRun:
         Raises: DgnError before `dgn examples` has found them; RunDamaged.
         """
         return Examples.of(self._run).lists()
+
+    def like(self, target_id: str, where: str | Sequence[str] = (), top: int = 20) -> Pictures:
+        """The pictures that resemble a target's most, the most similar first, itself included; their rows have the
+        column `similarity`, the cosine of the embeddings that `dgn alike` made.
+
+        Args:
+            where: conditions, as in `table`.
+
+        Raises: DgnError before `dgn alike` has run, or for a target that it has not seen.
+        """
+        return self._pictures(self._rows.like(target_id, _conditions(where), (*QUERY_COLUMNS, SIMILARITY), top))
+
+    def embeddings(self) -> tuple[list[str], NDArray[np.float16]]:
+        """The target_ids of all pictures that `dgn alike` has compared, and their embeddings, (N, at most 256), of unit
+        length.
+
+        Raises: DgnError before `dgn alike` has run; RunDamaged.
+        """
+        alike = Alike.of(self._run)
+        return alike.targets["target_id"].to_pylist(), alike.embeddings
 
     def picture(self, target_id: str) -> Picture:
         """One picture by its target, such as `fc8-00009-untrained-s0`. Raises: DgnError if there is none."""

@@ -18,9 +18,10 @@ from torch import Tensor
 
 import dgn
 from dgn.errors import DgnError, RunDamaged
-from dgn.method.objectives import unit_values
 from dgn.networks.frozen import FrozenNetwork
-from dgn.pictures.scoring import read_pictures, score
+from dgn.pictures.likeness import features
+from dgn.pictures.scoring import score
+from dgn.runs.picture_batches import read_picture
 from dgn.runs.plan import Plan
 from dgn.runs.query import Rows
 from dgn.runs.run import VERIFY, Run
@@ -80,11 +81,7 @@ class Side:
 
     def picture(self, row: dict[str, Any]) -> Tensor:
         """(1, 3, H, W) uint8. Raises: RunDamaged."""
-        png = self.run.picture(row["file_name"], row["sha256"])
-        try:
-            return read_pictures([png], self.network.size_px)
-        except DgnError as error:
-            raise RunDamaged(f"{self.run.store.url}/{row['file_name']}: {error}", VERIFY) from error
+        return read_picture(self.run, row, self.network.size_px)
 
 
 def _key(row: dict[str, Any], class_layer: str | None, labels: Counter[str]) -> tuple[Any, ...]:
@@ -126,14 +123,6 @@ def compare(
                 pair[f"rank_by_other_{name}"] = ranks[side][n]
             yield pair
         observe(len(some))
-
-
-def features(pictures_N3HW: Tensor, network: FrozenNetwork) -> NDArray[np.float64]:
-    """What a network makes of pictures (N, 3, H, W), uint8, before it names a class: the means of its last maps after
-    the ReLU, (N, channels)."""
-    layer = network.layers.filter_layers[-1]
-    responses, _ = network.all_scores(pictures_N3HW / 255, [layer])
-    return unit_values(responses[layer]).activation.cpu().double().numpy()
 
 
 def _distances(one_NC: NDArray[np.float64], other_NC: NDArray[np.float64]) -> list[float]:

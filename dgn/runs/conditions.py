@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dgn.errors import DgnError
+from dgn.runs.alike import FIGURE_TYPES
 from dgn.runs.judgements import JUDGED_SCHEMA
 from dgn.runs.schema import QUERY_COLUMNS, SCHEMA
 from dgn.statuses import Status
 from dgn.targets import MODES
 
-COMPARABLE = tuple(name for name in QUERY_COLUMNS if not pa.types.is_list(SCHEMA.field(name).type))
+TYPES = {name: SCHEMA.field(name).type for name in QUERY_COLUMNS} | FIGURE_TYPES
+COMPARABLE = tuple(name for name, type_ in TYPES.items() if not pa.types.is_list(type_))
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">=": pc.greater_equal, "<=": pc.less_equal, "!=": pc.not_equal, "=": pc.equal, ">": pc.greater, "<": pc.less,
 }  # fmt: skip
@@ -40,7 +42,7 @@ class Condition:
         if self.operator == CONTAINS:
             satisfied = pc.match_substring(column, self.value, ignore_case=True)
         else:
-            satisfied = _COMPARE[self.operator](column, pa.scalar(self.value, SCHEMA.field(self.column).type))
+            satisfied = _COMPARE[self.operator](column, pa.scalar(self.value, TYPES[self.column]))
         return pc.fill_null(satisfied, self.operator == "!=")
 
     def may_hold(self, least: Any, highest: Any) -> bool:
@@ -71,7 +73,7 @@ def condition(column: str, operator_: str, value: Any) -> Condition:
         raise DgnError(f"cannot compare column '{column}': it holds lists")
     if column in WORDS and operator_ in ("=", "!=") and value not in WORDS[column]:
         raise DgnError(f"unknown {column} '{value}': expected one of {', '.join(WORDS[column])}")
-    type_ = SCHEMA.field(column).type
+    type_ = TYPES[column]
     if operator_ == CONTAINS:
         if not pa.types.is_string(type_):
             raise DgnError(f"'{column}{CONTAINS}{value}': ~ searches text, but {column} is of type {type_}")
@@ -88,7 +90,7 @@ def condition(column: str, operator_: str, value: Any) -> Condition:
     return Condition(column, operator_, parsed)
 
 
-def check_columns(names: Iterable[str], known: Sequence[str] = QUERY_COLUMNS) -> None:
+def check_columns(names: Iterable[str], known: Sequence[str] = tuple(TYPES)) -> None:
     """Raises: DgnError."""
     for name in names:
         if name not in known:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from dgn.errors import DgnError, RunDamaged
+from dgn.errors import RunDamaged
 from dgn.networks.frozen import FrozenNetwork
-from dgn.pictures.scoring import read_pictures
 from dgn.pictures.second_opinion import Opinion, opinions
+from dgn.runs.picture_batches import read_ahead
 from dgn.runs.plan import Plan
-from dgn.runs.run import NUM_READERS, VERIFY, Run
+from dgn.runs.run import VERIFY, Run
 from dgn.targets import Target
-
-COLUMNS = ["target_id", "attempt", "file_name", "sha256"]
 
 
 def judge_shards(
@@ -27,7 +22,7 @@ def judge_shards(
     """Each shard with its judgements, one row for every row of it, or with what is wrong with it."""
     rows: list[dict[str, Any]] = []
     damage: RunDamaged | None = None
-    for shard, batch, is_last, waiting in _read_ahead(run, shards, own):
+    for shard, batch, is_last, waiting in read_ahead(run, shards, own.size_px, own.engine.scoring_batch_size):
         try:
             pictures = [future.result() for future in waiting]
             targets = _targets(plan, shard, batch)
@@ -43,36 +38,6 @@ def judge_shards(
         if is_last:
             yield shard, damage or rows
             rows, damage = [], None
-
-
-Batch = tuple[int, list[dict[str, Any]], bool, list[Future[Tensor]]]  # shard, rows, whether the last, their pictures
-
-
-def _read_ahead(run: Run, shards: Sequence[int], own: FrozenNetwork) -> Iterator[Batch]:
-    """Batches of rows with their pictures, which are read while the previous batch is judged."""
-    ahead: deque[Batch] = deque()
-    batch_size = own.engine.scoring_batch_size
-    with ThreadPoolExecutor(NUM_READERS) as readers:
-        for shard, table in zip(shards, run.tables(shards, COLUMNS), strict=True):
-            rows = table.to_pylist()
-            for at in range(0, len(rows), batch_size):
-                batch = rows[at : at + batch_size]
-                waiting = [
-                    readers.submit(_picture, run, row, own.size_px) for row in batch if row["file_name"] is not None
-                ]
-                ahead.append((shard, batch, at + batch_size >= len(rows), waiting))
-                if len(ahead) > 1:
-                    yield ahead.popleft()
-        yield from ahead
-
-
-def _picture(run: Run, row: dict[str, Any], size_px: int) -> Tensor:
-    """(1, 3, H, W) uint8."""
-    png = run.picture(row["file_name"], row["sha256"])
-    try:
-        return read_pictures([png], size_px)
-    except DgnError as error:
-        raise RunDamaged(f"{run.store.url}/{row['file_name']}: {error}", VERIFY) from error
 
 
 def _targets(plan: Plan, shard: int, rows: list[dict[str, Any]]) -> list[Target]:

@@ -13,12 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from dgn.errors import DgnError
+from dgn.runs.alike import FIGURE_TYPES, SIMILARITY, Alike
 from dgn.runs.conditions import Condition, check_columns
 from dgn.runs.index_file import Group, Index, Part, read_index
 from dgn.runs.index_parts import arrow_dataset, open_part, read_groups
@@ -26,7 +28,10 @@ from dgn.runs.layout import metadata_key
 from dgn.runs.run import Run
 from dgn.runs.schema import QUERY_COLUMNS, SCHEMA
 
-BEST_FIRST = {"activation": "descending", "probability": "descending", "rank": "ascending"}
+BEST_FIRST = {
+    "activation": "descending", "probability": "descending", "rank": "ascending",
+    **dict.fromkeys(FIGURE_TYPES, "descending"),
+}  # fmt: skip
 GROUPS_AT_A_TIME = 4  # read before asking again whether another can hold a better row
 
 
@@ -71,13 +76,16 @@ class Rows:
     ) -> pa.Table:
         """The rows that satisfy all conditions, best first: the `top` best of them, or all. Nulls come last.
 
-        Raises: DgnError for an unknown column, or a `top` below 1; StoreError.
+        Columns and conditions may name figures of `dgn alike` too.
+
+        Raises: DgnError for an unknown column, a `top` below 1, or figures that nobody has computed; StoreError.
         """
-        if top is not None and (not isinstance(top, int) or top < 1):
-            raise DgnError(f"number of rows: expected an integer of at least 1, got {top!r}")
+        _check_top(top)
         check_columns(columns)
         check_columns([by], tuple(BEST_FIRST))
         needed = list(dict.fromkeys([*columns, by, "activation", "target_id", *(c.column for c in conditions)]))
+        if not FIGURE_TYPES.keys().isdisjoint(needed):
+            return self._select_by_figures(conditions, needed, by, top).select(list(columns))
         found = [pa.table({name: pa.array([], SCHEMA.field(name).type) for name in needed})]
         for rows in self.run.tables(self._not_indexed, needed):
             found = _with_matching(found, rows, conditions, by, top)
@@ -88,6 +96,46 @@ class Rows:
                 rows = read_groups(self.run, part, self._open(part), [one.row_group for one in of_part], needed)
                 found = _with_matching(found, rows, conditions, by, top)
         return _best_first(pa.concat_tables(found), by).select(list(columns))
+
+    def _select_by_figures(
+        self, conditions: Sequence[Condition], needed: Sequence[str], by: str, top: int | None
+    ) -> pa.Table:
+        """All rows that satisfy the other conditions get their figures first."""
+        stored = [name for name in dict.fromkeys([*needed, "attempt"]) if name not in FIGURE_TYPES]
+        plain = [one for one in conditions if one.column not in FIGURE_TYPES]
+        of_figures = [one for one in conditions if one.column in FIGURE_TYPES]
+        rows = Alike.of(self.run).figures_of(self.select(plain, stored))
+        return _best_first(pa.concat_tables(_with_matching([], rows, of_figures, by, None)), by, top)
+
+    def like(
+        self,
+        target_id: str,
+        conditions: Sequence[Condition] = (),
+        columns: Sequence[str] = (*QUERY_COLUMNS, SIMILARITY),
+        top: int | None = None,
+    ) -> pa.Table:
+        """The rows that satisfy all conditions and whose pictures resemble a target's most, the most similar first.
+
+        `similarity` is the cosine of their embeddings; the target itself comes first, with 1.
+
+        Raises: DgnError as `select`, and if the target is not among the pictures that `dgn alike` has compared.
+        """
+        _check_top(top)
+        check_columns([name for name in columns if name != SIMILARITY])
+        alike, among = Alike.of(self.run), None
+        if conditions:
+            places = alike.places_of(self.select(conditions, ["target_id", "attempt"]), alike.targets)
+            among = np.isin(np.arange(len(alike.targets)), places.drop_null().to_numpy())
+        found = alike.like(target_id, top or len(alike.targets), among)
+        stored = [name for name in dict.fromkeys([*columns, "target_id", "attempt"]) if name in QUERY_COLUMNS]
+        ids = found["target_id"].combine_chunks()
+        rows = pa.concat_tables(table.filter(pc.is_in(table["target_id"], ids)) for table in self.tables(stored))
+        places = alike.places_of(found, rows)
+        rows = rows.take(places.drop_null())
+        rows = rows.append_column(SIMILARITY, found[SIMILARITY].filter(places.is_valid()))
+        if not FIGURE_TYPES.keys().isdisjoint(columns):
+            rows = alike.figures_of(rows)
+        return rows.select(list(columns))
 
     def tables(self, columns: Sequence[str] = QUERY_COLUMNS) -> Iterator[pa.Table]:
         """All rows in stored order, a few thousand at a time."""
@@ -128,6 +176,12 @@ class Rows:
         if part.id not in self._files:
             self._files[part.id] = open_part(self.run, part)
         return self._files[part.id]
+
+
+def _check_top(top: object) -> None:
+    """Raises: DgnError."""
+    if top is not None and (not isinstance(top, int) or top < 1):
+        raise DgnError(f"number of rows: expected an integer of at least 1, got {top!r}")
 
 
 def _with_matching(

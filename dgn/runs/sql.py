@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from dgn.errors import DgnError
+from dgn.runs.alike import Alike, read_current
 from dgn.runs.examples import Examples
 from dgn.runs.index_parts import judged_dataset, unreadable
 from dgn.runs.query import Rows
@@ -15,7 +16,7 @@ OF_A_FILE, TRACEBACK = "reading the stream registered as", " Detail: Python exce
 
 
 def select(rows: Rows, sql: str) -> pa.Table:
-    """The result of a SELECT from the table `rows` and, if there are any, `judged` and `examples`.
+    """The result of a SELECT from the table `rows` and, if there are any, `judged`, `examples` and `alike`.
 
     The query cannot reach this machine's files or network.
 
@@ -32,6 +33,8 @@ def select(rows: Rows, sql: str) -> pa.Table:
                 connection.register("judged", judged)
             if "examples" in sql.lower() and (examples := Examples.of(rows.run)).done():
                 connection.register("examples", examples.lists())
+            if "alike" in sql.lower() and read_current(rows.run):
+                connection.register("alike", Alike.of(rows.run).table())
             statements = connection.extract_statements(sql)
             answer = connection.sql(statements[0]) if len(statements) == 1 else None
             if answer is None:
@@ -51,8 +54,10 @@ def _problem(text: str) -> DgnError:
         text = "there are no judgements yet, and no table judged: dgn judge RUN --by NETWORK makes them"
     if "name examples does not exist" in text.lower():
         text = "this run has no examples yet, so no table of them: dgn examples RUN IMAGES finds them"
+    if "name alike does not exist" in text.lower():
+        text = "nobody has looked yet which pictures are alike, so there is no table alike: dgn alike RUN makes it"
     if "does not exist" in text and "Did you mean" in text:  # among DuckDB's own tables
-        text = f"{text.partition('Did you mean')[0].strip()} The tables are rows, judged and examples."
+        text = f"{text.partition('Did you mean')[0].strip()} The tables are rows, judged, examples and alike."
     return unreadable(text.partition(TRACEBACK)[0]) if OF_A_FILE in text else DgnError(f"--sql: {text}")
 
 
