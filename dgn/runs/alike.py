@@ -162,7 +162,7 @@ class Alike:
         candidates = cosines.topk(min(_CANDIDATES * top, len(cosines))).indices
         if among is not None:
             candidates = candidates[torch.from_numpy(among)[candidates]]
-        exact = every[candidates].float() @ every[number].float()
+        exact = torch.cosine_similarity(every[candidates].float(), every[number].float()[None])
         best = torch.sort(exact, descending=True, stable=True).indices[:top]
         found = self.targets.take(pa.array(candidates[best].numpy()))
         return found.append_column(SIMILARITY, pa.array(exact[best].numpy(), pa.float32()))

@@ -143,7 +143,7 @@ def likened(
     table = pa.concat_tables(rows)
     halves_NC = np.concatenate(embedded)
     keys = table.select(["target_id", "attempt"])
-    alike = _figures(table, halves_NC.astype(np.float32), has_map, observe)
+    alike = _figures(table, likeness.normalised(halves_NC), has_map, observe)
     embeddings = keys.append_column(EMBEDDING_SCHEMA.field("embedding"), as_halves(halves_NC))
     return pa.table([*keys.columns, *alike], schema=SCHEMA), embeddings
 
