@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 from dgn.cluster.training_settings import TrainingSettings
 from dgn.jobs.cli import COMMANDS, build_app
 from dgn.runs import layout, schema
+from dgn.runs.alike import COLUMNS as ALIKE_COLUMNS
 from dgn.runs.comparison import COLUMNS as COMPARED
 from dgn.runs.config import RunConfig
 from dgn.runs.examples import COLUMNS as EXAMPLE_COLUMNS
@@ -123,6 +124,11 @@ def example_columns() -> str:
     return _table(("column", "type", "meaning"), ((f"`{c.name}`", f"`{c.type}`", c.meaning) for c in EXAMPLE_COLUMNS))
 
 
+def alike_columns() -> str:
+    """The table `alike` of `dgn query --sql`."""
+    return _table(("column", "type", "meaning"), ((f"`{c.name}`", f"`{c.type}`", c.meaning) for c in ALIKE_COLUMNS))
+
+
 def comparison_columns() -> str:
     """The table of `dgn compare`."""
     return _table(("column", "type", "meaning"), ((f"`{c.name}`", f"`{c.type}`", c.meaning) for c in COMPARED))
@@ -145,6 +151,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "columns": columns,
     "judged_columns": judged_columns,
     "example_columns": example_columns,
+    "alike_columns": alike_columns,
     "comparison_columns": comparison_columns,
     "files": files,
     "statuses": statuses,

@@ -11,6 +11,7 @@
     index/<part>/judged-<...>.parquet         second opinions in the same order
     judgements/<network>-<sha256>/<shard>.parquet   second opinions as they are made
     examples/                                 photographs that excite units most, see `examples.py`
+    alike/                                    which pictures look alike, see `alike.py`
     gallery/                                  the page
 
 <shard> has at least six digits.

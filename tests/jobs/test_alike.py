@@ -169,7 +169,9 @@ def test_damaged_pictures_are_left_out_and_named(compared, dgn, tmp_path):
 
 
 def test_what_was_not_compared_is_said(compared, rows, dgn, tmp_path):
-    assert_one_line(dgn("query", compared, "--like", "fc8-77777-untrained-s0"), 2, "fc8-77777-untrained-s0", "dgn alike")
+    assert_one_line(
+        dgn("query", compared, "--like", "fc8-77777-untrained-s0"), 2, "fc8-77777-untrained-s0", "dgn alike"
+    )
     assert_one_line(dgn("query", compared, "--like", rows[0]["target_id"], "--by", "rank"), 2, "--by")
     run = shutil.copytree(compared, tmp_path / "run", ignore=shutil.ignore_patterns("alike"))
     for asked in (["--like", rows[0]["target_id"]], ["--where", "spread>0"], ["--by", "redundancy"]):
