@@ -47,7 +47,7 @@ def command(
     opened = Run.at(run)
     info = opened.info()
     from dgn.networks.frozen import FrozenNetwork
-    from dgn.pictures.likeness import umap_library
+    from dgn.pictures.likeness import check_map_library
     from dgn.runs.likening import Features, likened
     from dgn.runs.networks import load_network
 
@@ -60,7 +60,7 @@ def command(
         raise DgnError(f"{opened.store.url} has no pictures yet")
     log_to_stderr()
     if has_map:
-        umap_library()
+        check_map_library()
     if weights.sha256 == info.fingerprint["weights_sha256"]:
         log.warning("%s made these pictures: what fools it may look alike to it; better another with --by", by)
     index = update_index(opened)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -116,7 +116,8 @@ def on_map(
     Args:
         neighbours_NK, cosines_NK: as `nearest` returns them, NUM_NEIGHBOURS each, for at least FEWEST_ON_MAP pictures.
     """
-    umap = umap_library()
+    import umap  # compiles for some seconds
+
     # That places cannot be found for later pictures, which nobody asks for.
     warnings.filterwarnings("ignore", "precomputed_knn", UserWarning, module="umap")
     itself = np.arange(len(unit_NC), dtype=np.int32)[:, None]
@@ -135,12 +136,7 @@ def on_map(
     return ((places - (low + high) / 2) / (high - low).max() + 0.5).astype(np.float32)
 
 
-def umap_library() -> Any:
-    """umap-learn, whose import takes seconds. Raises: DgnError if it is not installed."""
-    try:
-        import umap
-    except ImportError as error:
-        raise DgnError(
-            "the map needs umap-learn: pip install 'dgn[map]', or leave the map out with --no-map"
-        ) from error
-    return umap
+def check_map_library() -> None:
+    """Raises: DgnError if it is not installed."""
+    if find_spec("umap") is None:
+        raise DgnError("the map needs umap-learn: pip install 'dgn[map]', or leave the map out with --no-map")
