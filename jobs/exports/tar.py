@@ -1,7 +1,9 @@
 """A run as a few tar files with an index, by which one range read gets one picture.
 
-pack-00000.tar    pictures under their target_id
+pack-00000.tar    pictures under their target_id, with ~ for each dot
 index.parquet     all columns, and the place of each row's picture; written last
+
+webdataset takes a file's name up to the first dot for the name of its sample, and merges the files of one sample.
 """
 
 from __future__ import annotations
@@ -22,18 +24,20 @@ PLAIN_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)  # safe as a file name wherever
 
 
 def write_tar(chosen: Chosen, pieces: Iterator[Piece], write: Callable[[str, bytes], None]) -> None:
-    places = [pa.field("pack", pa.string()), pa.field("offset", pa.int64()), pa.field("length", pa.int64())]
+    texts, numbers = ("pack", "member"), ("offset", "length")
+    places = [*(pa.field(name, pa.string()) for name in texts), *(pa.field(name, pa.int64()) for name in numbers)]
     schema = described_schema(places, chosen.rows.info)
     index = io.BytesIO()
     with pq.ParquetWriter(index, schema) as writer:
         for number, of_pack in itertools.groupby(pieces, key=lambda piece: piece[0]):
             name, pack, located = f"pack-{number:05d}.tar", io.BytesIO(), []
             for _, rows, pngs in of_pack:
-                offsets = [
-                    png and _append(pack, target_id, png)
+                members = [
+                    png and _member(target_id)
                     for target_id, png in zip(rows["target_id"].to_pylist(), pngs, strict=True)
                 ]
-                columns = ([png and name for png in pngs], offsets, [png and len(png) for png in pngs])
+                offsets = [png and _append(pack, member, png) for member, png in zip(members, pngs, strict=True)]
+                columns = ([png and name for png in pngs], members, offsets, [png and len(png) for png in pngs])
                 arrays = [pa.array(values, place.type) for values, place in zip(columns, places, strict=True)]
                 located.append(joined(rows, arrays, schema))
             pack.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar
@@ -43,11 +47,16 @@ def write_tar(chosen: Chosen, pieces: Iterator[Piece], write: Callable[[str, byt
     write("index.parquet", index.getvalue())
 
 
-def _append(pack: io.BytesIO, target_id: str, png: bytes) -> int:
-    """Adds a file to a tar and returns the offset of its bytes. Raises: DgnError for a name that is not plain."""
+def _member(target_id: str) -> str:
+    """The name of a target's file: another for each target. Raises: DgnError for a target_id that is not plain."""
     if not PLAIN_NAME.fullmatch(target_id):
         raise DgnError(f"target_id '{target_id}' of the run is not a file name: expected letters, digits and . _ + -")
-    header = tarfile.TarInfo(f"{target_id}.png")  # without date or owner, so that every export has the same bytes
+    return f"{target_id.replace('.', '~')}.png"
+
+
+def _append(pack: io.BytesIO, member: str, png: bytes) -> int:
+    """Adds a file to a tar and returns the offset of its bytes."""
+    header = tarfile.TarInfo(member)  # without date or owner, so that every export has the same bytes
     header.size = len(png)
     pack.write(header.tobuf(tarfile.PAX_FORMAT))
     offset = pack.tell()

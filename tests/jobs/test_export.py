@@ -11,6 +11,7 @@ import tarfile
 
 import pyarrow.parquet as pq
 import pytest
+import webdataset
 import yaml
 from PIL import Image
 
@@ -135,7 +136,7 @@ def test_one_range_of_a_tar_pack_is_one_picture(folder, dgn, tmp_path):
     assert [path.name for path in packs] == [f"pack-{n:05d}.tar" for n in range(len(packs))]
     assert len(packs) > 4
     index = pq.read_table(out / "index.parquet")
-    assert index.column_names == ["pack", "offset", "length", *QUERY_COLUMNS]
+    assert index.column_names == ["pack", "member", "offset", "length", *QUERY_COLUMNS]
     rows = index.to_pylist()
     assert [{name: row[name] for name in QUERY_COLUMNS} for row in rows] == without_thumbnail(every_row(folder))
     listed = {}
@@ -152,18 +153,32 @@ def test_one_range_of_a_tar_pack_is_one_picture(folder, dgn, tmp_path):
     expected = {}
     for row in rows:
         if row["file_name"] is None:
-            assert row["pack"] is row["offset"] is row["length"] is None
+            assert row["pack"] is row["member"] is row["offset"] is row["length"] is None
             continue
         with (out / row["pack"]).open("rb") as pack:
             pack.seek(row["offset"])
             png = pack.read(row["length"])
         assert hashlib.sha256(png).hexdigest() == row["sha256"]
         assert png == (folder / row["file_name"]).read_bytes()
-        expected[row["pack"], f"{row['target_id']}.png"] = row["offset"], row["length"]
+        assert row["member"] == f"{row['target_id']}.png"
+        expected[row["pack"], row["member"]] = row["offset"], row["length"]
     assert list(listed.items()) == list(expected.items())
     subprocess.run(["tar", "-xf", packs[-1], "-C", tmp_path], check=True)
     last = next(row for row in reversed(rows) if row["pack"])
     assert (tmp_path / f"{last['target_id']}.png").read_bytes() == (folder / last["file_name"]).read_bytes()
+
+
+def test_webdataset_reads_a_sample_per_picture_of_a_layer_with_dots(own, dgn, tmp_path):
+    edit_rows(own, lambda row: {**row, "target_id": f"features.1.{row['target_id']}"})
+    rows = [row for row in every_row(own) if row["file_name"]]
+    assert dgn("export", own, tmp_path / "tar", "--format", "tar")[0] == 0
+    packs = sorted(str(path) for path in (tmp_path / "tar").glob("pack-*.tar"))
+    samples = {sample["__key__"]: sample["png"] for sample in webdataset.WebDataset(packs, shardshuffle=False)}
+    index = pq.read_table(tmp_path / "tar" / "index.parquet").to_pylist()
+    keys = {row["target_id"]: row["member"].removesuffix(".png") for row in index if row["member"]}
+    assert len(samples) == len(rows) > 8
+    for row in rows:
+        assert hashlib.sha256(samples[keys[row["target_id"]]]).hexdigest() == row["sha256"]
 
 
 def test_long_target_ids_are_read_by_tar(own, dgn, tmp_path):
