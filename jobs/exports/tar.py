@@ -32,11 +32,12 @@ def write_tar(chosen: Chosen, pieces: Iterator[Piece], write: Callable[[str, byt
         for number, of_pack in itertools.groupby(pieces, key=lambda piece: piece[0]):
             name, pack, located = f"pack-{number:05d}.tar", io.BytesIO(), []
             for _, rows, pngs in of_pack:
-                members = [
-                    png and _member(target_id)
-                    for target_id, png in zip(rows["target_id"].to_pylist(), pngs, strict=True)
+                target_ids = rows["target_id"].to_pylist()
+                members = [_member(target_id) if png else None for target_id, png in zip(target_ids, pngs, strict=True)]
+                offsets = [
+                    _append(pack, member, png) if member and png else None
+                    for member, png in zip(members, pngs, strict=True)
                 ]
-                offsets = [png and _append(pack, member, png) for member, png in zip(members, pngs, strict=True)]
                 columns = ([png and name for png in pngs], members, offsets, [png and len(png) for png in pngs])
                 arrays = [pa.array(values, place.type) for values, place in zip(columns, places, strict=True)]
                 located.append(joined(rows, arrays, schema))

@@ -1,5 +1,6 @@
 """Stores: create-once, whole files, and lines for stores that cannot be used. S3 is a real server."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dgn.errors import StoreError
-from dgn.runs.stores import open_store, read_url
+from dgn.runs.stores import local, open_store, read_url
 from dgn.runs.stores.base import HIDDEN, KeyExists, check_create_once
 from dgn.runs.stores.local import LocalStore
 from dgn.runs.stores.s3 import S3Store
@@ -172,3 +173,30 @@ def test_keys_cannot_leave_the_run(store):
 def test_create_once_check_is_what_it_says(tmp_path):
     check_create_once(LocalStore(str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
+
+
+def refuses(*_, **__):
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+def test_without_hard_links_a_file_is_still_created_once(tmp_path, monkeypatch):
+    """As on exFAT in the kernel, whose `link` fails with EPERM: `renameat2` takes its place, here on this disk."""
+    monkeypatch.setattr(os, "link", refuses)
+    store = LocalStore(str(tmp_path / "run"))
+    check_create_once(store)
+    store.create("metadata/000000.parquet", b"first")
+    with pytest.raises(KeyExists):
+        store.create("metadata/000000.parquet", b"second")
+    assert store.read("metadata/000000.parquet") == b"first"
+    assert [path.name for path in (tmp_path / "run").rglob("*") if path.is_file()] == ["000000.parquet"]
+
+
+def test_a_file_system_that_creates_nothing_once_is_one_line(tmp_path, monkeypatch):
+    """As exFAT by FUSE (exfat-fuse 1.3.0): `link` fails with EPERM and `renameat2` with EINVAL."""
+    monkeypatch.setattr(os, "link", refuses)
+    monkeypatch.setattr(local, "_NOREPLACE", 1 << 30)  # a flag that the kernel does not know: EINVAL
+    store = LocalStore(str(tmp_path / "run"))
+    with pytest.raises(StoreError, match="has no hard links") as raised:
+        store.check(must_write=True)
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.iterdir()), "nothing is left"

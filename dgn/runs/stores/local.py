@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -23,6 +24,9 @@ ADVICE = {
     errno.EACCES: "no permission for {url}: {error}; it must be readable and writable",
     errno.EPERM: "no permission for {url}: {error}; it must be readable and writable",
 }
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
+NO_SUCH_RENAME = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+_HERE, _NOREPLACE = -100, 1  # AT_FDCWD, RENAME_NOREPLACE
 
 
 class LocalStore(PatientStore):
@@ -52,10 +56,27 @@ class LocalStore(PatientStore):
         path = self._path(key)
         with self._temporary(path, data) as temporary:
             try:
-                os.link(temporary, path)  # unlike a rename, fails if the name is taken
+                self._name(temporary, path)
             except FileExistsError as error:
                 raise KeyExists(key) from error
         self._sync_folder(path.parent)
+
+    def _name(self, temporary: Path, path: Path) -> None:
+        """Gives a file its name, in one step. Raises: FileExistsError if the name is taken, unlike a plain rename."""
+        try:
+            os.link(temporary, path)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            try:
+                _rename_if_free(temporary, path)
+            except OSError as second:
+                if second.errno not in NO_SUCH_RENAME:
+                    raise
+                raise StoreError(
+                    f"the file system of {self.url} has no hard links (exFAT and some network drives have none), and "
+                    "no other way to create a file once: give a folder on another file system, or s3://bucket/prefix"
+                ) from error
 
     @patient("write")
     def write(self, key: str, data: bytes) -> None:
@@ -168,3 +189,13 @@ class LocalStore(PatientStore):
             check_create_once(nearest)
         except FileNotFoundError as error:  # raised by /proc
             raise StoreError(f"cannot write to {existing}: {error.strerror}; give another folder") from error
+
+
+def _rename_if_free(old: Path, new: Path) -> None:
+    """Linux's renameat2, which Python lacks. Raises: FileExistsError if `new` exists; other OSErrors."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):  # a C library of before 2018
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if libc.renameat2(_HERE, os.fsencode(old), _HERE, os.fsencode(new), _NOREPLACE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(new))  # a FileExistsError for EEXIST
