@@ -69,12 +69,12 @@ def _asked(num: int) -> dict[str, Any]:
         current = write_alike(run, pa.table([*keys, *nothing], schema=SCHEMA), embeddings, "none", "0" * 64)
         start = time.perf_counter()
         alike = Alike.of(Run(open_store(folder)))
-        alike.like(names[0].as_py(), TOP)
+        alike.like(0, TOP)
         opened = time.perf_counter() - start
         seconds = []
         for number in np.random.default_rng(1).integers(0, num, NUM_QUESTIONS):
             start = time.perf_counter()
-            found = alike.like(names[int(number)].as_py(), TOP)
+            found = alike.like(alike.number_of(names[int(number)].as_py()), TOP)
             seconds.append(time.perf_counter() - start)
             assert found["target_id"][0].as_py() == names[int(number)].as_py()
     return {

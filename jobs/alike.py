@@ -68,12 +68,15 @@ def command(
     problems = _look(features, index, FrozenNetwork(weights))
     with bar("compared", index.num_rows) as (progress, task):
         tables = likened(features, index, has_map, lambda done: progress.update(task, completed=done))
-    current = write_alike(opened, *tables, weights.network.name, weights.sha256)
-    _print(Alike(opened, current))
+    if tables:
+        current = write_alike(opened, *tables, weights.network.name, weights.sha256)
+        _print(Alike(opened, current), index.num_rows, has_map)
     if problems:
         raise Incomplete(
             f"{plural(len(problems), 'shard')} could not be looked at: {problems[0]}; dgn verify {run} lists the damage"
         )
+    if not tables:
+        raise DgnError(f"{opened.store.url} has no picture that {by} responds to: dgn failed {run} says why")
 
 
 def _look(features: Any, index: Index, network: Any) -> list[str]:
@@ -88,8 +91,15 @@ def _look(features: Any, index: Index, network: Any) -> list[str]:
     return problems
 
 
-def _print(alike: Alike) -> None:
+def _print(alike: Alike, num_rows: int, has_map: bool) -> None:
     current = alike.current
+    if current.num_rows < num_rows:
+        log.info("%d rows are left out: without a picture, or with one that %s does not respond to",
+                 num_rows - current.num_rows, current.by)  # fmt: skip
+    if has_map and not current.has_map:
+        from dgn.pictures.likeness import FEWEST_ON_MAP
+
+        log.info("no map: it takes at least %d pictures", FEWEST_ON_MAP)
     table = alike.table(["target_id", "redundancy", "similar"])
     most = table.filter(table["redundancy"].is_valid()).sort_by(
         [("redundancy", "descending"), ("target_id", "ascending")]
@@ -100,5 +110,4 @@ def _print(alike: Alike) -> None:
         [[row["target_id"], f"{row['redundancy']:.3f}"] for row in most.slice(0, NUM_PRINTED).to_pylist()],
     )
     where = f"{alike.run.store.url}/{current.table}"
-    no_map = "" if current.has_map else ", without a map"
-    print(printable(f"{plural(current.num_rows, 'picture')} compared in the features of {current.by}{no_map}: {where}"))
+    print(printable(f"{plural(current.num_rows, 'picture')} compared in the features of {current.by}: {where}"))

@@ -29,18 +29,20 @@ def features(pictures_N3HW: Tensor, network: FrozenNetwork) -> NDArray[np.float6
     return unit_values(responses[layer]).activation.cpu().double().numpy()
 
 
-def main_directions(blocks: Iterable[NDArray[np.floating]], num_directions: int) -> NDArray[np.float32]:
-    """The directions that lose least of unit-length features, (channels, directions), orthonormal.
+def main_directions(blocks: Iterable[NDArray[np.floating]], num_directions: int) -> NDArray[np.float32] | None:
+    """The directions that lose least of unit-length features, (channels, directions), orthonormal; None for none.
 
     No mean is taken off, so cosines stay what they are among all channels.
 
     Args:
         blocks: features, (N, channels) each.
     """
-    moments: NDArray[np.float64] | float = 0.0
+    moments: NDArray[np.float64] | None = None
     for block in blocks:
         unit = normalised(block).astype(np.float64)
-        moments = moments + unit.T @ unit
+        moments = unit.T @ unit if moments is None else moments + unit.T @ unit
+    if moments is None:
+        return None
     _, vectors = np.linalg.eigh(moments)  # ascending
     return vectors[:, ::-1][:, :num_directions].astype(np.float32)
 
@@ -59,7 +61,7 @@ def nearest(
     Exact: every row is compared with every other.
 
     Args:
-        unit_NC: rows of unit length, more than `count`.
+        unit_NC: rows of unit length, no zeros; more than `count`.
         observe: called with the number of rows that are done.
     """
     every = torch.from_numpy(unit_NC)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 import dgn
-from dgn.errors import DgnError, RunDamaged
+from dgn.errors import DgnError, RunDamaged, StoreError
 from dgn.runs import schema
 from dgn.runs.layout import dated_id, made_at
 from dgn.runs.run import Run
@@ -39,7 +39,7 @@ FOLDER = "alike"
 CURRENT_FILE = f"{FOLDER}/current.json"
 NUM_SIMILAR = 12
 AGAIN = "dgn alike makes it again"  # advice that ends a message
-KEPT_FOR = timedelta(days=1)  # an open page may still be reading
+KEPT_FOR = timedelta(days=1)
 HALVES = pa.list_(pa.field("element", pa.float16(), nullable=False))
 FIGURES = (
     Column("redundancy", pa.float32(), "Redundancy", "how much it resembles another unit's picture: the highest cosine "
@@ -67,7 +67,7 @@ EMBEDDING_SCHEMA = pa.schema([(column.name, column.type) for column in (*_KEYS, 
 FEATURES_SCHEMA = pa.schema([*((column.name, column.type) for column in _KEYS), ("features", HALVES)])
 SIMILARITY = "similarity"  # of `like`, and of rows that `dgn query --like` shows
 FIGURE_TYPES = {column.name: column.type for column in FIGURES}
-_CANDIDATES = 4  # times as many as asked for are compared again exactly
+_ROUNDING = 1e-3  # more than a cosine of halves can be wrong by: halves near 1 are 0.0005 apart
 
 
 @dataclass(frozen=True)
@@ -137,33 +137,37 @@ class Alike:
         is_known = pc.equal(table["attempt"].take(places), rows["attempt"])
         return pc.if_else(pc.fill_null(is_known, False), places, None)
 
-    def like(self, target_id: str, top: int, among: NDArray[np.bool_] | None = None) -> pa.Table:
-        """The `top` pictures most similar to a target's, the most similar first, itself included: their target_id,
-        attempt and similarity, the cosine of the embeddings.
-
-        Args:
-            among: which rows to choose from, (N,); all without.
-
-        Raises: DgnError if the target has no embedding; RunDamaged.
-        """
-        import torch  # NumPy multiplies halves ten times more slowly
-
+    def number_of(self, target_id: str) -> int:
+        """The row of a target. Raises: DgnError if there is none; RunDamaged."""
         number = pc.index(self.targets["target_id"], target_id).as_py()
         if number < 0:
             raise DgnError(
-                f"no picture '{target_id}' was looked at: expected a target_id such as LAYER-00009-untrained-s0; "
+                f"no picture '{target_id}' was compared: expected a target_id such as LAYER-00009-untrained-s0; "
                 f"if it was rendered since, repeat dgn alike {self.run.store.url}"
             )
+        return number
+
+    def like(self, number: int, top: int, among: NDArray[np.bool_] | None = None) -> pa.Table:
+        """The `top` pictures most similar to that of a row, itself first: their target_id, attempt and similarity, the
+        cosine of the embeddings. Of equals, earlier rows come first.
+
+        Args:
+            top: no more than there are.
+            among: which rows to choose from, (N,); all without.
+
+        Raises: RunDamaged.
+        """
+        import torch  # NumPy multiplies halves ten times more slowly
+
         every = torch.from_numpy(self.embeddings)
         cosines = every @ every[number]
         if among is not None:
             cosines[torch.from_numpy(~among)] = -torch.inf
-            top = min(top, int(among.sum()))
-        candidates = cosines.topk(min(_CANDIDATES * top, len(cosines))).indices
-        if among is not None:
-            candidates = candidates[torch.from_numpy(among)[candidates]]
+        least = cosines.topk(top).values[-1] if top else torch.inf
+        candidates = torch.nonzero((cosines >= least - _ROUNDING) & (cosines > -torch.inf))[:, 0]
         exact = torch.cosine_similarity(every[candidates].float(), every[number].float()[None])
-        best = torch.sort(exact, descending=True, stable=True).indices[:top]
+        is_itself = candidates == number
+        best = torch.sort(exact + 2 * is_itself, descending=True, stable=True).indices[:top]
         found = self.targets.take(pa.array(candidates[best].numpy()))
         return found.append_column(SIMILARITY, pa.array(exact[best].numpy(), pa.float32()))
 
@@ -188,7 +192,7 @@ def read_current(run: Run) -> Current | None:
     except (ValidationError, *NOT_JSON) as error:
         raise RunDamaged(f"{where} is not what was written", AGAIN) from error
     if current.version != VERSION:
-        raise RunDamaged(f"{where} has version {current.version}, expected {VERSION}", AGAIN)
+        raise StoreError(f"{where} has version {current.version}, this dgn reads {VERSION}: use the dgn that wrote it")
     return current if current.run_id == run.info().run_id else None
 
 
@@ -206,8 +210,10 @@ def as_halves(values_NC: NDArray[np.floating]) -> pa.Array:
 
 
 def write_alike(run: Run, table: pa.Table, embeddings: pa.Table, by: str, by_weights_sha256: str) -> Current:
-    """Writes both tables, of SCHEMA and EMBEDDING_SCHEMA, and then that they count. Deletes those of days before."""
+    """Writes both tables, of SCHEMA and EMBEDDING_SCHEMA, and then that they count. Deletes old ones, except those that
+    counted until now, which an open page may be reading."""
     folder, info = f"{FOLDER}/{dated_id()}", run.info()
+    former = _former(run)
     about = {"run_id": info.run_id, "by": by, "by_weights_sha256": by_weights_sha256}
     data = {"table": as_file(table, about), "embeddings": as_file(embeddings, about, use_dictionary=False)}
     keys = {"table": f"{folder}/alike.parquet", "embeddings": f"{folder}/embeddings.parquet"}
@@ -228,9 +234,19 @@ def write_alike(run: Run, table: pa.Table, embeddings: pa.Table, by: str, by_wei
     run.store.write(CURRENT_FILE, json.dumps(asdict(current), indent=2).encode())
     oldest = datetime.now(UTC) - KEPT_FOR
     for key in list(run.store.list(FOLDER)):
-        if key not in keys.values() and key.count("/") > 1 and made_at(key.split("/")[1]) < oldest:
+        of = key.split("/")[1]
+        if key not in keys.values() and of not in former and made_at(of) < oldest:
             run.store.delete(key)
     return current
+
+
+def _former(run: Run) -> str:
+    """The table that counts now, if any."""
+    try:
+        current = read_current(run)
+    except StoreError:
+        return ""
+    return current.table if current else ""
 
 
 def as_file(table: pa.Table, about: dict[str, str], **options: Any) -> bytes:

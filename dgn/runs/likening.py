@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,8 @@ from dgn.runs.judgements import Judge
 from dgn.runs.picture_batches import read_ahead
 from dgn.runs.run import Run, read_many
 from dgn.runs.stores import KeyExists
+
+log = logging.getLogger("dgn")
 
 NUM_VALUES = 256  # of an embedding
 SEED = r"-s\d+$"  # at the end of a target_id
@@ -80,14 +83,19 @@ class Features:
         there = set(self.run.store.list(f"{FOLDER}/{self.by.folder}"))
         seen = [shard for shard in shards if self.key(shard) in there]
         attempts = self.run.tables(seen, ["attempt"])
-        stale = {
+        known = {
             shard for shard, rows, found in zip(seen, attempts, read_many(self._attempts, seen), strict=True)
-            if len(found) and found["attempt"][0] != rows["attempt"][0]
+            if len(found) and found["attempt"][0] == rows["attempt"][0]
         }  # fmt: skip
-        return [shard for shard in shards if self.key(shard) not in there or shard in stale]
+        return [shard for shard in shards if shard not in known]
 
     def _attempts(self, shard: int) -> pa.Table:
-        return self._read(shard, ["attempt"])
+        """Of a file that cannot be read: none, so that it is made again."""
+        try:
+            return self._read(shard, ["attempt"])
+        except RunDamaged as error:
+            log.warning("%s", error.problem)
+            return FEATURES_SCHEMA.empty_table()
 
     def _read(self, shard: int, columns: list[str] | None = None) -> pa.Table:
         key = self.key(shard)
@@ -112,29 +120,33 @@ class Features:
 
 
 def _featured(rows: Sequence[dict[str, Any]], pictures: Sequence[torch.Tensor], network: FrozenNetwork) -> pa.Table:
-    """Of the rows that have a picture."""
+    """Of the rows that have a picture which the network responds to. Raises: DgnError for NaN."""
     with_picture = [row for row in rows if row["file_name"] is not None]
-    columns = {name: pa.array([row[name] for row in with_picture], pa.string()) for name in ("target_id", "attempt")}
     values = likeness.features(torch.cat(list(pictures)), network) if pictures else np.empty((0, 0))
+    if not np.isfinite(values).all():
+        strange = with_picture[int(np.flatnonzero(~np.isfinite(values).all(1))[0])]["target_id"]
+        raise DgnError(f"{network.network.name} answers {strange} with NaN or infinity: name another with --by")
+    has_any = np.asarray(values.any(1))
+    kept = [row for row, responds in zip(with_picture, has_any, strict=True) if responds]
+    columns = {name: pa.array([row[name] for row in kept], pa.string()) for name in ("target_id", "attempt")}
     # Halves end at 65,504, and some networks' features do not; only their directions count.
-    columns["features"] = as_halves(likeness.normalised(values))
+    columns["features"] = as_halves(likeness.normalised(values[has_any]))
     return pa.table(columns, schema=FEATURES_SCHEMA)
 
 
 def likened(
     features: Features, index: Index, has_map: bool, observe: Callable[[int], None] = lambda done: None
-) -> tuple[pa.Table, pa.Table]:
-    """The tables of `alike.py`: SCHEMA and EMBEDDING_SCHEMA, for all pictures of the index that have features.
+) -> tuple[pa.Table, pa.Table] | None:
+    """The tables of `alike.py`: SCHEMA and EMBEDDING_SCHEMA, for all pictures of the index that have features; None if
+    none has.
 
     Args:
         has_map: whether to compute one; few pictures have none.
         observe: called with the number of pictures whose neighbours are known.
-
-    Raises: DgnError if there is no picture.
     """
-    if not any(len(values) for _, values in features.aligned(index)):
-        raise DgnError(f"{features.run.store.url} has no pictures that could be compared: dgn failed says why")
     directions = likeness.main_directions((values for _, values in features.aligned(index)), NUM_VALUES)
+    if directions is None:
+        return None
     rows: list[pa.Table] = []
     embedded: list[NDArray[np.float16]] = []
     for table, values in features.aligned(index):

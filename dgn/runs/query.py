@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from dgn.errors import DgnError
 from dgn.runs.alike import FIGURE_TYPES, SIMILARITY, Alike
@@ -118,15 +119,20 @@ class Rows:
 
         `similarity` is the cosine of their embeddings; the target itself comes first, with 1.
 
-        Raises: DgnError as `select`, and if the target is not among the pictures that `dgn alike` has compared.
+        Raises: DgnError as `select`, and if the target is not among the pictures that `dgn alike` has compared, or was
+            rendered again since.
         """
         _check_top(top)
         check_columns([name for name in columns if name != SIMILARITY])
-        alike, among = Alike.of(self.run), None
+        alike = Alike.of(self.run)
+        number, keys = alike.number_of(target_id), ["target_id", "attempt"]
+        among = self._is_there(alike, pa.concat_tables(self.tables(keys)))
+        if not among[number]:
+            raise DgnError(f"'{target_id}' was rendered again since: repeat dgn alike {self.run.store.url}")
         if conditions:
-            places = alike.places_of(self.select(conditions, ["target_id", "attempt"]), alike.targets)
-            among = np.isin(np.arange(len(alike.targets)), places.drop_null().to_numpy())
-        found = alike.like(target_id, top or len(alike.targets), among)
+            among &= self._is_there(alike, self.select(conditions, keys))
+        count = int(among.sum())
+        found = alike.like(number, min(top or count, count), among)
         stored = [name for name in dict.fromkeys([*columns, "target_id", "attempt"]) if name in QUERY_COLUMNS]
         ids = found["target_id"].combine_chunks()
         rows = pa.concat_tables(table.filter(pc.is_in(table["target_id"], ids)) for table in self.tables(stored))
@@ -136,6 +142,12 @@ class Rows:
         if not FIGURE_TYPES.keys().isdisjoint(columns):
             rows = alike.figures_of(rows)
         return rows.select(list(columns))
+
+    @staticmethod
+    def _is_there(alike: Alike, rows: pa.Table) -> NDArray[np.bool_]:
+        """Which of the compared pictures are among these rows."""
+        places = alike.places_of(rows, alike.targets)
+        return np.isin(np.arange(len(alike.targets)), places.drop_null().to_numpy())
 
     def tables(self, columns: Sequence[str] = QUERY_COLUMNS) -> Iterator[pa.Table]:
         """All rows in stored order, a few thousand at a time."""

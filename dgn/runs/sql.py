@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -33,7 +34,7 @@ def select(rows: Rows, sql: str) -> pa.Table:
                 connection.register("judged", judged)
             if "examples" in sql.lower() and (examples := Examples.of(rows.run)).done():
                 connection.register("examples", examples.lists())
-            if "alike" in sql.lower() and read_current(rows.run):
+            if re.search(r"\balike\b", sql.lower()) and read_current(rows.run):
                 connection.register("alike", Alike.of(rows.run).table())
             statements = connection.extract_statements(sql)
             answer = connection.sql(statements[0]) if len(statements) == 1 else None

@@ -1,6 +1,7 @@
 """`dgn alike` and `dgn query --like`: against cosines computed from the run's own files, one picture at a time."""
 
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -9,13 +10,15 @@ import duckdb
 import numpy as np
 import pandas
 import polars
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import dgn as api
 from dgn.pictures import likeness
 from dgn.pictures.scoring import read_pictures
-from dgn.runs.alike import SCHEMA
+from dgn.runs.alike import EMBEDDING_SCHEMA, SCHEMA, Alike, as_halves, write_alike
 from tests.helpers.fake_runs import write_fake_run
 from tests.helpers.rows import assert_one_line, edit_rows, every_row, times
 
@@ -24,7 +27,7 @@ ALIKE = ("--by", "vgg16-mini", "--no-map")
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    """Ten classes in both modes and six filters, two pictures each; 15 shards. Some have no picture."""
+    """Ten classes and six filters, two pictures each, in eight shards. One has no picture."""
     from dgn.jobs.alike import command
 
     folder = tmp_path_factory.mktemp("alike") / "run"
@@ -93,12 +96,15 @@ def test_like_asks_for_the_most_similar(compared, rows, cosines, dgn):
     assert float(found[0]["similarity"]) == pytest.approx(1, abs=1e-6)
     similarities = [cosines[name, row["target_id"]] for row in expected]
     assert [float(row["similarity"]) for row in found] == pytest.approx(similarities, abs=2e-3)
-    pretrained = list(csv.DictReader(io.StringIO(dgn(*command, "--where", "mode=pretrained")[1])))
-    assert {row["target_id"] for row in pretrained} == {r["target_id"] for r in rows if r["mode"] == "pretrained"}
-    falling = [float(row["similarity"]) for row in pretrained]
+    for row in found:  # ids, too: each has the cosine that is said
+        assert float(row["similarity"]) == pytest.approx(cosines[name, row["target_id"]], abs=2e-3)
+    classes = list(csv.DictReader(io.StringIO(dgn(*command, "--where", "layer=fc8")[1])))
+    assert {row["target_id"] for row in classes} == {row["target_id"] for row in rows if row["layer"] == "fc8"}
+    assert len(classes) > 15
+    falling = [float(row["similarity"]) for row in classes]
     assert falling == sorted(falling, reverse=True)
-    pictures = api.open_run(compared).like(name, "mode=pretrained", top=3)
-    assert [picture.target_id for picture in pictures] == [row["target_id"] for row in pretrained[:3]]
+    pictures = api.open_run(compared).like(name, "layer=fc8", top=3)
+    assert [picture.target_id for picture in pictures] == [row["target_id"] for row in classes[:3]]
 
 
 def test_figures_filter_rank_and_join(compared, current, dgn):
@@ -144,13 +150,19 @@ def test_a_second_time_only_what_is_new_is_looked_at(compared, dgn, tmp_path):
     edit_rows(run, rendered_again)
     shutil.rmtree(run / "index")  # as a job does before it renders a shard again
     stale = [row["target_id"] for row in every_row(run) if row["shard"] == 5 and row["file_name"]]
+    assert_one_line(dgn("query", run, "--like", stale[0]), 2, "rendered again since")
+    fresh = next(row["target_id"] for row in every_row(run) if row["shard"] != 5 and row["file_name"])
+    liked = json.loads(dgn("query", run, "--like", fresh, "--top", 20, "--format", "json")[1])
+    assert len(liked) == 20, "whoever is out of date takes nobody's place"
+    assert not {row["target_id"] for row in liked} & set(stale)
     asked = ["query", run, "--where", "redundancy>=-1", "--columns", "target_id", "--format", "json"]
     known = [row["target_id"] for row in json.loads(dgn(*asked)[1])]
     assert stale
     assert not set(stale) & set(known), "other pictures than those that were compared"
+    (features / "000003.parquet").write_bytes(b"PAR1")
     assert dgn("alike", run, *ALIKE)[0] == 0
     changed = {path.name for path, when in times(features).items() if before.get(path) != when and path.is_file()}
-    assert changed == {"000002.parquet", "000005.parquet"}
+    assert changed == {"000002.parquet", "000003.parquet", "000005.parquet"}
     assert set(stale) <= {row["target_id"] for row in json.loads(dgn(*asked)[1])}
     assert len(list((run / "alike").glob("2*"))) == 2, "an open page may still read the former"
 
@@ -166,6 +178,73 @@ def test_damaged_pictures_are_left_out_and_named(compared, dgn, tmp_path):
     left = {one["target_id"] for one in every_row(run) if one["file_name"] and one["shard"] not in sharing}
     assert set(api.open_run(run).embeddings()[0]) == left
     assert f"{len(left)} pictures compared" in out
+
+
+def test_if_every_picture_is_damaged_that_is_what_is_said(compared, dgn, tmp_path):
+    run = shutil.copytree(compared, tmp_path / "run", ignore=shutil.ignore_patterns("alike"))
+    for path in (run / "images").rglob("*.png"):
+        path.write_bytes(b"nothing")
+    code, _, err = dgn("alike", run, *ALIKE)
+    assert code == 1
+    assert "shards could not be looked at" in err
+    assert not (run / "alike" / "current.json").exists()
+
+
+def test_what_was_compared_last_stays_for_pages_that_read_it(compared, current, dgn, tmp_path):
+    run = shutil.copytree(compared, tmp_path / "run")
+    (name,) = (path.name for path in (run / "alike").glob("2*"))
+    for old in ("20200101T000000Z-00000000", "20200102T000000Z-00000000"):  # the second counts until now
+        shutil.copytree(run / "alike" / name, run / "alike" / old)
+    changed = json.dumps(current).replace(name, "20200102T000000Z-00000000")
+    (run / "alike" / "current.json").write_text(changed)
+    assert dgn("alike", run, *ALIKE)[0] == 0
+    left = {path.name for path in (run / "alike").glob("2*")}
+    assert "20200102T000000Z-00000000" in left
+    assert "20200101T000000Z-00000000" not in left
+    assert len(left) == 3
+
+
+def test_many_equal_pictures_come_in_order_after_the_one_asked_for(tmp_path):
+    """Halves cannot tell cosines near 1 apart."""
+    stream = np.random.default_rng(0)
+    values = np.ones((400, 64)) + 0.02 * stream.standard_normal((400, 64))
+    values[100:300] = values[100]
+    halves = likeness.normalised(values).astype(np.float16)
+    run = write_fake_run(str(tmp_path / "run"), targets=["classes:0"], has_pictures=False)
+    keys = [pa.array([f"t{n}" for n in range(400)]), pa.repeat("00000000", 400)]
+    nothing = [pa.nulls(400, field.type) for field in SCHEMA][2:]
+    table = pa.table([*keys, *nothing], schema=SCHEMA)
+    write_alike(run, table, pa.table([*keys, as_halves(halves)], schema=EMBEDDING_SCHEMA), "none", "0" * 64)
+    exact = halves.astype(np.float64) / np.linalg.norm(halves.astype(np.float64), axis=1, keepdims=True)
+    alike = Alike.of(run)
+    for number in (0, 150, 399):
+        found = alike.like(number, 20)
+        order = sorted(range(400), key=lambda n, to=exact @ exact[number], own=number: (n != own, -to[n].round(7), n))
+        assert found["target_id"].to_pylist()[0] == f"t{number}"
+        assert set(found["target_id"].to_pylist()) == {f"t{n}" for n in order[:20]}
+    assert alike.like(150, 4)["target_id"].to_pylist() == ["t150", "t100", "t101", "t102"]
+
+
+def test_pictures_that_the_network_does_not_respond_to_are_left_out(compared, dgn, tmp_path, monkeypatch):
+    run = shutil.copytree(compared, tmp_path / "run", ignore=shutil.ignore_patterns("alike"))
+    silent = next(row for row in every_row(run) if row["file_name"])
+    plain = likeness.features
+
+    def features(pictures, network):
+        """As of a network whose last ReLUs are all zero for one picture, which is black here."""
+        return plain(pictures, network) * (pictures.amax((1, 2, 3)) > 0).numpy()[:, None]
+
+    monkeypatch.setattr(likeness, "features", features)
+    black = io.BytesIO()
+    Image.new("RGB", (224, 224)).save(black, "png")
+    (run / silent["file_name"]).write_bytes(black.getvalue())
+    digest = hashlib.sha256(black.getvalue()).hexdigest()
+    same = silent["file_name"]
+    edit_rows(run, lambda row: row | {"sha256": digest} if row["file_name"] == same else None)
+    shutil.rmtree(run / "index")
+    assert dgn("alike", run, *ALIKE)[0] == 0
+    left = {row["target_id"] for row in every_row(run) if row["file_name"] not in (None, same)}
+    assert set(api.open_run(run).embeddings()[0]) == left
 
 
 def test_what_was_not_compared_is_said(compared, rows, dgn, tmp_path):
@@ -188,5 +267,5 @@ def test_what_was_not_compared_is_said(compared, rows, dgn, tmp_path):
 def test_a_run_without_pictures_has_nothing_to_compare(dgn, tmp_path):
     write_fake_run(str(tmp_path / "run"), targets=["classes:0"])
     edit_rows(tmp_path / "run", lambda row: row | {"file_name": None, "sha256": None})
-    assert_one_line(dgn("alike", tmp_path / "run", *ALIKE), 2, "no pictures that could be compared")
+    assert_one_line(dgn("alike", tmp_path / "run", *ALIKE), 2, "no picture that vgg16-mini responds to")
     assert not (tmp_path / "run" / "alike" / "current.json").exists()
