@@ -109,7 +109,6 @@ def results(study: Study, contenders: list[str]) -> dict[str, Any]:
     return {
         "rows": rows,
         "detectors_on_photographs": {cue: study.detector_on_photographs(cue) for cue in study.cues},
-        "seconds_per_picture": {contender: study.seconds(contender) for contender in contenders},
     }
 
 

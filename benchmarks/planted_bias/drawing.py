@@ -51,7 +51,7 @@ CONTENDERS = {
     "untrained, standard": Contender("standard", "untrained", 3, 20),  # 200 updates of four views
     "lucent": Contender("lucent", "untrained", 3, 20),
 }
-LUCENT_STEPS = 128  # a quarter of its default, which still takes longer than dgn
+LUCENT_STEPS = 128  # a quarter of its default
 
 
 class _AsTorchvision(nn.Module):

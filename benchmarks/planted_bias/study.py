@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import statistics
 from functools import lru_cache
 from typing import Any
 
@@ -170,9 +168,3 @@ class Study:
         has_N = which_have(cue, "held out", POOL_SHARE)
         with_N, without_N = (self.scores(cue, self._features("eye", "held out", one)) for one in (cue, None))
         return area_under_curve(with_N[has_N], without_N[~has_N])
-
-    def seconds(self, contender: str) -> float | None:
-        """Median seconds of a picture, while as many others were drawn as there are workers."""
-        lines = map(json.loads, self.places.log.read_text().splitlines() if self.places.log.exists() else [])
-        of_these = [one["seconds"] for one in lines if (one["network"], one["contender"]) == (self.network, contender)]
-        return statistics.median(of_these) if of_these else None

@@ -52,10 +52,6 @@ class Places:
     def animals(self) -> Path:
         return self.work / "animals.json"
 
-    @property
-    def log(self) -> Path:
-        return self.work / "drawn.jsonl"
-
     def features(self, network: str, part: Part, cue: str | None) -> Path:
         return self.work / "features" / network / f"{part}, {cue or 'no cue'}.pt"
 
@@ -135,13 +131,8 @@ class Worker:
         precision: Precision,
     ) -> None:  # fmt: skip
         """Pictures of the dogs of a network with these weights and biases of its head."""
-        start = time.perf_counter()
         folder = self.places.pictures(network, head, contender)
         drawing.draw(self.weights(network), *parts, drawing.CONTENDERS[contender], seeds, precision, folder)
-        seconds = (time.perf_counter() - start) / len(seeds)
-        line = {"network": network, "head": head, "contender": contender, "seeds": seeds, "seconds": seconds}
-        with self.places.log.open("a") as log:
-            log.write(json.dumps(line) + "\n")
 
 
 def save(tensor: Tensor, path: Path) -> None:
