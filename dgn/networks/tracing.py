@@ -330,7 +330,7 @@ class _Found(Exception):
     """Ends a network's run at its first convolution: the channels that this reads, and those that came."""
 
 
-def _vgg_names(model: nn.Module) -> dict[str, str]:
+def _vgg_names(model: Any) -> dict[str, str]:
     """Dotted name -> conv{block}_{i} or fc{i} for torchvision's VGG family and embedded ones; empty for others."""
     if VGG_CLASSES.isdisjoint(f"{one.__module__}.{one.__qualname__}" for one in type(model).__mro__):
         return {}

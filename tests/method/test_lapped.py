@@ -69,8 +69,7 @@ def test_axes_are_the_principal_ones_of_drawings_and_their_mirror_images(number,
     torch.testing.assert_close(colours, both.mean((0, 2, 3)), atol=1e-3, rtol=0)
     left = left_by(windows.transform, number, both) if number else both - colours[:, None, None]
     flat = torch.cat([plain_windows(small_of(each.double(), band), band) for each in left]).flatten(1)
-    square = torch.linalg.qr(flat, mode="r").R  # the same singular values and axes, with fewer rows
-    values, axes = torch.linalg.svd(square)[1:]
+    values, axes = torch.linalg.svd(flat, full_matrices=False)[1:]
     expected = (values / len(flat) ** 0.5)[:CHANNELS].float()
     deviations_CP = split(windows, windows.deviations_K)[number]
     assert torch.equal(deviations_CP, deviations_CP[:, :1].expand(-1, band.places)), "the same at each place"
