@@ -1,5 +1,6 @@
 # make demo: renders six classes and two filters of EfficientNet-Lite0, which comes with dgn, in both modes.
 # make test: runs the tests.
+# make ray-up: runs the tests of a cluster that `ray up` starts; needs root.
 # make lint: checks style, types, and that imports run downwards.
 # make docs: builds the documentation into build/site.
 # make lock: renews requirements.lock.
@@ -14,7 +15,7 @@ DEMO_FLAGS ?=
 # Keep bytecode, or each of Ray's worker processes would compile torch and Ray anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint docs lock hyparquet decoders setup clean
+.PHONY: demo test ray-up lint docs lock hyparquet decoders setup clean
 
 setup: .venv/.installed
 
@@ -34,6 +35,9 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=92
+
+ray-up: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray_up -rs
 
 # PHOTOGRAPHS is a folder of photographs that may be passed on, see docs/decoder.md; without it only the drawings'.
 decoders: setup

@@ -54,6 +54,8 @@ def _start(log_format: Literal["text", "json"]) -> None:
         # By default Ray joins whatever cluster was last started here, and listens to other machines: it replaces even
         # 127.0.0.1 by the address that they reach, unless it believes that the system has no clusters, as on macOS.
         ray_constants.ENABLE_RAY_CLUSTER = False
+        # By default Ray begins with a process for each core. No worker of ours can use one: theirs have an environment.
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         # Ray says at every start that it asks for tokens, and how to stop that. Nobody who starts a run wants to know.
         logging.getLogger("ray._private.authentication.authentication_token_setup").addFilter(_is_not_the_token_notice)
         try:

@@ -161,8 +161,10 @@ def local_ray(s3_server):
     """Ray on this machine, one for all tests of a process; its workers see the S3 server."""
     import ray
 
+    from tests.helpers.machines import LEAN
+
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in s3_server.items():
+        for name, value in {**s3_server, **LEAN}.items():
             patch.setenv(name, value)
         ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield

@@ -137,7 +137,7 @@ def run(tmp_path_factory, local_ray):
     [line] = [line for line in our_commands(ROOT / "docs/quickstart.md") if line.startswith("dgn render first ")]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        words = [*shlex.split(line)[1:], "--updates", "20", "--width", str(WIDTH)]
+        words = [*shlex.split(line)[1:], "--updates", "20", "--width", str(WIDTH), "--workers", "1"]
         build_app("render")(words, standalone_mode=False)
         yield dgn.open_run("first")
 

@@ -65,6 +65,9 @@ def train(seed: int, num_steps: int) -> nn.Module:
     """
     torch.manual_seed(seed)
     model = embedded.build(batch_norm=True).to(memory_format=torch.channels_last)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=3e-3, total_steps=num_steps)
     start = time.monotonic()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import VGG
 
 from dgn.errors import DgnError
 from dgn.networks.channels import ChannelTrails, Trail
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 # Pictures that are shown, without and with values. A tensor that happens to have 11 rows of another kind is rare.
 NUM_PICTURES, NUM_REAL = 11, 3
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
+VGG_CLASSES = {"torchvision.models.vgg.VGG", "dgn.networks.embedded.VGG"}  # by name, to import neither
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -330,9 +330,9 @@ class _Found(Exception):
     """Ends a network's run at its first convolution: the channels that this reads, and those that came."""
 
 
-def _vgg_names(model: nn.Module) -> dict[str, str]:
-    """Dotted name -> conv{block}_{i} or fc{i} for torchvision's VGG family; empty for other networks."""
-    if not isinstance(model, VGG):
+def _vgg_names(model: Any) -> dict[str, str]:
+    """Dotted name -> conv{block}_{i} or fc{i} for torchvision's VGG family and embedded ones; empty for others."""
+    if VGG_CLASSES.isdisjoint(f"{one.__module__}.{one.__qualname__}" for one in type(model).__mro__):
         return {}
     aliases, block, i = {}, 1, 0
     for index, module in enumerate(model.features):

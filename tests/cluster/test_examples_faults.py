@@ -36,8 +36,8 @@ def bare(tmp_path_factory):
     return url
 
 
-def start(run, photographs, log):
-    command = [sys.executable, "-m", "dgn.jobs", "examples", run, photographs, "--workers", "2"]
+def start(run, photographs, log, workers):
+    command = [sys.executable, "-m", "dgn.jobs", "examples", run, photographs, "--workers", workers]
     with log.open("w") as file:
         return subprocess.Popen(list(map(str, command)), stdout=file, stderr=file, start_new_session=True)
 
@@ -66,14 +66,16 @@ def workers_of(driver):
     return found
 
 
-def test_no_byte_changes(bare, photographs, tmp_path):
+def test_no_byte_changes(bare, photographs, tmp_path, local_ray):
+    from dgn.cluster.examples import find_examples
+
     runs = [tmp_path / name for name in ("calm", "rough")]
     for run in runs:
         shutil.copytree(bare, run)
     calm, rough = runs
-    undisturbed = start(calm, photographs, tmp_path / "calm.log")
-    assert undisturbed.wait(300) == 0, (tmp_path / "calm.log").read_text()
-    first = start(rough, photographs, tmp_path / "first.log")
+    undisturbed = find_examples(Run.at(str(calm)), str(photographs), "image", {}, (1, 1), None, lambda progress: None)
+    assert undisturbed.done is not None
+    first = start(rough, photographs, tmp_path / "first.log", workers=1)
     try:
         until = time.monotonic() + 200
         while not list(rough.glob("examples/metadata/*.parquet")):
@@ -85,7 +87,7 @@ def test_no_byte_changes(bare, photographs, tmp_path):
         first.wait()
     assert not (rough / "examples" / "done.json").exists()
     kept = {path: path.read_bytes() for path in rough.glob("examples/metadata/*.parquet")}
-    second = start(rough, photographs, tmp_path / "second.log")
+    second = start(rough, photographs, tmp_path / "second.log", workers=2)
     try:
         until = time.monotonic() + 200
         while not (alive := workers_of(second)):

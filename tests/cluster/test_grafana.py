@@ -40,7 +40,8 @@ def exported():
 def samples(tmp_path_factory, local_ray):
     """The metrics of a small run, and those that only long or unlucky runs report, reported here for the same run."""
     folder = tmp_path_factory.mktemp("run") / "r"
-    settings = {"targets": ["classes:0-1"], "discriminator": "vgg16-mini", "width": WIDTH, "updates": 3, "views": 1}
+    settings = {"targets": ["classes:0-1"], "discriminator": "vgg16-mini", "width": WIDTH, "updates": 3, "views": 1,
+                "workers": "1"}  # fmt: skip
     render(str(folder), load_settings(RunConfig, None, settings))
     run_id = Run(open_store(str(folder))).info().run_id
     metrics = Metrics(run_id)

@@ -27,6 +27,7 @@ def test_kill_and_the_same_command_again(kind, tmp_path, request, dgn, monkeypat
     command = [
         sys.executable, "-m", "dgn.jobs", "render", url, "--targets", f"classes:0-{NUM_TARGETS - 1}", "--discriminator",
         "vgg16-mini", "--width", str(WIDTH), "--updates", "8", "--shard-size", "1", "--batch-size", "1", "--views", "1",
+        "--workers", "2",
     ]  # fmt: skip
     run = Run(open_store(url))
 

@@ -49,7 +49,7 @@ def test_submit_a_run_to_s3(bucket, s3_server, tmp_path, ray_folder):
     url = f"s3://{bucket}/run"
     line = readme[0].replace("http://HEAD:8265", f"http://127.0.0.1:{dashboard}").replace("s3://bucket/run", url)
     options = ["--targets", "classes:0-1", "--discriminator", "vgg16-mini", "--width", str(WIDTH), "--updates", "3"]
-    options += ["--precision", "float32", "--shard-size", "1"]
+    options += ["--precision", "float32", "--shard-size", "1", "--workers", "1"]
     together = [*line.split(), *options]
     with server(head, dashboard, environment):
         surroundings = {**os.environ, **environment}

@@ -145,25 +145,33 @@ def test_the_papers_kernels_but_the_last_learn_slowly():
     assert len(rates) == len(list(model.parameters()))
 
 
-@pytest.mark.parametrize("settings", [[*SETTINGS, "--epochs", "1"], ["--width", "0.03"]])
-def test_a_judge_says_what_it_recognises(settings, photos, tmp_path, dgn, local_ray):
-    known = tmp_path / "known"
-    known.mkdir()
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    """Flags for a judge that knows three photographs."""
+    known = tmp_path_factory.mktemp("known")
     for unit in (0, 3, 7):
         Image.fromarray(draw(LABELS[unit], np.random.default_rng(unit), 256)).save(known / f"{unit}_it.png")
-    out = tmp_path / "decoder.safetensors"
-    judged = ("--judge", "vgg16-mini-b", "--judge-images", known)
-    code, printed, error = dgn("pretrain", photos, out, *settings, *judged)
-    assert code == 0, error
-    [epoch] = trained_in(tmp_path)["history"]
+    return "--judge", "vgg16-mini-b", "--judge-images", known
+
+
+def assert_judged(folder, printed):
+    [epoch] = trained_in(folder)["history"]
     assert epoch["recognised"] in (0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1)
     assert f"{epoch['recognised']:.0%} recognised" in printed
 
 
-def test_windows_are_fitted_band_by_band(photos, tmp_path, dgn, local_ray):
+def test_a_judge_says_what_it_recognises(photos, judge, tmp_path, dgn, local_ray):
     out = tmp_path / "decoder.safetensors"
-    code, printed, error = dgn("pretrain", photos, out, "--width", "0.03")
+    code, printed, error = dgn("pretrain", photos, out, *SETTINGS, "--epochs", "1", *judge)
     assert code == 0, error
+    assert_judged(tmp_path, printed)
+
+
+def test_windows_are_fitted_band_by_band_and_judged(photos, judge, tmp_path, dgn, local_ray):
+    out = tmp_path / "decoder.safetensors"
+    code, printed, error = dgn("pretrain", photos, out, "--width", "0.03", *judge)
+    assert code == 0, error
+    assert_judged(tmp_path, printed)
     assert "48 photographs (2 held out, 2 skipped), validation error " in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["decoder.safetensors", "decoder.samples.png"]
     decoder = read_decoder(out.read_bytes(), "it")

@@ -106,7 +106,7 @@ def test_a_run_takes_the_tuned_precision_and_keeps_it(dgn, tmp_path, monkeypatch
     monkeypatch.setenv("DGN_TUNED", str(tmp_path / "tuned.json"))
     store_tuned(TUNED, tuned_path())
     line = ["--targets", "classes:0-1", "--modes", "untrained", "--discriminator", "vgg16-mini", "--width", NARROW,
-            "--updates", 2, "--views", 1]  # fmt: skip
+            "--updates", 2, "--views", 1, "--workers", 1]  # fmt: skip
     for name, flags, precision in (("a", [], "float32"), ("b", ["--precision", "bfloat16"], "bfloat16")):
         code, _, err = dgn("render", tmp_path / name, *line, *flags)
         assert code == 0, err

@@ -10,7 +10,7 @@ from dgn.runs.schema import SCHEMA
 from tests.conftest import WIDTH
 
 ROOT = Path(__file__).parent.parent.parent
-QUICK = ["--discriminator", "vgg16-mini", "--width", str(WIDTH), "--updates", "3", "--views", "1"]
+QUICK = ["--discriminator", "vgg16-mini", "--width", str(WIDTH), "--updates", "3", "--views", "1", "--workers", "1"]
 TERMINAL = "\x1b[31m\x1b]0;owned\x07[bold]x[/]\nline"  # colour, the window's title, rich's markup, a second line
 
 

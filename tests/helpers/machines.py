@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import psutil
 from ray.cluster_utils import Cluster
+
+from dgn.networks.registry import network_named
 
 ROOT = Path(__file__).parent.parent.parent
 CPUS = 2  # of each machine, so two workers
@@ -96,10 +99,12 @@ class Job:
         self.log_file = folder / f"job-{time.monotonic_ns()}.log"
         command = [sys.executable, "-m", "tests.helpers.fake_render", worker, *line, "--log-format", "json"]
         self.line = list(line)
+        layers = folder / "layers.pickle"
+        layers.write_bytes(pickle.dumps(network_named("vgg16-mini").layers))
         with self.log_file.open("w") as log:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
-                env={**machines.environment, "RAY_ADDRESS": machines.address},
+                env={**machines.environment, "RAY_ADDRESS": machines.address, "DGN_TEST_LAYERS": str(layers)},
             )  # fmt: skip
 
     @property

@@ -21,7 +21,7 @@ def rendered(tmp_path_factory, local_ray):
     folder = tmp_path_factory.mktemp("rendered") / "run"
     config = RunConfig(
         targets=("classes:0-2,heart", "mix:classes:1+2", "filters:conv1_1:0-1", "group:conv5_1:3*0.5+17"),
-        discriminator="vgg16-mini", width=WIDTH, updates=6, views=1, precision="float32", shard_size=2,
+        discriminator="vgg16-mini", width=WIDTH, updates=6, views=1, precision="float32", shard_size=2, workers="1",
     )  # fmt: skip
     render(str(folder), config)
     return folder

@@ -13,7 +13,7 @@ from tests.conftest import WIDTH
 from tests.helpers.rows import assert_one_line, every_row
 
 MINI = ["--discriminator", "vgg16-mini"]
-QUICK = [*MINI, "--updates", "3", "--views", "1", "--precision", "float32"]
+QUICK = [*MINI, "--updates", "3", "--views", "1", "--precision", "float32", "--workers", "1"]
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -69,7 +69,7 @@ def test_it_is_resumed(earlier, dgn):
     kept = (run / "metadata" / "000001.parquet").read_bytes()
     for shard in ("000000", "000002"):
         (run / "metadata" / f"{shard}.parquet").unlink()
-    code, out, err = dgn("resume", run, "--decoder", earlier / "decoder.safetensors")
+    code, out, err = dgn("resume", run, "--decoder", earlier / "decoder.safetensors", "--workers", 1)
     assert code == 0, err
     assert out.startswith("4 of 4 pictures in ")
     assert (run / "metadata" / "000001.parquet").read_bytes() == kept

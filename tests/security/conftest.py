@@ -38,7 +38,7 @@ def finished(tmp_path_factory, local_ray):
 
     folder = tmp_path_factory.mktemp("run") / "r"
     settings = {"targets": ["classes:0-1"], "discriminator": "vgg16-mini", "width": WIDTH, "updates": 3, "views": 1}
-    render(str(folder), load_settings(RunConfig, None, settings | {"precision": "float32"}))
+    render(str(folder), load_settings(RunConfig, None, settings | {"precision": "float32", "workers": "1"}))
     return folder
 
 

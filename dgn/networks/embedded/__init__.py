@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from torch import nn
-from torchvision.models.vgg import VGG, make_layers
+from torch import Tensor, nn
 
 from dgn.networks.embedded.drawings import LABELS
 
@@ -27,21 +26,39 @@ INPUT_POOL = 2  # pictures are averaged to 112 x 112 px first: a quarter of the 
 __all__ = ["DECODERS", "LABELS", "NETWORKS", "SIZE_PX", "EmbeddedBuilder", "build", "weights_path"]
 
 
+class VGG(nn.Module):
+    """torchvision's VGG at these sizes, without torchvision, which takes longer to import than PyTorch."""
+
+    def __init__(self, features: nn.Sequential):
+        super().__init__()
+        self.features = features
+        self.avgpool = nn.AdaptiveAvgPool2d(POOLED_PX)
+        self.classifier = nn.Sequential(
+            nn.Linear(64 * POOLED_PX**2, NUM_HIDDEN), nn.ReLU(), nn.Dropout(),
+            nn.Linear(NUM_HIDDEN, NUM_HIDDEN), nn.ReLU(), nn.Dropout(),
+            nn.Linear(NUM_HIDDEN, len(LABELS)),
+        )  # fmt: skip
+
+    def forward(self, images_N3HW: Tensor) -> Tensor:
+        return self.classifier(self.avgpool(self.features(images_N3HW)).flatten(1))
+
+
 def build(batch_norm: bool = False) -> nn.Module:
     """The network with random weights: (N, 3, 224, 224), normalised as torchvision does -> (N, classes) logits.
 
     Args:
         batch_norm: for training only; the weights that ship have it folded into the convolutions.
     """
-    features = make_layers(list(WIDTHS), batch_norm=batch_norm)
-    model = VGG(nn.Sequential(nn.AvgPool2d(INPUT_POOL), *features), num_classes=len(LABELS), init_weights=batch_norm)
-    model.avgpool = nn.AdaptiveAvgPool2d(POOLED_PX)
-    model.classifier = nn.Sequential(
-        nn.Linear(64 * POOLED_PX**2, NUM_HIDDEN), nn.ReLU(), nn.Dropout(),
-        nn.Linear(NUM_HIDDEN, NUM_HIDDEN), nn.ReLU(), nn.Dropout(),
-        nn.Linear(NUM_HIDDEN, len(LABELS)),
-    )  # fmt: skip
-    return model
+    layers: list[nn.Module] = [nn.AvgPool2d(INPUT_POOL)]
+    num_channels = 3
+    for width in WIDTHS:
+        if isinstance(width, int):
+            norm = [nn.BatchNorm2d(width)] if batch_norm else []
+            layers += [nn.Conv2d(num_channels, width, 3, padding=1), *norm, nn.ReLU(inplace=True)]
+            num_channels = width
+        else:
+            layers.append(nn.MaxPool2d(2))
+    return VGG(nn.Sequential(*layers))
 
 
 def weights_path(name: str) -> Path:
