@@ -11,7 +11,7 @@ from tests.helpers.gallery_tour import address, all_rows, loaded, place, tour, v
 
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 STEP_PX = 150
-# In the page: the rows in sight as [number, top, bottom], and the view's pixel at the grid's top edge.
+# In the page: the rows in sight as [number, top, bottom], the view's pixel and row at the grid's top edge.
 EYES = """
 globalThis.grid = document.getElementById('grid')
 globalThis.sight = () => {
@@ -21,10 +21,10 @@ globalThis.sight = () => {
         .filter(([, at]) => at.bottom > from.top && at.top < from.bottom)
         .map(([n, at]) => [n, at.top - from.top, at.bottom - from.top])
 }
-globalThis.position = () => {
-    const [[n, top], [, next]] = sight()
-    return n * Math.round(next - top) - top + GAP_PX
-}
+globalThis.rowPx = () => Math.round(sight()[1][1] - sight()[0][1])
+globalThis.position = () => sight()[0][0] * rowPx() - sight()[0][1] + GAP_PX
+globalThis.topRow = () => Math.floor(position() / rowPx())
+globalThis.focused = () => Number(document.activeElement.dataset.item)
 0"""
 
 
@@ -120,28 +120,25 @@ def test_a_view_of_any_height_is_scrolled_row_by_row(length, visit_in, everythin
 
 @pytest.mark.parametrize("length", LONG)
 def test_another_width_keeps_what_is_at_the_top(length, visit_in, everything):
-    first = "Number(document.querySelectorAll('#grid [role=row]')[0].querySelector('a').dataset.item)"
     with visit_in(address(everything)) as guest:
         as_long(guest, **length)
         columns = guest.evaluate("grid.getAttribute('aria-colcount')")
         jump(guest, 0.5)
-        [[n, top, _], *_] = guest.evaluate("sight()")
-        item = guest.evaluate(first)
-        assert item == n * int(columns)
+        at = guest.evaluate("position()")
+        item = guest.evaluate("topRow()") * int(columns)
+        narrower = columns
         for width in (700, 390):
             guest.resize(width, 860)
-            guest.when(f"grid.getAttribute('aria-colcount') < {columns}")
+            guest.when(f"grid.getAttribute('aria-colcount') < {narrower}")
             narrower = guest.evaluate("grid.getAttribute('aria-colcount')")
-            [[now, _, _], *_] = guest.evaluate("sight()")
-            assert now == item // int(narrower)
+            assert guest.evaluate("topRow()") == item // int(narrower)
         guest.resize(1280, 860)
         guest.when(f"grid.getAttribute('aria-colcount') === '{columns}'")
-        assert guest.evaluate("sight()[0]")[:2] == [n, pytest.approx(top, abs=1.5)]
+        assert guest.evaluate("position()") == pytest.approx(at, abs=1.5)
 
 
 @pytest.mark.parametrize("length", LONG)
 def test_keys_reach_every_row_of_a_long_view(length, visit_in, everything):
-    focused = "Number(document.activeElement.dataset.item)"
     with visit_in(address(everything)) as guest:
         as_long(guest, **length)
         columns = int(guest.evaluate("grid.getAttribute('aria-colcount')"))
@@ -149,10 +146,8 @@ def test_keys_reach_every_row_of_a_long_view(length, visit_in, everything):
 
         def press(key, item):
             guest.press(key)
-            assert guest.evaluate(focused) == item
-            [[top, bottom]] = guest.evaluate(
-                f"sight().filter(([n]) => n === {item // columns}).map(([, ...ends]) => ends)"
-            )
+            assert guest.evaluate("focused()") == item
+            [[_, top, bottom]] = guest.evaluate(f"sight().filter(([n]) => n === {item // columns})")
             assert top >= 0
             assert bottom <= guest.evaluate("grid.clientHeight")
 
@@ -162,16 +157,88 @@ def test_keys_reach_every_row_of_a_long_view(length, visit_in, everything):
         press("Home", 0)
         jump(guest, 0.5)
         guest.evaluate("document.querySelector('#grid a[tabindex=\"0\"]').focus()")
-        item = guest.evaluate(focused)
-        assert item // columns / (num_items / columns) == pytest.approx(0.5, abs=0.01)
+        item = guest.evaluate("focused()")
+        assert item / num_items == pytest.approx(0.5, abs=0.01)
         for rows in range(1, 9):
             press("ArrowDown", item + rows * columns)
         for rows in range(7, -9, -1):
             press("ArrowUp", item + rows * columns)
-        press("PageDown", item - 8 * columns + guest.evaluate("Math.floor(grid.clientHeight / ROW)") * columns)
+        page = guest.evaluate("Math.ceil(grid.clientHeight / rowPx()) - 1")
+        press("PageDown", item + (page - 8) * columns)
 
 
-def test_an_address_and_back_in_a_long_view(visit_in, everything):
+def test_an_address_and_the_way_back_in_a_long_view(visit_in, everything):
+    is_open, is_shut = "document.querySelector('dialog[open] dl')", "!document.querySelector('dialog[open]')"
     with visit_in(address(everything)) as guest:
         as_long(guest, most_px=20_000)
-        wanted = sorted(ids_by_unit(everything))[0]
+        jump(guest, 0.5)
+        item = guest.evaluate("Number(document.querySelector('#grid a').dataset.item)")
+        wanted = guest.items()[0]
+        jump(guest, 0)
+        guest.go(f"#sort=unit&id={wanted}")
+        guest.when(is_open)
+        assert wanted in guest.text("dialog")
+        guest.press("Escape")
+        guest.when(f"{is_shut} && focused() === {item}")
+        at = guest.evaluate("position()")
+        guest.back()
+        guest.when(is_open)
+        guest.back()
+        guest.when(is_shut)
+        assert guest.hash() == "#sort=unit"
+        guest.forward()
+        guest.when(is_open)
+        assert guest.evaluate("position()") == at > 20_000
+        assert not guest.complaints, guest.complaints
+
+
+@pytest.mark.parametrize("where", ["file", "plain", "serve"])
+def test_a_tour_in_firefox(where, everything, firefox):
+    with place(where, everything) as url, FirefoxVisitor(firefox) as guest:
+        print(json.dumps({"where": where, **tour(guest, url, all_rows(everything))}))
+
+
+def test_the_keyboard_reaches_every_picture(visit_in, everything):
+    with visit_in(address(everything, "#layer=conv5_1&sort=unit")) as guest:
+        guest.evaluate(EYES)
+
+        def focused():
+            return guest.evaluate("document.activeElement.hash?.match(/id=(.*)-untrained/)?.[1] ?? null")
+
+        guest.evaluate("document.querySelector('button[type=reset]').focus()")
+        guest.press("Tab")
+        if focused() is None:  # the grid itself, which scrolls
+            guest.press("Tab")
+        assert focused() == "conv5_1-00000"
+        columns = int(guest.evaluate("grid.getAttribute('aria-colcount')"))
+        for key, unit in (("ArrowRight", 1), ("ArrowDown", 1 + columns), ("ArrowLeft", columns), ("ArrowUp", 0)):
+            guest.press(key)
+            assert focused() == f"conv5_1-{unit:05d}"
+        guest.press("End")
+        assert focused() == "conv5_1-00511"
+        guest.press("Enter")
+        guest.when("document.querySelector('dialog[open] dl')")
+        assert "conv5_1-00511" in guest.text("dialog")
+        assert guest.evaluate("document.getElementById('next').disabled")
+        guest.press("ArrowLeft")
+        guest.when("document.querySelector('dialog').innerText.includes('conv5_1-00510')")
+        guest.press("Escape")
+        guest.when("document.activeElement.hash?.includes('conv5_1-00510')")
+        guest.press("Home")
+        assert focused() == "conv5_1-00000"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_in_firefox(small, firefox, width):
+    """Accessibility, by the rules of axe-core; test_gallery_page.py has both colour schemes, in Chromium."""
+    with loaded(FirefoxVisitor(firefox, width), address(small)) as guest:
+        guest.evaluate(f"{AXE.read_text()}\n;0")
+        for hash_ in ("#status=nonfinite", "#pair=1", "#id=fc8-00003-untrained-s0"):
+            guest.go(hash_)
+            if "id=" in hash_:
+                guest.when("document.querySelector('dialog[open] dl')")
+            found = guest.evaluate(
+                "axe.run().then(({ violations }) => violations.map(({ id, nodes }) => [id, nodes[0].html]))"
+            )
+            assert found == [], hash_
+            assert guest.evaluate("document.documentElement.scrollWidth <= innerWidth")
