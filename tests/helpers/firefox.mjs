@@ -33,7 +33,6 @@ const calls = {
     await page.mouse.move(x, y)
     await page.mouse.wheel({ deltaY })
   },
-  async save(path) { await page.screenshot({ path }) },
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
