@@ -44,7 +44,9 @@ class Scroller {
     if (!moved) return // by #setBar
     this.bar = bar
     clearTimeout(this.timer)
-    this.timer = setTimeout(() => this.#setBar(), RESTS_MS)
+    this.timer = setTimeout(() => {
+      if (this.bar === this.#bar()) this.#setBar() // or it has moved on, and its event, yet to come, must find it there
+    }, RESTS_MS)
     // The bar's thumb moves by pixels too, and each stands for this many of the element's; half for fine screens.
     const dragPx = this.barPx / clientHeight / 2
     if (Math.abs(moved) <= Math.max(dragPx, clientHeight)) this.top = within(this.top + moved, this.viewPx)
