@@ -5,6 +5,7 @@
 # make docs: builds the documentation into build/site.
 # make lock: renews requirements.lock.
 # make hyparquet: renews the gallery's Parquet reader.
+# make puppeteer: installs what the gallery's tests drive Firefox with.
 # make decoders: makes the decoder of drawings again, with PHOTOGRAPHS=FOLDER that of photographs too.
 # Each sets up .venv first, where it needs it.
 PYTHON ?= python3
@@ -15,7 +16,7 @@ DEMO_FLAGS ?=
 # Keep bytecode, or each of Ray's worker processes would compile torch and Ray anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test ray-up lint docs lock hyparquet decoders setup clean
+.PHONY: demo test ray-up lint docs lock hyparquet puppeteer decoders setup clean
 
 setup: .venv/.installed
 
@@ -58,6 +59,12 @@ hyparquet:
 	cd build/hyparquet && { printf '/* hyparquet $(HYPARQUET_VERSION)\n\n'; cat node_modules/hyparquet/LICENSE; printf '*/\n'; \
 		echo "export { parquetMetadata, parquetRead, parquetReadObjects } from 'hyparquet'" | node_modules/.bin/esbuild \
 		--bundle --minify --format=iife --global-name=hyparquet --target=es2020; } > ../../jobs/galleries/web/hyparquet.js
+
+# Needs npm. Downloads no browser.
+PUPPETEER_VERSION := 24.43.1
+puppeteer:
+	mkdir -p build/puppeteer && cd build/puppeteer && npm install --silent --no-save --no-package-lock --prefix . \
+		puppeteer-core@$(PUPPETEER_VERSION)
 
 lint: setup
 	$(BIN)/ruff check .

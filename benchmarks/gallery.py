@@ -7,25 +7,29 @@ over the repeats, each in a fresh browser context, as a Markdown table.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
 import statistics
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow as pa
 import typer
 
 from dgn.jobs.galleries.build import build_page
 from dgn.runs.run import Run
 from dgn.runs.stores import open_store
-from dgn.runs.stores.s3 import S3Store
 from tests.conftest import running_s3
 from tests.helpers.fake_runs import write_fake_run
-from tests.helpers.gallery_tour import a_browser, all_rows, gallery_server, plain_server, range_server, tour, upload
+from tests.helpers.gallery_tour import (
+    Visitor,
+    a_browser,
+    all_rows,
+    place,
+    tour,
+)
 
 PLACES = {
     "file": "`file://`", "plain": "web server, no ranges", "ranges": "web server, ranges", "serve": "`gallery serve`",
@@ -51,9 +55,10 @@ def main(
             write_fake_run(str(run), seeds=number)
             build_page(Run.at(str(run)), None)
             rows = all_rows(run)
+            open_store(f"s3://{run.name}/run").client.create_bucket(Bucket=run.name)
             for where in PLACES:
-                with _place(where, run) as url:
-                    tours = [tour(browser, url, rows) for _ in range(repeats)]
+                with place(where, run, run.name) as url:
+                    tours = [_visit(browser, url, rows) for _ in range(repeats)]
                 medians = {name: statistics.median(one[name] for one in tours) for name in tours[0]}
                 found.append({"pictures": len(rows), "where": where, **medians})
                 print(f"{len(rows):,} {where}: {json.dumps(medians)}", flush=True)
@@ -69,20 +74,9 @@ def main(
         out.write_text(json.dumps({"machine": machine, "repeats": repeats, "tours": found}, indent=2) + "\n")
 
 
-@contextlib.contextmanager
-def _place(where: str, run: Path) -> Iterator[str]:
-    """The page's address."""
-    if where == "file":
-        yield (run / "gallery" / "index.html").as_uri()
-    elif where == "s3":
-        store = S3Store(f"s3://{run.name}/run")
-        store.client.create_bucket(Bucket=run.name)
-        upload(run, store)
-        yield f"{store.client.meta.endpoint_url}/{run.name}/run/gallery/index.html"
-    else:
-        server = {"plain": plain_server, "ranges": range_server}.get(where)
-        with server(run) if server else gallery_server(open_store(str(run))) as url:
-            yield f"{url}/gallery/index.html"
+def _visit(browser: Any, url: str, rows: pa.Table) -> dict[str, float]:
+    with Visitor(browser, url) as visitor:
+        return tour(visitor, url, rows)
 
 
 if __name__ == "__main__":

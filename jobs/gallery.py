@@ -30,8 +30,12 @@ def build(
 def serve(
     run: RunArgument,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free port.")] = 0,
+    host_header: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Answer requests for this host too, which a proxy passes on; repeatable."),
+    ] = None,
 ) -> None:
     """Serve the page to this machine's browser only, for a private bucket."""
     from dgn.jobs.galleries.server import serve_page
 
-    serve_page(Run.at(run), port)
+    serve_page(Run.at(run), port, host_header or ())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
@@ -20,21 +23,59 @@ from dgn.text import printable
 SERVED = ("index/", "images/", "examples/sheets/")  # of the run
 PICTURES = {".png": "image/png", ".webp": "image/webp"}
 LOOPBACK = "127.0.0.1"
+HOST_NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 
 
-def serve_page(run: Run, port: int) -> None:
-    """Serves until interrupted. Raises: DgnError if it cannot listen on the port."""
+def serve_page(run: Run, port: int, hosts: Iterable[str] = ()) -> None:
+    """Serves until interrupted.
+
+    Args:
+        hosts: names that requests may come for, besides loopback's: those that a proxy is reached by.
+
+    Raises:
+        DgnError: if a name is none, or it cannot listen on the port.
+    """
+    names = [checked_host(host) for host in hosts]
     index = update_index(run)
     try:
-        asyncio.run(_serve(run.store, port, f"{describe(index)} of {run.store.url}"))
+        asyncio.run(_serve(run.store, port, names, f"{describe(index)} of {run.store.url}"))
     except OSError as error:
         raise DgnError(
             f"cannot listen on {LOOPBACK}:{port}: {error.strerror}; give another --port, or leave it out"
         ) from error
 
 
-async def _serve(store: Store, port: int, what: str) -> None:
-    runner = web.AppRunner(application(store), access_log=None)
+def checked_host(text: str) -> str:
+    """A host's name or address as `host_of` gives it. Raises: DgnError if the text is something else."""
+    name = _address(text) or host_of(text) or ""
+    if not _address(name) and not HOST_NAME.fullmatch(name):
+        raise DgnError(
+            f"--host-header {text!r}: expected a host's name as browsers send it, such as gallery.example.org, without"
+            " scheme or path"
+        )
+    return _address(name) or name
+
+
+def host_of(header: str) -> str | None:
+    """The name or address in a Host header, in lower case and without the port; None if it has another form."""
+    try:
+        parts = urlsplit(f"//{header}")
+        _ = parts.port  # raises if it is not a number
+    except ValueError:
+        return None
+    is_host = parts.netloc == header and parts.username is None
+    return parts.hostname if is_host else None
+
+
+def _address(text: str) -> str | None:
+    """An IP address in the form that browsers send; None if it is not one."""
+    with suppress(ValueError):
+        return str(ipaddress.ip_address(text))
+    return None
+
+
+async def _serve(store: Store, port: int, hosts: Iterable[str], what: str) -> None:
+    runner = web.AppRunner(application(store, hosts), access_log=None)
     await runner.setup()
     try:
         site = web.TCPSite(runner, LOOPBACK, port)
@@ -46,15 +87,16 @@ async def _serve(store: Store, port: int, what: str) -> None:
         await runner.cleanup()
 
 
-def application(store: Store) -> Any:
-    """Serves the page, and the run's index and pictures, for reading only."""
+def application(store: Store, hosts: Iterable[str] = ()) -> Any:
+    """Serves the page, and the run's index and pictures, for reading only, under loopback's names and `hosts`."""
     files = page_files(store)
+    allowed = (LOOPBACK, "localhost", *hosts)
 
     @web.middleware
     async def guard(request: web.Request, handler: Any) -> web.StreamResponse:
         # Against DNS rebinding: another site's page must not read a private bucket.
-        if urlsplit(f"//{request.host}").hostname not in (LOOPBACK, "localhost"):
-            raise web.HTTPForbidden(text=f"only for {LOOPBACK} and localhost")
+        if host_of(request.host) not in allowed:
+            raise web.HTTPForbidden(text=f"only for {', '.join(allowed)}: --host-header NAME allows another name")
         response = await handler(request)
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
@@ -90,7 +132,7 @@ def application(store: Store) -> Any:
         return web.Response(body=body, status=206 if is_part else 200, content_type=kind, headers=headers)
 
     async def lead(_: web.Request) -> web.Response:
-        raise web.HTTPFound(f"/{FOLDER}/index.html")
+        raise web.HTTPFound(f"{FOLDER}/index.html")  # relative: a proxy may serve it below a path of its own
 
     app = web.Application(middlewares=[guard])
     app.router.add_get("/", lead)

@@ -6,6 +6,7 @@ import functools
 import http.server
 import shutil
 import threading
+import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -16,6 +17,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from dgn.jobs.galleries.server import application
+from dgn.runs.stores import open_store
 
 BROWSERS = ("chromium", "google-chrome", "chromium-browser")
 FLAGS = [
@@ -25,7 +27,6 @@ FLAGS = [
 MARKUP = "<img src=x onerror=alert(1)>"  # a label
 MOST_PICTURES = 120  # in the page
 LOADED = "image => image.complete && image.naturalWidth > 0"
-NOW_WHEN = "ready => (%s) ? performance.now() : null"
 ALL_LOADED = (
     f"document.querySelectorAll('#grid img').length && [...document.querySelectorAll('#grid img')].every({LOADED})"
 )
@@ -45,8 +46,53 @@ def a_browser():
             browser.close()
 
 
-class Visitor:
-    """A page, what it asked for, and what it complained of."""
+class Guest:
+    """What a test does in a page and reads there, whichever browser shows it. A browser's own class gives `evaluate`,
+    `wait`, `goto`, `press`, `click`, `choose`, `wheel`, `resize`, `back`, `forward` and `complaints`."""
+
+    def when(self, condition, timeout_s=30):
+        """Waits until it is true. Milliseconds since the page was asked for."""
+        return self.wait(f"({condition}) ? performance.now() : null", timeout_s)
+
+    def took(self, do, condition):
+        """Milliseconds from an act until what it leads to."""
+        start = self.evaluate("performance.now()")
+        do()
+        return self.when(condition) - start
+
+    def go(self, hash_):
+        """Follows another address of the same page, as a link in it would."""
+        self.evaluate(
+            """hash => new Promise(done => {
+                addEventListener('hashchange', () => setTimeout(done), { once: true })
+                location.hash = hash
+            })""",
+            hash_,
+        )
+
+    def text(self, selector):
+        return self.evaluate("selector => document.querySelector(selector).innerText", selector)
+
+    def count(self, selector):
+        return self.evaluate("selector => document.querySelectorAll(selector).length", selector)
+
+    def hash(self):
+        return self.evaluate("location.hash")
+
+    def captioned(self):
+        """Id and captions of the items that are in the page, in order; at one moment, because the grid may change."""
+        captions = "[...link.querySelectorAll('.figures')].map(caption => caption.innerText)"
+        cells = self.evaluate(
+            f"[...document.querySelectorAll('#grid a')].map(link => [link.hash, {captions}])",
+        )
+        return [(dict(pair.split("=") for pair in hash_[1:].split("&"))["id"], texts) for hash_, texts in cells]
+
+    def items(self):
+        return [target_id for target_id, _ in self.captioned()]
+
+
+class Visitor(Guest):
+    """In Chromium, by Playwright. Knows the page's requests too."""
 
     def __init__(self, browser, url, **context):
         self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 860}, **context})
@@ -55,6 +101,9 @@ class Visitor:
         self.page.on("requestfinished", lambda request: self.requests.append(request))
         self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.evaluate, self.goto = self.page.evaluate, self.page.goto
+        self.click, self.choose, self.press = self.page.click, self.page.select_option, self.page.keyboard.press
+        self.back, self.forward = self.page.go_back, self.page.go_forward
 
     def __enter__(self):
         return self
@@ -62,44 +111,26 @@ class Visitor:
     def __exit__(self, *_):
         self.context.close()
 
-    def when(self, condition, timeout_s=30):
-        """Waits until it is true. Milliseconds since the page was asked for."""
-        return self.page.wait_for_function(NOW_WHEN % condition, timeout=timeout_s * 1000).json_value()
+    def wait(self, code, timeout_s):
+        return self.page.wait_for_function(f"() => {code}", timeout=timeout_s * 1000).json_value()
 
-    def took(self, do, condition):
-        """Milliseconds from an act until what it leads to."""
-        start = self.page.evaluate("performance.now()")
-        do()
-        return self.when(condition) - start
+    def wheel(self, px):
+        self.page.mouse.move(640, 500)
+        self.page.mouse.wheel(0, px)
 
-    def go(self, hash_):
-        """Follows another address of the same page, as a link in it would."""
-        self.page.evaluate(
-            """hash => new Promise(done => {
-                addEventListener('hashchange', () => setTimeout(done), { once: true })
-                location.hash = hash
-            })""",
-            hash_,
-        )
+    def resize(self, width, height):
+        self.page.set_viewport_size({"width": width, "height": height})
 
-    def num_bytes(self):
-        """The size of all answers so far, or of all files that were read from file://."""
-        return sum(
+    def traffic(self):
+        """Bytes of all answers so far, or of all files that were read from file://, and how many they were."""
+        num_bytes = sum(
             Path(unquote(urlsplit(request.url).path)).stat().st_size
             if request.url.startswith("file:")
             else request.sizes()["responseBodySize"]
             for request in self.requests
             if not request.url.startswith(("blob:", "data:"))
         )
-
-    def captioned(self):
-        """Id and captions of the items that are in the page, in order; at one moment, because the grid may change."""
-        captions = "[...link.querySelectorAll('.figures')].map(caption => caption.innerText)"
-        cells = self.page.eval_on_selector_all("#grid a", f"links => links.map(link => [link.hash, {captions}])")
-        return [(dict(pair.split("=") for pair in hash_[1:].split("&"))["id"], texts) for hash_, texts in cells]
-
-    def items(self):
-        return [target_id for target_id, _ in self.captioned()]
+        return {"bytes": num_bytes, "requests": len(self.requests)}
 
 
 def address(folder, hash_=""):
@@ -108,11 +139,15 @@ def address(folder, hash_=""):
 
 
 def visit(browser, url, **context):
-    """A page that has all rows."""
-    visitor = Visitor(browser, url, **context)
-    visitor.page.goto(url)
-    visitor.when("document.documentElement.dataset.ready")
-    return visitor
+    """A page that has all rows, in Chromium."""
+    return loaded(Visitor(browser, url, **context), url)
+
+
+def loaded(guest, url):
+    """The guest, in a page that has all rows."""
+    guest.goto(url)
+    guest.when("document.documentElement.dataset.ready")
+    return guest
 
 
 def all_rows(folder):
@@ -130,71 +165,68 @@ def ids_by(rows, by, **conditions):
     return table["target_id"].to_numpy()[order].tolist()
 
 
-def tour(browser, url, rows):
-    """First screen, filter, sort, the end, a picture, back and forward. Milliseconds, bytes and requests."""
+def tour(guest, url, rows):
+    """First screen, filter, sort, the end, a picture, back and forward. Milliseconds, and bytes and requests if the
+    guest counts them."""
     by_layer = ids_by(rows, "activation", layer="fc8", mode="untrained")
     by_probability = ids_by(rows, "probability", layer="fc8", mode="untrained")
     sha256 = dict(zip(rows["target_id"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
-    with Visitor(browser, url) as visitor:
-        page = visitor.page
-        figures = {}
+    figures = {}
 
-        def check_count():
-            assert 0 < page.locator("#grid img").count() <= MOST_PICTURES
+    def check_count():
+        assert 0 < guest.count("#grid img") <= MOST_PICTURES
 
-        page.goto(url)
-        figures["first_screen_ms"] = visitor.when(ALL_LOADED)
-        page.wait_for_timeout(200)
-        figures |= {"first_screen_bytes": visitor.num_bytes(), "first_screen_requests": len(visitor.requests)}
-        figures["all_rows_ms"] = visitor.when("document.documentElement.dataset.ready")
-        assert page.locator("#count").inner_text() == f"{len(rows):,} of {len(rows):,} pictures"
-        check_count()
+    guest.goto(url)
+    figures["first_screen_ms"] = guest.when(ALL_LOADED)
+    time.sleep(0.2)
+    figures |= {f"first_screen_{name}": number for name, number in guest.traffic().items()}
+    figures["all_rows_ms"] = guest.when("document.documentElement.dataset.ready")
+    assert guest.text("#count") == f"{len(rows):,} of {len(rows):,} pictures"
+    check_count()
 
-        page.select_option("[name=layer]", "fc8")
-        first = f"document.querySelector('#grid a')?.href.endsWith('id={by_layer[0]}') && {ALL_LOADED}"
-        figures["filter_ms"] = visitor.took(lambda: page.select_option("[name=mode]", "untrained"), first)
-        assert page.locator("#count").inner_text() == f"{len(by_layer):,} of {len(rows):,} pictures"
-        assert visitor.items() == by_layer[: len(visitor.items())]
-        check_count()
+    guest.choose("[name=layer]", "fc8")
+    first = f"document.querySelector('#grid a')?.href.endsWith('id={by_layer[0]}') && {ALL_LOADED}"
+    figures["filter_ms"] = guest.took(lambda: guest.choose("[name=mode]", "untrained"), first)
+    assert guest.text("#count") == f"{len(by_layer):,} of {len(rows):,} pictures"
+    assert guest.items() == by_layer[: len(guest.items())]
+    check_count()
 
-        first = f"document.querySelector('#grid a')?.href.endsWith('id={by_probability[0]}') && {ALL_LOADED}"
-        figures["sort_ms"] = visitor.took(lambda: page.select_option("[name=sort]", "probability"), first)
-        assert visitor.items() == by_probability[: len(visitor.items())]
+    first = f"document.querySelector('#grid a')?.href.endsWith('id={by_probability[0]}') && {ALL_LOADED}"
+    figures["sort_ms"] = guest.took(lambda: guest.choose("[name=sort]", "probability"), first)
+    assert guest.items() == by_probability[: len(guest.items())]
 
-        to_the_end = "const grid = document.getElementById('grid'); grid.scrollTop = grid.scrollHeight"
-        last = f"[...document.querySelectorAll('#grid a')].at(-1).href.endsWith('id={by_probability[-1]}')"
-        images = "document.querySelectorAll('#grid img')"
-        loaded = f"{last} && [...{images}].every({LOADED})"
-        figures["to_the_end_ms"] = visitor.took(lambda: page.evaluate(to_the_end), loaded)
-        assert visitor.items() == by_probability[-len(visitor.items()) :]
-        assert page.locator("#grid img").count() <= MOST_PICTURES
+    to_the_end = "document.getElementById('grid').scrollTop = document.getElementById('grid').scrollHeight"
+    last = f"[...document.querySelectorAll('#grid a')].at(-1).href.endsWith('id={by_probability[-1]}')"
+    figures["to_the_end_ms"] = guest.took(lambda: guest.evaluate(to_the_end), f"{last} && {ALL_LOADED}")
+    assert guest.items() == by_probability[-len(guest.items()) :]
+    check_count()
 
-        page.evaluate("document.getElementById('grid').scrollTop = 0")
-        visitor.when(first)
-        shown = "document.querySelector('dialog[open] figure img')?.naturalWidth === 224"
-        figures["detail_ms"] = visitor.took(lambda: page.locator("#grid a").first.click(), shown)
-        assert page.url.endswith(f"id={by_probability[0]}")
-        assert sha256[by_probability[0]] in page.locator("dialog").inner_text()
-        page.keyboard.press("ArrowRight")
-        visitor.when(f"location.hash.endsWith('id={by_probability[1]}') && {shown}")
-        visitor.when(f"document.querySelector('dialog').innerText.includes('{by_probability[1]}')")
-        assert (sha256[by_probability[1]] or "") in page.locator("dialog").inner_text()
-        page.go_back()
-        visitor.when("!document.querySelector('dialog[open]')")
-        assert page.url.endswith("#layer=fc8&mode=untrained&sort=probability")
-        page.go_forward()
-        visitor.when(f"location.hash.endsWith('id={by_probability[1]}') && {shown}")
-        page.keyboard.press("Escape")
-        visitor.when("!document.querySelector('dialog[open]') && !location.hash.includes('id=')")
-        page.go_back()  # the open picture
-        visitor.when(shown)
-        page.go_back()  # the grid
-        page.go_back()  # the order before
-        first = f"document.querySelector('#grid a')?.href.endsWith('id={by_layer[0]}')"
-        figures["back_ms"] = visitor.took(lambda: None, first)
-        assert page.locator("[name=sort]").input_value() == "layer"
-        figures["bytes"] = visitor.num_bytes()
-        assert not visitor.complaints, visitor.complaints
+    guest.evaluate("document.getElementById('grid').scrollTop = 0")
+    guest.when(first)
+    shown = "document.querySelector('dialog[open] figure img')?.naturalWidth === 224"
+    figures["detail_ms"] = guest.took(lambda: guest.click("#grid a"), shown)
+    assert guest.hash().endswith(f"id={by_probability[0]}")
+    assert sha256[by_probability[0]] in guest.text("dialog")
+    guest.press("ArrowRight")
+    guest.when(f"location.hash.endsWith('id={by_probability[1]}') && {shown}")
+    guest.when(f"document.querySelector('dialog').innerText.includes('{by_probability[1]}')")
+    assert (sha256[by_probability[1]] or "") in guest.text("dialog")
+    guest.back()
+    guest.when("!document.querySelector('dialog[open]')")
+    assert guest.hash() == "#layer=fc8&mode=untrained&sort=probability"
+    guest.forward()
+    guest.when(f"location.hash.endsWith('id={by_probability[1]}') && {shown}")
+    guest.press("Escape")
+    guest.when("!document.querySelector('dialog[open]') && !location.hash.includes('id=')")
+    guest.back()  # the open picture
+    guest.when(shown)
+    guest.back()  # the grid
+    guest.back()  # the order before
+    first = f"document.querySelector('#grid a')?.href.endsWith('id={by_layer[0]}')"
+    figures["back_ms"] = guest.took(lambda: None, first)
+    assert guest.evaluate("document.querySelector('[name=sort]').value") == "layer"
+    figures |= guest.traffic()
+    assert not guest.complaints, guest.complaints
     return figures
 
 
@@ -258,6 +290,21 @@ def range_server(folder):
 def gallery_server(store):
     """What `dgn gallery serve` runs."""
     return in_a_thread(application(store))
+
+
+@contextlib.contextmanager
+def place(where, folder, bucket=None):
+    """The page's address from `file`, `plain`, `ranges` or `serve`, or for `s3` from a copy in the bucket."""
+    if where == "file":
+        yield address(folder)
+    elif where == "s3":
+        store = open_store(f"s3://{bucket}/a run")
+        upload(folder, store)
+        yield f"{store.client.meta.endpoint_url}/{bucket}/a%20run/gallery/index.html"
+    else:
+        server = {"plain": plain_server, "ranges": range_server}.get(where)
+        with server(folder) if server else gallery_server(open_store(str(folder))) as url:
+            yield f"{url}/gallery/index.html"
 
 
 def upload(folder, store):

@@ -1,5 +1,6 @@
 """`dgn gallery`: the page's files, who may ask its server for what, and what the page says where it cannot be shown."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -9,9 +10,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import aiohttp
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from aiohttp import web
 
 from dgn.jobs.galleries.build import BLOCK_BYTES, build_page
 from dgn.runs.index import update_index
@@ -19,9 +22,10 @@ from dgn.runs.layout import INDEX_FILE
 from dgn.runs.run import Run
 from dgn.runs.schema import COLUMNS, SCHEMA
 from tests.helpers.fake_runs import write_fake_run
-from tests.helpers.gallery_tour import Visitor, address, plain_server, range_server, visit
+from tests.helpers.gallery_tour import ALL_LOADED, Visitor, address, in_a_thread, plain_server, range_server, visit
 
 ROOT = Path(__file__).parent.parent.parent
+PASSED_ON = ("Content-Type", "Content-Range", "Cache-Control", "Location")
 
 
 def test_the_page_takes_its_columns_from_the_one_definition(small):
@@ -131,46 +135,93 @@ def test_a_picture_is_asked_for_as_a_path_below_the_run(small, browser, tmp_path
         assert page.locator("#grid b").count() == page.locator("dialog b").count() == 0
 
 
-def test_the_server_is_for_this_machine_and_for_pictures_only(small, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(small, folder, ignore=shutil.ignore_patterns("gallery"))
-    line = [sys.executable, "-m", "dgn.jobs", "gallery", "serve", str(folder)]
+@contextlib.contextmanager
+def serving(folder, *flags):
+    """`dgn gallery serve` in a process of its own. Gives its address, without a path."""
+    line = [sys.executable, "-m", "dgn.jobs", "gallery", "serve", str(folder), *flags]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         said = process.stdout.readline()
-        url = said.rstrip().rpartition(" ")[2].removesuffix("/gallery/index.html")
-        assert url.startswith("http://127.0.0.1:")
-
-        def get(path, **headers):
-            request = urllib.request.Request(url + path, headers=headers)
-            try:
-                with urllib.request.urlopen(request, timeout=10) as answer:
-                    return answer.status, answer.read()
-            except urllib.error.HTTPError as error:
-                return error.code, b""
-
-        assert get("/")[1].startswith(b"<!doctype html>")
-        assert b"const COLUMNS = {" in get("/gallery/columns.js")[1]
-        current = (folder / "index" / "current.json").read_bytes()
-        assert get("/index/current.json") == (200, current)
-        assert get("/index/current.json", Range="bytes=3-9") == (206, current[3:10])
-        for path in ("/run.json", "/metadata/000000.parquet", "/index/../run.json", "/index/%2e%2e/run.json",
-                     "/images/%2e%2e/%2e%2e/secret", "/gallery/../run.json", "/index/none"):  # fmt: skip
-            assert get(path)[0] in (404, 502), path
-        assert get("/index/current.json", Host="evil.example:80")[0] == 403
-        assert get("/index/current.json", Host="localhost")[0] == 200
-        assert get("/index/current.json", Range="bytes=0-99999999") == (206, current)
-        assert get("/index/current.json", Range="bytes=-5") == (206, current[-5:])
-        for span in ("bytes=5-2", "bytes=99999999-", "bytes=99999999-999999999", "pages=1-2"):
-            assert get("/index/current.json", Range=span)[0] == 416, span
-        (folder / "images" / "page%41.html").write_text("<script>alert(1)</script>")
-        with urllib.request.urlopen(f"{url}/images/page%2541.html", timeout=10) as answer:
-            assert answer.headers["Content-Type"] == "application/octet-stream"
-            assert answer.headers["Content-Security-Policy"].endswith("sandbox")
+        yield said.rstrip().rpartition(" ")[2].removesuffix("/gallery/index.html")
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=20)
     assert process.returncode == 0  # how one ends a server
+
+
+def get(url, **headers):
+    """Status and body."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def test_the_server_is_for_this_machine_and_for_pictures_only(small, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(small, folder, ignore=shutil.ignore_patterns("gallery"))
+    with serving(folder) as url:
+        assert url.startswith("http://127.0.0.1:")
+        assert get(f"{url}/")[1].startswith(b"<!doctype html>")
+        assert b"const COLUMNS = {" in get(f"{url}/gallery/columns.js")[1]
+        current = (folder / "index" / "current.json").read_bytes()
+        index = f"{url}/index/current.json"
+        assert get(index) == (200, current)
+        assert get(index, Range="bytes=3-9") == (206, current[3:10])
+        for path in ("/run.json", "/metadata/000000.parquet", "/index/../run.json", "/index/%2e%2e/run.json",
+                     "/images/%2e%2e/%2e%2e/secret", "/gallery/../run.json", "/index/none"):  # fmt: skip
+            assert get(url + path)[0] in (404, 502), path
+        for host in ("evil.example:80", "evil.example", "[", "a b", "user@127.0.0.1", "127.0.0.1:x"):
+            assert get(index, Host=host)[0] == 403, host
+        assert get(index, Host="localhost")[0] == get(index, Host="LOCALHOST:1")[0] == 200
+        assert get(index, Range="bytes=0-99999999") == (206, current)
+        assert get(index, Range="bytes=-5") == (206, current[-5:])
+        for span in ("bytes=5-2", "bytes=99999999-", "bytes=99999999-999999999", "pages=1-2"):
+            assert get(index, Range=span)[0] == 416, span
+        (folder / "images" / "page%41.html").write_text("<script>alert(1)</script>")
+        with urllib.request.urlopen(f"{url}/images/page%2541.html", timeout=10) as answer:
+            assert answer.headers["Content-Type"] == "application/octet-stream"
+            assert answer.headers["Content-Security-Policy"].endswith("sandbox")
+
+
+def proxy(upstream, prefix):
+    """A reverse proxy that passes the Host header on, and serves below a path of its own."""
+
+    async def forward(request):
+        address = upstream + request.path_qs.removeprefix(prefix)
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(address, headers=request.headers, allow_redirects=False) as answer,
+        ):
+            kept = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
+            return web.Response(status=answer.status, body=await answer.read(), headers=kept)
+
+    app = web.Application()
+    app.router.add_get(prefix + "/{path:.*}", forward)
+    return in_a_thread(app)
+
+
+def test_a_proxy_passes_on_a_name_that_is_allowed(small, browser):
+    with serving(small, "--host-header", "gallery.localhost", "--host-header", "2001:DB8::1") as upstream:
+        index = f"{upstream}/index/current.json"
+        for host in ("gallery.localhost", "Gallery.LocalHost:8443", "[2001:db8::1]", "[2001:db8::1]:443", "127.0.0.1"):
+            assert get(index, Host=host)[0] == 200, host
+        for host in ("evil.example", "gallery.localhost.evil.example", "2001:db8::1", "[2001:db8::2]"):
+            status, said = get(index, Host=host)
+            assert status == 403, host
+        assert b"only for 127.0.0.1, localhost, gallery.localhost, 2001:db8::1: --host-header NAME" in said
+        with proxy(upstream, "/of/dgn") as url:
+            place = url.replace("127.0.0.1", "gallery.localhost")  # browsers look for it on loopback
+            with visit(browser, f"{place}/of/dgn/") as visitor:
+                assert visitor.page.url == f"{place}/of/dgn/gallery/index.html"
+                assert visitor.text("#count") == "128 of 128 pictures"
+                visitor.when(ALL_LOADED)
+                visitor.click("#grid a")
+                visitor.when("document.querySelector('dialog[open] figure img')?.naturalWidth === 224")
+                assert not visitor.complaints, visitor.complaints
+            with Visitor(browser, url) as visitor:
+                assert visitor.page.goto(f"{url.replace('127.0.0.1', 'other.localhost')}/of/dgn/").status == 403
 
 
 def test_bad_input_is_one_line(small, dgn, tmp_path):
@@ -179,6 +230,10 @@ def test_bad_input_is_one_line(small, dgn, tmp_path):
         (["gallery", "serve", tmp_path / "none"], "no run at"),
         (["gallery", "serve", small, "--port", "70000"], "Invalid value for '--port'"),
         (["gallery", "make", small], "No such command 'make'"),
+        *(
+            (["gallery", "serve", small, f"--host-header={name}"], f"--host-header {name!r}: expected a host's name")
+            for name in ("", "https://a.example", "a.example/dgn", "a b", "*.example", "a.example:http", "[::1")
+        ),
     ):
         code, out, err = dgn(*line)
         assert (code, out, err.count("\n")) == (2, "", 1)

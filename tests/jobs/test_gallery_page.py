@@ -29,7 +29,8 @@ def test_labels_are_text(small, browser):
         page.keyboard.press("Escape")
         page.goto(address(small, f"#q={MARKUP}&layer={MARKUP}&sort={MARKUP}&id={MARKUP}"))
         page.wait_for_timeout(200)
-        assert page.locator("script").count() == 8
+        own = (small / "gallery" / "index.html").read_text().count("<script ")
+        assert page.locator("script").count() == own > 7
         assert page.locator("img[src=x]").count() == 0
         assert not dialogs
         assert not visitor.complaints, visitor.complaints
@@ -228,36 +229,6 @@ def test_an_address_that_somebody_sent(everything, browser):
         assert visitor.page.locator("[name=layer]").input_value() == "conv4_2"
     with visit(browser, address(everything, "#id=fc8-99999-untrained-s0")) as visitor:
         assert "no picture fc8-99999-untrained-s0" in visitor.page.locator("#message").inner_text()
-
-
-def test_the_keyboard_reaches_every_picture(everything, browser):
-    with visit(browser, address(everything, "#layer=conv5_1&sort=unit")) as visitor:
-        page = visitor.page
-
-        def focused():
-            return page.evaluate("document.activeElement.hash?.match(/id=(.*)-untrained/)?.[1]")
-
-        page.focus("button[type=reset]")
-        page.keyboard.press("Tab")
-        if focused() is None:  # the grid itself, which scrolls
-            page.keyboard.press("Tab")
-        assert focused() == "conv5_1-00000"
-        columns = int(page.locator("#grid").get_attribute("aria-colcount"))
-        for key, unit in (("ArrowRight", 1), ("ArrowDown", 1 + columns), ("ArrowLeft", columns), ("ArrowUp", 0)):
-            page.keyboard.press(key)
-            assert focused() == f"conv5_1-{unit:05d}"
-        page.keyboard.press("End")
-        assert focused() == "conv5_1-00511"
-        page.keyboard.press("Enter")
-        visitor.when("document.querySelector('dialog[open] dl')")
-        assert "conv5_1-00511" in page.locator("dialog").inner_text()
-        assert page.locator("#next").is_disabled()
-        page.keyboard.press("ArrowLeft")
-        visitor.when("document.querySelector('dialog').innerText.includes('conv5_1-00510')")
-        page.keyboard.press("Escape")
-        visitor.when("document.activeElement.hash?.includes('conv5_1-00510')")
-        page.keyboard.press("Home")
-        assert focused() == "conv5_1-00000"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -12,6 +12,8 @@ class Grid {
   constructor(element, table, thumbnails, address) {
     Object.assign(this, { element, table, thumbnails, address, items: [], active: 0, rows: new Map() })
     this.space = element.firstElementChild
+    this.scroller = new Scroller(element, this.space, () => this.#setAnchor())
+    this.anchor = { item: 0, share: 0 } // what is at the top: an item, and the share of its row that is out of sight
     this.wanted = new AbortController()
     element.addEventListener('scroll', () => this.draw(), { passive: true })
     element.addEventListener('keydown', event => this.#onKey(event))
@@ -21,14 +23,14 @@ class Grid {
 
   /** Shows other items, sorted by `sort`. Scrolls to the top, unless `keep`. */
   show(items, sort, keep) {
-    const top = this.element.scrollTop
     this.items = items
     this.sort = sort
     this.active = Math.min(this.active, Math.max(items.length - 1, 0))
-    if (!keep) this.active = 0
+    if (!keep) {
+      this.active = 0
+      this.anchor = { item: 0, share: 0 }
+    }
     this.#layOut()
-    this.element.scrollTop = keep ? top : 0
-    this.draw()
   }
 
   #layOut() {
@@ -46,29 +48,35 @@ class Grid {
       side *= 1.05
     }
     this.numRows = Math.ceil(this.items.length / this.columns)
-    this.space.style.height = `${this.numRows * this.rowPx + GAP_PX}px`
     this.element.style.setProperty('--item', `${this.itemPx}px`)
     this.element.style.setProperty('--side', `${this.sidePx}px`)
     this.element.setAttribute('aria-rowcount', this.numRows)
     this.element.setAttribute('aria-colcount', this.columns)
-    for (const row of this.rows.values()) row.remove()
-    this.rows.clear()
-    this.draw()
+    const { item, share } = this.anchor
+    this.scroller.resize(this.numRows * this.rowPx + GAP_PX, (Math.floor(item / this.columns) + share) * this.rowPx)
+    this.draw(true)
   }
 
-  draw() {
+  #setAnchor() {
+    const row = this.scroller.top / this.rowPx
+    this.anchor = { item: Math.floor(row) * this.columns, share: row % 1 }
+  }
+
+  /** Makes the rows that are in sight; `isAnew`: all of them, because the layout or the items are others. */
+  draw(isAnew = false) {
     if (!this.columns) return
-    const first = Math.max(0, Math.min(Math.floor(this.element.scrollTop / this.rowPx), this.numRows - this.rowsInPage + 1))
+    const first = Math.max(0, Math.min(Math.floor(this.scroller.top / this.rowPx), this.numRows - this.rowsInPage + 1))
     const stop = Math.min(first + this.rowsInPage, this.numRows)
     const hadFocus = this.element.contains(document.activeElement) && document.activeElement !== this.element
     for (const [n, row] of this.rows) {
-      if (n < first || n >= stop) {
+      if (isAnew || n < first || n >= stop) {
         row.remove()
         this.rows.delete(n)
       }
     }
     for (let n = first; n < stop; n++) {
       if (!this.rows.has(n)) this.rows.set(n, this.#row(n))
+      this.rows.get(n).style.top = `${this.scroller.place(n * this.rowPx + GAP_PX)}px`
     }
     this.#markActive(first, stop)
     if (hadFocus && !this.element.contains(document.activeElement)) this.element.focus({ preventScroll: true })
@@ -79,7 +87,6 @@ class Grid {
     const row = document.createElement('div')
     row.setAttribute('role', 'row')
     row.setAttribute('aria-rowindex', n + 1)
-    row.style.transform = `translateY(${n * this.rowPx + GAP_PX}px)`
     const first = n * this.columns
     for (let i = first; i < Math.min(first + this.columns, this.items.length); i++) row.append(this.#cell(i))
     // In order, so that a screen reader reads the rows in order.
@@ -155,7 +162,7 @@ class Grid {
 
   #markActive(first, stop) {
     const [from, to] = [first * this.columns, stop * this.columns]
-    const reachable = this.active >= from && this.active < to ? this.active : Math.ceil(this.element.scrollTop / this.rowPx) * this.columns
+    const reachable = this.active >= from && this.active < to ? this.active : Math.ceil(this.scroller.top / this.rowPx) * this.columns
     for (const link of this.space.querySelectorAll('a')) link.tabIndex = Number(link.dataset.item) === reachable ? 0 : -1
   }
 
@@ -179,9 +186,9 @@ class Grid {
     if (!this.items.length) return
     this.active = Math.max(0, Math.min(item, this.items.length - 1))
     const top = Math.floor(this.active / this.columns) * this.rowPx
-    const { scrollTop, clientHeight } = this.element
-    if (top < scrollTop) this.element.scrollTop = top
-    else if (top + this.rowPx > scrollTop + clientHeight) this.element.scrollTop = top + this.rowPx + GAP_PX - clientHeight
+    const lowest = top + this.rowPx + GAP_PX - this.element.clientHeight
+    if (top < this.scroller.top) this.scroller.scrollTo(top)
+    else if (lowest - GAP_PX > this.scroller.top) this.scroller.scrollTo(lowest)
     this.draw()
     this.space.querySelector(`a[data-item="${this.active}"]`)?.focus({ preventScroll: true })
   }
