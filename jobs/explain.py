@@ -73,8 +73,10 @@ def command(
     pictures = _with_run(opened, drawn_in(opened, targets))
     if missing := {name: target for name, target in targets.items() if name not in pictures}:
         log.info("%s in %s, %s to draw", plural(len(pictures), "picture"), opened.store.url, f"{len(missing):,}")
-        given = {**own_config(info, settings, draws=True).model_dump(), "targets": specs_of(missing.values())}
-        given |= {"modes": (mode,), "seeds": 1, "shard_size": "auto"}
+        given = own_config(info, settings, draws=mode == "pretrained").model_dump()
+        given |= {"targets": specs_of(missing.values()), "modes": (mode,), "seeds": 1, "shard_size": "auto"}
+        if mode == "untrained":  # which needs neither, and a generator without use is refused
+            given |= {"decoder": None, "generator": None}
         render(str(out / FOLDER), RunConfig(**given))
         drawn = Run.at(str(out / FOLDER))
         pictures |= _with_run(drawn, drawn_in(drawn, missing))

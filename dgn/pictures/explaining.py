@@ -116,7 +116,7 @@ def chosen_class(asked: str | None, layers: Layers) -> int | None:
 
     Raises: TargetError if the network has no such class; DgnError if it has to be asked for.
     """
-    classes = layers.classes()
+    layers.classes()
     if asked is None:
         if layers.output == "none":
             raise DgnError(
@@ -127,7 +127,7 @@ def chosen_class(asked: str | None, layers: Layers) -> int | None:
     [block] = parse_targets([f"classes:{asked}"], layers, None)
     if len(block) > 1:
         raise TargetError(f"--class {asked} names {len(block)} classes: expected one, its number or label")
-    return block.target(0).unit if block.layer == classes else None
+    return block.target(0).unit
 
 
 def explain(

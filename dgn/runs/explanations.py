@@ -16,6 +16,8 @@ from dgn.pictures.explaining import Explanation, Photograph
 from dgn.pictures.photographs import UnreadablePhotograph, load_photograph
 from dgn.runs import schema
 from dgn.runs.conditions import condition
+from dgn.runs.examples import COLUMNS as EXAMPLE_COLUMNS
+from dgn.runs.examples import SIDES
 from dgn.runs.layout import sha256
 from dgn.runs.photographs import (
     Listing,
@@ -28,12 +30,12 @@ from dgn.runs.photographs import (
 from dgn.runs.query import Rows
 from dgn.runs.run import Run
 from dgn.runs.schema import Column
+from dgn.runs.stores import Store
 from dgn.targets import Mode, Target
 from dgn.text import plural
 
 VERSION = 1
 NEEDED = ("target_id", "status", "reason", "file_name", "sha256")  # of a picture's row
-SIDES = ("box_left", "box_top", "box_right", "box_bottom")
 COLUMNS = (
     Column("photograph", pa.string(), "Photograph", "its name in its folder", is_required=True),
     Column("sha256", pa.string(), "SHA-256", "of the photograph's file", is_required=True),
@@ -53,9 +55,7 @@ COLUMNS = (
     Column("probability_without", pa.float32(), "Probability without", "of the class when it is silenced; null if the "
            "output gives none"),
     Column("activation", pa.float32(), "Activation", "on the photograph, as the rows' activation", is_required=True),
-    *(Column(side, pa.float32(), side.replace("_", " ").capitalize(), f"{side.removeprefix('box_')} side of the box "
-             "around the strongest response, as a share of the square that the network saw; null without a map")
-      for side in SIDES),
+    *(column for column in EXAMPLE_COLUMNS if column.name in SIDES),
     Column("target_id", pa.string(), "Target", "of its picture", is_required=True),
     Column("run", pa.string(), "Run", "where the picture is: the run that was given, or the folder `run` beside this "
            "file", is_required=True),
@@ -90,7 +90,7 @@ def read_photographs(places: Sequence[str], size_px: int) -> tuple[list[Photogra
     return list(found.values()), unreadable, "; ".join(left_out)
 
 
-def _listed(place: str) -> tuple[Any, Listing]:
+def _listed(place: str) -> tuple[Store, Listing]:
     """A folder's store and photographs, or a file's. Raises: DgnError."""
     path = Path(place).expanduser()
     if "://" in place or path.is_dir():

@@ -84,7 +84,7 @@ def test_which_class(mini):
         with pytest.raises(TargetError, match="names 2 classes"):
             chosen_class(asked, mini.layers)
     without = replace(mini.layers, output="none")
-    with pytest.raises(DgnError, match="gives no probabilities.*name the one to explain with --class"):
+    with pytest.raises(DgnError, match=r"gives no probabilities.*name the one to explain with --class"):
         chosen_class(None, without)
     assert chosen_class("7", without) == 7
     with pytest.raises(TargetError, match="has no classes"):
