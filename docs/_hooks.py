@@ -24,6 +24,7 @@ from dgn.runs.alike import COLUMNS as ALIKE_COLUMNS
 from dgn.runs.comparison import COLUMNS as COMPARED
 from dgn.runs.config import RunConfig
 from dgn.runs.examples import COLUMNS as EXAMPLE_COLUMNS
+from dgn.runs.explanations import COLUMNS as EXPLAINED
 from dgn.runs.judgements import JUDGED_COLUMNS
 from dgn.statuses import Status
 
@@ -134,6 +135,11 @@ def comparison_columns() -> str:
     return _table(("column", "type", "meaning"), ((f"`{c.name}`", f"`{c.type}`", c.meaning) for c in COMPARED))
 
 
+def explanation_columns() -> str:
+    """The table of `dgn explain`."""
+    return _table(("column", "type", "meaning"), ((f"`{c.name}`", f"`{c.type}`", c.meaning) for c in EXPLAINED))
+
+
 def statuses() -> str:
     """The outcomes of targets."""
     return _table(("status", "meaning"), ((f"`{status}`", status.meaning) for status in Status))
@@ -153,6 +159,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "example_columns": example_columns,
     "alike_columns": alike_columns,
     "comparison_columns": comparison_columns,
+    "explanation_columns": explanation_columns,
     "files": files,
     "statuses": statuses,
 }

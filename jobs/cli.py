@@ -29,6 +29,7 @@ COMMANDS = {
     "judge": "Have an independent network judge RUN's pictures, and RUN's own score them after distortions.",
     "examples": "Find the photographs that excite RUN's units most, from a folder or bucket of yours.",
     "alike": "Find out which pictures of RUN look alike: similar ones, two figures per picture, and a map.",
+    "explain": "Draw the filters that speak most for the network's answer to photographs of yours.",
     "compare": "Compare two runs of the same targets, picture by picture, the most changed first.",
     "report": "Summarise RUN on one HTML page: statistics, plots, best and worst pictures, failures, settings.",
     "export": "Export RUN as a Hugging Face dataset, or as a few tar files.",

@@ -7,7 +7,8 @@ and is stopped behind the last layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -33,37 +34,49 @@ class Watched(nn.Module):
 
     def forward(self, images: Tensor) -> Responses:
         kept: Responses = {}
-        counts: dict[str, int] = {}
-        wanted: dict[str, dict[int, str]] = {}
-        for layer in self.layers:
-            if layer != OUTPUT:
-                module, call = self.known.module_of(layer)
-                wanted.setdefault(module, {})[call] = layer
 
-        def hook(module: str) -> Callable[[nn.Module, Any, Tensor], None]:
-            def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-                call = counts[module] = counts.get(module, -1) + 1
-                if call in wanted[module]:
-                    kept[wanted[module][call]] = output.clone()  # which an in-place function may overwrite
-                if self.is_stopped and len(kept) == len(self.layers):
-                    raise _Stop
+        def keep(layer: str, output: Tensor) -> None:
+            kept[layer] = output.clone()  # which an in-place function may overwrite
+            if self.is_stopped and len(kept) == len(self.layers):
+                raise _Stop
 
-            return keep
-
-        handles = [self.model.get_submodule(module).register_forward_hook(hook(module)) for module in wanted]
         output = None
-        try:
+        with hooked(self.model, self.known, self.layers, keep), suppress(_Stop):
             output = self.model(images)
-        except _Stop:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
         if OUTPUT in self.layers:
             kept[OUTPUT] = class_values(output, self.known.class_output)
         if not self.is_stopped:
             self.output = output
         return {layer: kept[layer] for layer in self.layers}
+
+
+@contextmanager
+def hooked(
+    model: nn.Module, known: Layers, layers: Iterable[str], see: Callable[[str, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """A context for one run of a network: `see(layer, output)` sees the layers' outputs, and may return others for
+    them."""
+    wanted: dict[str, dict[int, str]] = {}
+    for layer in layers:
+        if layer != OUTPUT:
+            module, call = known.module_of(layer)
+            wanted.setdefault(module, {})[call] = layer
+    counts = dict.fromkeys(wanted, -1)
+
+    def hook(module: str) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
+        def on_output(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
+            counts[module] += 1
+            layer = wanted[module].get(counts[module])
+            return None if layer is None else see(layer, output)
+
+        return on_output
+
+    handles = [model.get_submodule(module).register_forward_hook(hook(module)) for module in wanted]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class _Stop(Exception):

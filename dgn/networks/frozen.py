@@ -6,7 +6,7 @@ Pictures enter as RGB in [0, 1]. The network's own preprocessing happens here an
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -20,14 +20,17 @@ from dgn.method.colours import grey
 from dgn.method.engine import Engine
 from dgn.method.memory import is_out_of_memory
 from dgn.method.moves import resized
+from dgn.method.objectives import unit_values
 from dgn.method.precision import exact_float32
-from dgn.networks.cuts import Watched, graph_up_to
+from dgn.networks.cuts import Watched, graph_up_to, hooked
 from dgn.networks.layers import OUTPUT
 from dgn.networks.outputs import class_values, named_outputs
 from dgn.networks.weights import NetworkWeights, filled
 from dgn.text import in_one_line, plural
 
 log = logging.getLogger("dgn")
+
+Change = Callable[[Tensor], Tensor]
 
 MIN_HALF_PX = 96  # below, a class's things are too small to be told apart
 NUM_PROBES = 3  # pictures that are shown to the network alone and together
@@ -181,6 +184,27 @@ class FrozenNetwork:
                 values.append(class_values(plain.output, self.layers.class_output).float())
         responses = {layer: torch.cat([part[layer] for part in parts]).float() for layer in layers}
         return responses, torch.cat(values) if values else None
+
+    @exact_float32()
+    def changed_class_values(self, images_N3HW: Tensor, changes: Mapping[str, Change]) -> Tensor:
+        """The classes' values before any softmax or sigmoid, (N, classes), of the plain network with layers changed on
+        the way. Differentiable with respect to what the changes add.
+
+        Args:
+            images_N3HW: RGB in [0, 1], of the network's own size; one, if the network lets them change each other.
+            changes: by layer, from its response, (N, U) or (N, U, ...), to another of the same shape.
+        """
+        axes, class_layer = self.layers.axes, self.layers.classes()
+
+        def change(layer: str, output: Tensor) -> Tensor:
+            return changes[layer](output.movedim(axes.get(layer, 1), 1)).movedim(1, axes.get(layer, 1))
+
+        plain = Watched(self.model, self.layers, [class_layer], is_stopped=False)
+        with hooked(self.model, self.layers, changes, change):
+            response = self._units_first(plain(self._normalised(images_N3HW.to(self.engine.device))))[class_layer]
+        if self.layers.is_probability:
+            return unit_values(response).before_relu
+        return class_values(plain.output, self.layers.class_output)
 
     def _answers(self, cut: nn.Module, picture: Tensor, expected: Mapping[str, Tensor], tolerance: float) -> bool:
         """Whether a part of the network gives these responses. Networks may write into the picture they get."""

@@ -35,14 +35,26 @@ def draw_example_sheet(photographs: Sequence[tuple[bytes, Box]]) -> bytes:
             sheet.paste(image, (x, y))
         left, top, right, bottom = box
         if left is not None and top is not None and right is not None and bottom is not None:
-            most = THUMBNAIL_PX - 1
-            corners = [x + left * most, y + top * most, x + right * most, y + bottom * most]
-            inner = [corners[0] + 1, corners[1] + 1, corners[2] - 1, corners[3] - 1]
-            pen.rectangle(corners, outline=EDGE)  # so that the box is seen on photographs of any colour
-            pen.rectangle(inner, outline=BOX)
+            draw_box(pen, (x, y), THUMBNAIL_PX, (left, top, right, bottom))
     buffer = io.BytesIO()
     sheet.save(buffer, format="WEBP", quality=80)
     return buffer.getvalue()
+
+
+def draw_box(
+    pen: ImageDraw.ImageDraw, at: tuple[int, int], side_px: int, box: tuple[float, float, float, float]
+) -> None:
+    """On a picture whose upper left corner is `at`.
+
+    Args:
+        box: left, top, right and bottom in shares of the side.
+    """
+    x, y, most = *at, side_px - 1
+    left, top, right, bottom = box
+    corners = [x + left * most, y + top * most, x + right * most, y + bottom * most]
+    inner = [corners[0] + 1, corners[1] + 1, corners[2] - 1, corners[3] - 1]
+    pen.rectangle(corners, outline=EDGE)  # so that the box is seen on photographs of any colour
+    pen.rectangle(inner, outline=BOX)
 
 
 def decode_example_sheet(data: bytes) -> Image.Image:

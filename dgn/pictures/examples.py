@@ -56,12 +56,11 @@ class Watcher:
     @property
     def square_px(self) -> int:
         """Side of the photographs that `look` takes: networks see the middle of them, as most were evaluated."""
-        return round(self.network.size_px / CROPPED)
+        return square_px(self.network.size_px)
 
     def seen(self, photograph_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The part of photographs (..., H, W, 3) with side `square_px` that the network sees."""
-        size, margin = self.network.size_px, (self.square_px - self.network.size_px) // 2
-        return photograph_HW3[..., margin : margin + size, margin : margin + size, :]
+        return seen(photograph_HW3, self.network.size_px)
 
     @torch.no_grad()
     def look(self, photographs_NHW3: NDArray[np.uint8]) -> Look:
@@ -87,14 +86,27 @@ class Watcher:
         return Look(values_NS, cells_NS, probabilities_NC)
 
     def box(self, layer: str, cell: int) -> tuple[float, float, float, float] | None:
-        """Left, top, right and bottom of a map's cell and its neighbours, in shares of the picture that the network
-        saw; None without a place."""
-        if cell == NOWHERE:
-            return None
-        rows, columns = self.map_shapes[layer]
-        row, column = divmod(cell, columns)
-        (left, right), (top, bottom) = _span(column, columns), _span(row, rows)
-        return left, top, right, bottom
+        """As `box_around`; None without a place."""
+        return None if cell == NOWHERE else box_around(cell, *self.map_shapes[layer])
+
+
+def square_px(size_px: int) -> int:
+    """Side of photographs' squares for a network that sees `size_px` of them."""
+    return round(size_px / CROPPED)
+
+
+def seen(square_HW3: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+    """The part of squares (..., H, W, 3) with side `square_px` that the network sees."""
+    margin = (square_px(size_px) - size_px) // 2
+    return square_HW3[..., margin : margin + size_px, margin : margin + size_px, :]
+
+
+def box_around(cell: int, rows: int, columns: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a map's cell, counted row by row, and its neighbours, in shares of the picture
+    that the network saw."""
+    row, column = divmod(cell, columns)
+    (left, right), (top, bottom) = _span(column, columns), _span(row, rows)
+    return left, top, right, bottom
 
 
 def _span(cell: int, count: int) -> tuple[float, float]:

@@ -24,15 +24,15 @@ def one_line_errors(place: Path) -> Iterator[None]:
         raise DgnError(f"cannot write to {place}: {error.strerror or in_one_line(error)}") from error
 
 
-def check_empty(folder: Path) -> None:
-    """Raises: DgnError if `folder` is a file, or holds anything, even hidden files."""
+def check_empty(folder: Path, besides: str = "") -> None:
+    """Raises: DgnError if `folder` is a file, or holds anything but the file or folder `besides`, even hidden files."""
     advice = "give a new or an empty folder"
     with one_line_errors(folder):
         if not folder.exists():
             return
         if not folder.is_dir():
             raise DgnError(f"{folder} exists and is a file: {advice}")
-        names = sorted(path.name for path in folder.iterdir())
+        names = sorted(path.name for path in folder.iterdir() if path.name != besides)
     if names:
         more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
         left = " (left by a killed command: delete it)" if names[0].startswith(HIDDEN) else ""
