@@ -29,6 +29,7 @@ COMMANDS = {
     "judge": "Have an independent network judge RUN's pictures, and RUN's own score them after distortions.",
     "examples": "Find the photographs that excite RUN's units most, from a folder or bucket of yours.",
     "compare": "Compare two runs of the same targets, picture by picture, the most changed first.",
+    "audit": "Show what the picture of each class in RUN contains beside the class, worst first.",
     "report": "Summarise RUN on one HTML page: statistics, plots, best and worst pictures, failures, settings.",
     "export": "Export RUN as a Hugging Face dataset, or as a few tar files.",
     "verify": "Check RUN: every target present once, every file intact, a sample scored again.",

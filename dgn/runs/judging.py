@@ -58,7 +58,7 @@ def _read_ahead(run: Run, shards: Sequence[int], own: FrozenNetwork) -> Iterator
             for at in range(0, len(rows), batch_size):
                 batch = rows[at : at + batch_size]
                 waiting = [
-                    readers.submit(_picture, run, row, own.size_px) for row in batch if row["file_name"] is not None
+                    readers.submit(read_picture, run, row, own.size_px) for row in batch if row["file_name"] is not None
                 ]
                 ahead.append((shard, batch, at + batch_size >= len(rows), waiting))
                 if len(ahead) > 1:
@@ -66,8 +66,8 @@ def _read_ahead(run: Run, shards: Sequence[int], own: FrozenNetwork) -> Iterator
         yield from ahead
 
 
-def _picture(run: Run, row: dict[str, Any], size_px: int) -> Tensor:
-    """(1, 3, H, W) uint8."""
+def read_picture(run: Run, row: dict[str, Any], size_px: int) -> Tensor:
+    """A row's picture, (1, 3, H, W) uint8. Raises: RunDamaged."""
     png = run.picture(row["file_name"], row["sha256"])
     try:
         return read_pictures([png], size_px)
