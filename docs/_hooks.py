@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 from dgn.cluster.training_settings import TrainingSettings
 from dgn.jobs.cli import COMMANDS, build_app
 from dgn.runs import layout, schema
+from dgn.runs.audit import COLUMNS as AUDITED
 from dgn.runs.comparison import COLUMNS as COMPARED
 from dgn.runs.config import RunConfig
 from dgn.runs.examples import COLUMNS as EXAMPLE_COLUMNS
@@ -128,6 +129,11 @@ def comparison_columns() -> str:
     return _table(("column", "type", "meaning"), ((f"`{c.name}`", f"`{c.type}`", c.meaning) for c in COMPARED))
 
 
+def audit_columns() -> str:
+    """The table of `dgn audit`."""
+    return _table(("column", "type", "meaning"), ((f"`{c.name}`", f"`{c.type}`", c.meaning) for c in AUDITED))
+
+
 def statuses() -> str:
     """The outcomes of targets."""
     return _table(("status", "meaning"), ((f"`{status}`", status.meaning) for status in Status))
@@ -146,6 +152,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "judged_columns": judged_columns,
     "example_columns": example_columns,
     "comparison_columns": comparison_columns,
+    "audit_columns": audit_columns,
     "files": files,
     "statuses": statuses,
 }
