@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from dgn.cluster.examples_worker import ExamplesWorker
 from dgn.cluster.progress import Progress
 from dgn.errors import DgnError, PlanMismatch
 from dgn.networks.layers import Layers
-from dgn.pictures.accuracy import classes_of_folders
+from dgn.pictures.accuracy import folders_of_classes
 from dgn.pictures.example_sheets import draw_example_sheet
 from dgn.runs import examples as files
 from dgn.runs.config import RunConfig
@@ -79,7 +78,7 @@ def find_examples(
         _start(run, found, identity, config, plan)
         return Job(None, done)
     found.store.check(must_write=True)
-    true_classes = _true_classes(listing.photographs, layers)
+    true_classes = folders_of_classes(listing.photographs, layers)
     log.info(
         "%s, %s of the run, %s", plural(plan.num_targets, "photograph"), plural(len(subjects), "unit"),
         f"{plural(len(true_classes), 'folder')} named as classes" if true_classes else "no folder named as a class",
@@ -122,14 +121,6 @@ def subjects_of(plan: Plan) -> tuple[Target, ...]:
 def _identity(fingerprint: Mapping[str, Any], plan: PhotographPlan) -> dict[str, Any]:
     """What decides the examples: the run's network and targets, and the photographs."""
     return {**fingerprint, "photographs_sha256": plan.sha256, "column": plan.column, EXAMPLES_VERSION: files.VERSION}
-
-
-def _true_classes(photographs: tuple[str, ...], layers: Layers) -> dict[str, int]:
-    """Classes by the names of photographs' folders."""
-    if layers.class_layer is None:
-        return {}
-    folders = {PurePosixPath(name).parent for name in photographs} - {PurePosixPath(".")}
-    return {str(folder): class_ for folder, class_ in classes_of_folders(folders, layers).items()}
 
 
 def _make_lists(

@@ -21,6 +21,7 @@ from dgn.cluster.training_settings import TrainingSettings
 from dgn.jobs.cli import COMMANDS, build_app
 from dgn.runs import layout, schema
 from dgn.runs.alike import COLUMNS as ALIKE_COLUMNS
+from dgn.runs.audit import COLUMNS as AUDITED
 from dgn.runs.comparison import COLUMNS as COMPARED
 from dgn.runs.config import RunConfig
 from dgn.runs.examples import COLUMNS as EXAMPLE_COLUMNS
@@ -115,29 +116,9 @@ def columns() -> str:
     return _table(("column", "type", "may be null", "meaning"), rows)
 
 
-def judged_columns() -> str:
-    """The table `judged` of `dgn query --sql`."""
-    return _table(("column", "type", "meaning"), ((f"`{c.name}`", f"`{c.type}`", c.meaning) for c in JUDGED_COLUMNS))
-
-
-def example_columns() -> str:
-    """The table `examples` of `dgn query --sql`."""
-    return _table(("column", "type", "meaning"), ((f"`{c.name}`", f"`{c.type}`", c.meaning) for c in EXAMPLE_COLUMNS))
-
-
-def alike_columns() -> str:
-    """The table `alike` of `dgn query --sql`."""
-    return _table(("column", "type", "meaning"), ((f"`{c.name}`", f"`{c.type}`", c.meaning) for c in ALIKE_COLUMNS))
-
-
-def comparison_columns() -> str:
-    """The table of `dgn compare`."""
-    return _table(("column", "type", "meaning"), ((f"`{c.name}`", f"`{c.type}`", c.meaning) for c in COMPARED))
-
-
-def explanation_columns() -> str:
-    """The table of `dgn explain`."""
-    return _table(("column", "type", "meaning"), ((f"`{c.name}`", f"`{c.type}`", c.meaning) for c in EXPLAINED))
+def meanings(columns: Sequence[schema.Column]) -> str:
+    """A table's columns."""
+    return _table(("column", "type", "meaning"), ((f"`{c.name}`", f"`{c.type}`", c.meaning) for c in columns))
 
 
 def statuses() -> str:
@@ -155,11 +136,12 @@ GENERATED: dict[str, Callable[[], str]] = {
     "training_settings": lambda: settings_table(TrainingSettings),
     "commands": commands,
     "columns": columns,
-    "judged_columns": judged_columns,
-    "example_columns": example_columns,
-    "alike_columns": alike_columns,
-    "comparison_columns": comparison_columns,
-    "explanation_columns": explanation_columns,
+    "judged_columns": lambda: meanings(JUDGED_COLUMNS),
+    "example_columns": lambda: meanings(EXAMPLE_COLUMNS),
+    "alike_columns": lambda: meanings(ALIKE_COLUMNS),
+    "comparison_columns": lambda: meanings(COMPARED),
+    "explanation_columns": lambda: meanings(EXPLAINED),
+    "audit_columns": lambda: meanings(AUDITED),
     "files": files,
     "statuses": statuses,
 }

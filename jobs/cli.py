@@ -31,6 +31,7 @@ COMMANDS = {
     "alike": "Find out which pictures of RUN look alike: similar ones, two figures per picture, and a map.",
     "explain": "Draw the filters that speak most for the network's answer to photographs of yours.",
     "compare": "Compare two runs of the same targets, picture by picture, the most changed first.",
+    "audit": "Show what the picture of each class in RUN contains beside the class, worst first.",
     "report": "Summarise RUN on one HTML page: statistics, plots, best and worst pictures, failures, settings.",
     "export": "Export RUN as a Hugging Face dataset, or as a few tar files.",
     "verify": "Check RUN: every target present once, every file intact, a sample scored again.",

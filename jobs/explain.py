@@ -19,6 +19,7 @@ from dgn.jobs.common.progress import bar, log_to_stderr
 from dgn.jobs.render import render
 from dgn.runs.config import RunConfig
 from dgn.runs.run import Run
+from dgn.targets import Mode
 from dgn.text import plural, printable
 
 log = logging.getLogger("dgn")
@@ -68,7 +69,8 @@ def command(
         for photograph in found:
             explanations.append(explain(network, photograph, asked_layers, asked_class, top))
             progress.advance(task)
-    mode, seed = (config.modes or ("untrained",))[0], config.seed
+    mode: Mode = config.modes[0] if config.modes else "untrained"
+    seed = config.seed
     targets = targets_of(explanations, mode, seed)
     pictures = _with_run(opened, drawn_in(opened, targets))
     if missing := {name: target for name, target in targets.items() if name not in pictures}:

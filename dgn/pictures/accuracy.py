@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -160,6 +160,14 @@ def classes_of_folders(folders: Iterable[AnyPath], layers: Layers) -> dict[AnyPa
         if class_ is not None:
             found[folder] = class_
     return found
+
+
+def folders_of_classes(photographs: Iterable[str], layers: Layers) -> dict[str, int]:
+    """Classes by the paths of the photographs' folders, see `classes_of_folders`."""
+    if layers.class_layer is None:
+        return {}
+    folders = {PurePosixPath(name).parent for name in photographs} - {PurePosixPath(".")}
+    return {str(folder): class_ for folder, class_ in classes_of_folders(folders, layers).items()}
 
 
 def _plain(label: str) -> str:

@@ -79,10 +79,6 @@ class Side:
                 return target
         raise RunDamaged(f"{row['target_id']} does not belong to shard {row['shard']:06d}", VERIFY)
 
-    def picture(self, row: dict[str, Any]) -> Tensor:
-        """(1, 3, H, W) uint8. Raises: RunDamaged."""
-        return read_picture(self.run, row, self.network.size_px)
-
 
 def _key(row: dict[str, Any], class_layer: str | None, labels: Counter[str]) -> tuple[Any, ...]:
     """A class is joined by its label, if no other class has the same: networks may number their classes otherwise.
@@ -111,7 +107,10 @@ def compare(
     for at in range(0, len(common), AT_A_TIME):
         some = common[at : at + AT_A_TIME]
         rows = {side: [side.rows[key] for key in some] for side in (a, b)}
-        pictures = {side: torch.cat([side.picture(row) for row in rows[side]]) for side in (a, b)}
+        pictures = {
+            side: torch.cat([read_picture(side.run, row, side.network.size_px) for row in rows[side]])
+            for side in (a, b)
+        }
         distances = _distances(features(pictures[a], judge), features(pictures[b], judge))
         ranks = {side: _ranks(pictures[side], rows[other], other) for side, other in ((a, b), (b, a))}
         for n, distance in enumerate(distances):

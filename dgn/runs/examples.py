@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -158,15 +158,23 @@ class Examples(Run):
 
     def lists(self) -> pa.Table:
         """Both lists of every subject. Raises: DgnError if there are none yet; RunDamaged."""
+        return self._read(LISTS, SCHEMA)
+
+    def thumbnails(self, photographs: Collection[str]) -> dict[str, bytes]:
+        """Files of thumbnails by their photographs' names. Raises: as `lists`."""
+        table = self._read(PHOTOGRAPHS, PHOTOGRAPH_SCHEMA)
+        some = table.filter(pc.is_in(table["photograph"], pa.array(photographs, pa.string())))
+        return dict(zip(some["photograph"].to_pylist(), some["thumbnail"].to_pylist(), strict=True))
+
+    def _read(self, name: str, of: pa.Schema) -> pa.Table:
         try:
-            table = schema.parse(self.store.read(LISTS), schema=SCHEMA)
+            return schema.parse(self.store.read(name), schema=of)
         except FileNotFoundError as error:
             raise DgnError(
                 f"{self.store.url.removesuffix('/' + FOLDER)} has no examples yet: dgn examples RUN IMAGES makes them"
             ) from error
         except DgnError as error:
-            raise RunDamaged(f"{self.store.url}/{LISTS} is not what was written: {error}", AGAIN) from error
-        return table
+            raise RunDamaged(f"{self.store.url}/{name} is not what was written: {error}", AGAIN) from error
 
 
 def sheet_key(subject: str) -> str:

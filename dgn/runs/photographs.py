@@ -204,7 +204,7 @@ def read_shard(store: Store, plan: PhotographPlan, index: int) -> Iterator[tuple
     """
     shard = plan.shard(index)
     for key in shard.files:
-        yield key, partial(_read_file, store, key)
+        yield key, partial(read_photograph, store, key)
     if shard.table:
         with open_table(store, shard.table) as file:
             for name, data in pictures_of(shard.table, file, plan.column, shard.row_groups, shard.first_row):
@@ -215,7 +215,8 @@ def _given(data: bytes) -> bytes:
     return data
 
 
-def _read_file(store: Store, key: str) -> bytes:
+def read_photograph(store: Store, key: str) -> bytes:
+    """A file; no bytes where it is gone or cannot be opened. Raises: StoreError."""
     try:
         return store.read(key)
     except FileNotFoundError:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import dgn
 from dgn.errors import DgnError, RunDamaged
+from dgn.jobs.common.pages import templates, webp_url
 from dgn.jobs.common.printing import percent
 from dgn.pictures.codec import decode_png, encode_thumbnail
 from dgn.runs.failures import faults, most_frequent_first
@@ -23,7 +22,6 @@ from dgn.runs.run import Run
 from dgn.runs.statistics import Histogram, Statistics, statistics_of
 from dgn.runs.summaries import judge_names, summaries
 from dgn.statuses import Status
-from dgn.text import printable
 
 TEMPLATES = Path(__file__).parent
 NUM_SHOWN = 20  # best and worst pictures of a mode
@@ -40,10 +38,7 @@ def render_page(run: Run, price_per_hour: float | None) -> str:
     failed = faults(run.failures())
     num_done = found.statuses.total()
     names = [*tuple(Status), *sorted(found.statuses.keys() - set(Status))]
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, finalize=_finalize,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    environment = templates(TEMPLATES)
     environment.filters |= {
         "percent": percent, "count": lambda n: f"{n:,}", "number": _number, "hours": lambda s: _number(s / 3600),
         "moment": _moment, "money": lambda price: f"{price:,.2f}", "bars": _bars,
@@ -73,11 +68,6 @@ def render_page(run: Run, price_per_hour: float | None) -> str:
     )
 
 
-def _finalize(value: Any) -> Any:
-    """Shows control characters of texts from elsewhere; afterwards jinja escapes everything but Markup."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
 def _shown(run: Run, found: Statistics) -> list[tuple[str, list[tuple[str, list[dict[str, Any]]]]]]:
     """The best and the worst pictures by mode, each with its thumbnail or its problem."""
     kinds = {"Highest activations": found.best, "Lowest activations": found.worst}
@@ -97,7 +87,7 @@ def _thumbnail(run: Run, row: dict[str, Any]) -> dict[str, str | None]:
         webp = encode_thumbnail(decode_png(png))
     except DgnError as error:
         return {"thumbnail": None, "problem": f"{row['file_name']}: {error}"}
-    return {"thumbnail": f"data:image/webp;base64,{base64.b64encode(webp).decode()}", "problem": None}
+    return {"thumbnail": webp_url(webp), "problem": None}
 
 
 def _settings(info: RunInfo) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -1,0 +1,150 @@
+"""Photographs whose folders name their classes, shown to a network class by class.
+
+Memory does not grow with their number: at most MOST_OF_CLASS of one class are held at a time, and MOST_OF_ALL of all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dgn.errors import DgnError
+from dgn.method.memory import in_batches
+from dgn.networks.frozen import FrozenNetwork
+from dgn.pictures.accuracy import folders_of_classes
+from dgn.pictures.codec import encode_thumbnail
+from dgn.pictures.examples import Watcher
+from dgn.pictures.paths import Paths, evenly
+from dgn.pictures.photographs import UnreadablePhotograph, load_photograph
+from dgn.runs.photographs import list_photographs, photograph_store, read_photograph
+from dgn.runs.run import NUM_READERS
+from dgn.runs.stores import Store
+
+MOST_OF_CLASS, MOST_OF_ALL = 50, 200
+LEAST_OF_CLASS = 5  # with which pictures of a class are compared
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """Photographs that were shown to the network, and what its units did.
+
+    Args:
+        classes_N: the true ones.
+    """
+
+    names: tuple[str, ...]
+    classes_N: NDArray[np.int64]
+    thumbnails: tuple[bytes, ...]
+    paths: Paths
+
+    def outside(self, class_: int) -> Looked | None:
+        """Those of other classes; None if there are none."""
+        chosen = np.flatnonzero(self.classes_N != class_).tolist()
+        if not chosen:
+            return None
+        names = tuple(self.names[n] for n in chosen)
+        thumbnails = tuple(self.thumbnails[n] for n in chosen)
+        return Looked(names, self.classes_N[chosen], thumbnails, self.paths.take(chosen))
+
+
+@dataclass
+class LabelledPhotographs:
+    """A folder's photographs by class, in order of names.
+
+    Args:
+        num_without_class: photographs that are left out.
+        left_out: other files, in words.
+        unreadable: names and reasons, of those looked at.
+    """
+
+    store: Store
+    by_class: dict[int, list[str]]
+    num_without_class: int
+    left_out: str
+    network: FrozenNetwork
+    layers: tuple[str, ...]
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, url: str, network: FrozenNetwork, layers: tuple[str, ...]) -> LabelledPhotographs:
+        """Raises: StoreError; DgnError if no folder is named as a class."""
+        store = photograph_store(url)
+        listing = list_photographs(store)
+        names = listing.photographs
+        folders = folders_of_classes(names, network.layers)
+        by_class: dict[int, list[str]] = {}
+        for name in names:
+            if (class_ := folders.get(str(PurePosixPath(name).parent))) is not None:
+                by_class.setdefault(class_, []).append(name)
+        if len(by_class) < 2:
+            raise DgnError(
+                f"{store.url} has folders of {len(by_class)} classes of {network.layers.network}: expected folders of "
+                "at least two, named as the classes or by their numbers"
+            )
+        num_without_class = len(names) - sum(map(len, by_class.values()))
+        return cls(store, by_class, num_without_class, listing.remark, network, layers)
+
+    def of_class(self, class_: int) -> Looked | None:
+        """At most MOST_OF_CLASS of a class, evenly spread; None if fewer than LEAST_OF_CLASS can be read."""
+        looked = self._look([(name, class_) for name in evenly(self.by_class.get(class_, []), MOST_OF_CLASS)])
+        return looked if looked and len(looked.names) >= LEAST_OF_CLASS else None
+
+    def of_all(self) -> Looked:
+        """At most MOST_OF_ALL, evenly spread over the classes' photographs. Raises: DgnError if none can be read."""
+        every = [(name, class_) for class_, names in sorted(self.by_class.items()) for name in names]
+        looked = self._look(evenly(every, MOST_OF_ALL))
+        if looked is None:
+            name, why = next(iter(self.unreadable.items()))
+            raise DgnError(f"none of {len(self.unreadable)} photographs in {self.store.url} can be read, such as "
+                           f"{name}: {why}")  # fmt: skip
+        return looked
+
+    def _look(self, chosen: Sequence[tuple[str, int]]) -> Looked | None:
+        """None if none can be read. Of files that are the same, byte by byte, the first counts."""
+        names, classes, thumbnails, paths, digests = (
+            list[str](),
+            list[int](),
+            list[bytes](),
+            list[Paths](),
+            set[bytes](),
+        )
+        size = self.network.engine.scoring_batch_size
+        for at in range(0, len(chosen), size):
+            batch = []
+            for (name, class_), (digest, seen_HW3) in self._read(chosen[at : at + size]):
+                if seen_HW3 is not None and digest not in digests:
+                    digests.add(digest)
+                    batch.append(seen_HW3)
+                    names.append(name)
+                    classes.append(class_)
+                    thumbnails.append(encode_thumbnail(seen_HW3))
+            paths += in_batches(batch, len(batch), self._paths, self.network.engine)
+        if not names:
+            return None
+        return Looked(tuple(names), np.array(classes), tuple(thumbnails), Paths.joined(paths))
+
+    def _paths(self, seen_HW3: Sequence[NDArray[np.uint8]]) -> Paths:
+        return Paths.of(torch.from_numpy(np.stack(seen_HW3)).permute(0, 3, 1, 2) / 255, self.network, self.layers)
+
+    def _read(
+        self, chosen: Sequence[tuple[str, int]]
+    ) -> Iterator[tuple[tuple[str, int], tuple[bytes, NDArray[np.uint8] | None]]]:
+        with ThreadPoolExecutor(NUM_READERS) as readers:
+            yield from zip(chosen, readers.map(self._read_one, [name for name, _ in chosen]), strict=True)
+
+    def _read_one(self, name: str) -> tuple[bytes, NDArray[np.uint8] | None]:
+        """The file's SHA-256, and the square that the network sees; None if it is unreadable."""
+        watcher = Watcher(self.network, ())
+        data = read_photograph(self.store, name)
+        try:
+            return hashlib.sha256(data).digest(), watcher.seen(load_photograph(data, watcher.square_px))
+        except UnreadablePhotograph as error:
+            self.unreadable[name] = str(error)
+            return b"", None
