@@ -19,7 +19,7 @@ from dgn.jobs.common.progress import bar, log_to_stderr
 from dgn.jobs.render import render
 from dgn.runs.config import RunConfig
 from dgn.runs.run import Run
-from dgn.targets import Mode
+from dgn.targets import MODES
 from dgn.text import plural, printable
 
 log = logging.getLogger("dgn")
@@ -69,8 +69,7 @@ def command(
         for photograph in found:
             explanations.append(explain(network, photograph, asked_layers, asked_class, top))
             progress.advance(task)
-    mode: Mode = config.modes[0] if config.modes else "untrained"
-    seed = config.seed
+    mode, seed = next(mode for mode in MODES if mode in (config.modes or MODES)), config.seed
     targets = targets_of(explanations, mode, seed)
     pictures = _with_run(opened, drawn_in(opened, targets))
     if missing := {name: target for name, target in targets.items() if name not in pictures}:
@@ -83,7 +82,7 @@ def command(
         drawn = Run.at(str(out / FOLDER))
         pictures |= _with_run(drawn, drawn_in(drawn, missing))
     names = _sheet_names([one.photograph.name for one in explanations])
-    rows = []
+    rows: list[dict[str, Any]] = []
     with whole_or_not_at_all(out) as folder:
         for explanation, name in zip(explanations, names, strict=True):
             draw_sheet(explanation, known, pictures, mode, seed).save(folder / name)
