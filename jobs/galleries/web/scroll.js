@@ -6,7 +6,7 @@
 // the bar is set to the position that stands for the view's, and the rows with it: nothing in sight moves.
 'use strict'
 
-const RESTS_MS = 200 // after the last step; Firefox has no 'scrollend' for every wheel
+const RESTS_MS = 1000 // after the last step, where no 'scrollend' comes: in Firefox after some wheels
 
 class Scroller {
   static MOST_PX = 4e6 // tests set it lower, before a view is laid out
@@ -15,6 +15,7 @@ class Scroller {
   constructor(element, space, onMove) {
     Object.assign(this, { element, space, onMove, top: 0, bar: 0, viewPx: 0, barPx: 0 })
     element.addEventListener('scroll', () => this.#follow(), { passive: true })
+    element.addEventListener('scrollend', () => this.#rest(), { passive: true })
   }
 
   /** The view is this high from now on, and shown from `top`. */
@@ -44,9 +45,7 @@ class Scroller {
     if (!moved) return // by #setBar
     this.bar = bar
     clearTimeout(this.timer)
-    this.timer = setTimeout(() => {
-      if (this.bar === this.#bar()) this.#setBar() // or it has moved on, and its event, yet to come, must find it there
-    }, RESTS_MS)
+    this.timer = setTimeout(() => this.#rest(), RESTS_MS)
     // The bar's thumb moves by pixels too, and each stands for this many of the element's; half for fine screens.
     const dragPx = this.barPx / clientHeight / 2
     if (Math.abs(moved) <= Math.max(dragPx, clientHeight)) this.top = within(this.top + moved, this.viewPx)
@@ -54,6 +53,11 @@ class Scroller {
     this.onMove()
     const isNearEnd = bar < clientHeight || bar > this.barPx - clientHeight
     if (isNearEnd) this.#setBar() // or steps without a pause would come to the bar's end before the view's
+  }
+
+  #rest() {
+    clearTimeout(this.timer)
+    if (this.bar === this.#bar()) this.#setBar() // or it has moved on, and its event, yet to come, must find it there
   }
 
   #setTop(top) {
