@@ -25,7 +25,7 @@ NUM_SIMILAR = 12
 
 
 def write_fake_alike(folder, has_map=True):
-    """Rows that share a picture lie close together, and those beside each other there are similar. Returns the table."""
+    """Rows that share a picture lie close together, and neighbours there are similar. Returns the table."""
     index = json.loads((Path(folder) / "index" / "current.json").read_text())
     names = ["target_id", "attempt", "file_name"]
     rows = pa.concat_tables(pq.read_table(Path(folder) / name, columns=names) for name in index["files"])

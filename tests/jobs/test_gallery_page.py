@@ -29,7 +29,7 @@ def test_labels_are_text(small, browser):
         page.keyboard.press("Escape")
         page.goto(address(small, f"#q={MARKUP}&layer={MARKUP}&sort={MARKUP}&id={MARKUP}"))
         page.wait_for_timeout(200)
-        assert page.locator("script").count() == 8
+        assert page.locator("script").count() == 16
         assert page.locator("img[src=x]").count() == 0
         assert not dialogs
         assert not visitor.complaints, visitor.complaints

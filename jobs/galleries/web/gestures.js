@@ -43,13 +43,13 @@ class Gestures {
   #move(event) {
     const { map } = this
     const point = pointOf(event)
-    if (!this.pointers.has(event.pointerId)) return this.isLasso || map.choose(map.nearest(point))
+    if (!this.pointers.has(event.pointerId)) return this.isLasso || map.choose(map.under(point))
     this.hasMoved ||= distance(point, this.start) > CLICK_PX
     const before = spanOf(this.pointers)
     this.pointers.set(event.pointerId, point)
     if (map.lasso) {
       if (distance(point, map.lasso.at(-1)) > LINE_PX) map.lasso.push(point)
-      map.draw()
+      map.draw(true)
     } else if (this.hasMoved) {
       const now = spanOf(this.pointers)
       map.pan(now.middle[0] - before.middle[0], now.middle[1] - before.middle[1])
@@ -66,7 +66,7 @@ class Gestures {
       this.onLasso(map.inside(line), event.shiftKey)
       this.#setLasso(false)
     } else if (!this.hasMoved) {
-      const row = map.nearest(pointOf(event))
+      const row = map.under(pointOf(event))
       if (row !== undefined) map.open(row)
     }
   }
@@ -74,7 +74,7 @@ class Gestures {
   #forget(event) {
     this.pointers.delete(event.pointerId)
     this.map.lasso = null
-    this.map.draw()
+    this.map.draw(true)
   }
 
   #wheel(event) {
@@ -86,17 +86,16 @@ class Gestures {
   #key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return
     const { map } = this
-    const middle = [map.width / 2, map.height / 2]
     const acts = {
       ArrowLeft: () => map.pan(STEP_PX, 0), ArrowRight: () => map.pan(-STEP_PX, 0),
       ArrowUp: () => map.pan(0, STEP_PX), ArrowDown: () => map.pan(0, -STEP_PX),
       '+': () => map.zoom(STEP_ZOOM), '=': () => map.zoom(STEP_ZOOM), '-': () => map.zoom(1 / STEP_ZOOM), 0: () => map.reset(),
-      Enter: () => map.rows.length && map.open(map.nearest(middle, true)),
+      Enter: () => map.rows.length && map.open(map.inMiddle()),
     }
     if (!(event.key in acts)) return
     event.preventDefault()
     acts[event.key]()
-    if (event.key !== 'Enter') map.choose(map.nearest(middle, true)) // the picture that Enter opens
+    if (event.key !== 'Enter') map.choose(map.inMiddle()) // the picture that Enter opens
   }
 }
 

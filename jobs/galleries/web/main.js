@@ -19,7 +19,7 @@ async function main() {
   let map = null
   const thumbnails = new Thumbnails(source)
   const alike = new Alike(source, table)
-  const tags = new Tags(index.run_id, () => update(readState(), true), say)
+  const tags = new Tags(index.run_id, () => update(readState(), true))
   const selection = new Selection(byId('selection'), table, followSelection)
   const detail = new Detail(byId('detail'), table, alike, thumbnails, tags, step)
   const chart = new Histogram(byId('histogram'), (from, to) => {
@@ -67,7 +67,7 @@ async function main() {
   /** The rows of a state; they are sorted when somebody asks for them in order. */
   function viewOf(state, rows) {
     let sorted = null
-    return { rows, items: () => (sorted ??= inOrder(table, state, rows)), shown: addressOf({ ...state, id: '' }) }
+    return { rows, items: () => (sorted ??= select(table, state, rows)), shown: addressOf({ ...state, id: '' }) }
   }
 
   /** Whether a row has the tag, and is selected, if these are asked for. */

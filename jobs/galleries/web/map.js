@@ -67,25 +67,31 @@ class MapView {
     return [left + this.table.column.x[row] * scale, top + this.table.column.y[row] * scale]
   }
 
-  /** The row whose thumbnail or dot is at a point; with `isFar`, however far. Undefined if there is none. */
-  nearest([right, down], isFar = false) {
-    const among = (rows, most) => {
-      let found
-      for (const row of rows) {
-        const [atX, atY] = this.at(row)
-        const away = Math.max(Math.abs(atX - right), Math.abs(atY - down))
-        if (away < most) [found, most] = [row, away]
-      }
-      return found
+  /** The row whose thumbnail or dot is at a point, undefined if there is none. */
+  under(point) {
+    return this.#nearest(this.inSight ?? [], point, THUMB_PX / 2) ?? this.#nearest(this.rows, point, NEAR_PX)
+  }
+
+  /** The row nearest to the middle of the canvas. */
+  inMiddle() {
+    return this.#nearest(this.rows, [this.width / 2, this.height / 2], Infinity)
+  }
+
+  #nearest(rows, [right, down], most) {
+    let found
+    for (const row of rows) {
+      const [atX, atY] = this.at(row)
+      const away = Math.max(Math.abs(atX - right), Math.abs(atY - down))
+      if (away < most) [found, most] = [row, away]
     }
-    return among(this.inSight ?? [], isFar ? Infinity : THUMB_PX / 2) ?? among(this.rows, NEAR_PX)
+    return found
   }
 
   choose(row) {
     if (row === this.chosen) return
     this.chosen = row
     this.words.textContent = row === undefined ? '' : `${nameOf(this.table, row)}: ${describe(this.table, row)}`
-    this.draw()
+    this.draw(true)
   }
 
   /** The rows inside a line of points on the canvas. */
@@ -106,8 +112,9 @@ class MapView {
     else this.pan(...moved) // what was in the middle stays there
   }
 
-  /** Draws before the next frame, once. */
-  draw() {
+  /** Draws before the next frame, once; `hasSameDots` if only thumbnails, the ring or the lasso changed. */
+  draw(hasSameDots = false) {
+    if (!hasSameDots) this.dots = null
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null
       if (this.view && this.thinning) this.#paint()
@@ -117,7 +124,9 @@ class MapView {
   #paint() {
     const look = getComputedStyle(this.canvas)
     const context = this.canvas.getContext('2d')
-    this.#paintDots(context, colourOf(look.color), colourOf(look.outlineColor))
+    this.dots ??= this.#drawnDots(context, colourOf(look.color), colourOf(look.outlineColor))
+    context.setTransform(1, 0, 0, 1, 0, 0)
+    context.putImageData(this.dots, 0, 0)
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0)
     const level = Math.floor(2 * Math.log2(this.view.scale / ROOM_PX))
     this.inSight = this.thinning.at(Math.max(0, Math.min(level, FINEST))).filter(row => this.#isInSight(row))
@@ -137,20 +146,23 @@ class MapView {
   }
 
   /** Dots as pixels, because a hundred thousand rectangles would take longer. */
-  #paintDots(context, plain, accent) {
+  #drawnDots(context, plain, accent) {
     const { width, height } = this.canvas
+    const { left, top, scale } = this.view
+    const { x, y } = this.table.column
     const pixels = context.createImageData(width, height)
     const bits = new Uint32Array(pixels.data.buffer)
     const side = Math.max(1, Math.round(DOT_PX * this.ratio))
     for (const row of this.rows) {
-      const [right, down] = this.at(row)
-      const [x, y] = [Math.round(right * this.ratio), Math.round(down * this.ratio)]
-      if (x < 0 || y < 0 || x + side > width || y + side > height) continue
+      const right = Math.round((left + x[row] * scale) * this.ratio)
+      const down = Math.round((top + y[row] * scale) * this.ratio)
+      if (right < 0 || down < 0 || right + side > width || down + side > height) continue
       const colour = this.selection.isIn[row] ? accent : plain
-      for (let line = y; line < y + side; line++) bits.fill(colour, line * width + x, line * width + x + side)
+      for (let line = 0; line < side; line++) {
+        for (let dot = 0; dot < side; dot++) bits[(down + line) * width + right + dot] = colour
+      }
     }
-    context.setTransform(1, 0, 0, 1, 0, 0)
-    context.putImageData(pixels, 0, 0)
+    return pixels
   }
 
   #paintThumbnail(context, row) {
@@ -199,7 +211,7 @@ class MapView {
     try {
       await this.thumbnails.load(missing.map(row => this.table.place(row)), (row, url) => {
         const image = new Image()
-        image.onload = image.onerror = () => this.draw()
+        image.onload = image.onerror = () => this.draw(true)
         image.src = url
         this.images.set(row, image)
       }, this.wanted.signal)

@@ -5,9 +5,9 @@ const TAG_COLUMNS = ['target_id', 'tag']
 const MOST_LETTERS = 60 // of a tag
 
 class Tags {
-  /** `onChange` is called after each change, `say` with what went wrong. */
-  constructor(runId, onChange, say) {
-    Object.assign(this, { key: `dgn-tags-${runId}`, onChange, say, of: new Map() }) // target_id: Set of tags
+  /** `onChange` is called after each change. */
+  constructor(runId, onChange) {
+    Object.assign(this, { key: `dgn-tags-${runId}`, onChange, problem: '', of: new Map() }) // of: target_id: Set of tags
     try {
       for (const [id, tags] of Object.entries(JSON.parse(localStorage.getItem(this.key) ?? '{}'))) this.of.set(id, new Set(tags))
     } catch { /* what is blocked or not readable is said when something is to be kept */ }
@@ -60,9 +60,9 @@ class Tags {
   #keep() {
     try {
       localStorage.setItem(this.key, JSON.stringify(Object.fromEntries([...this.of].map(([id, tags]) => [id, [...tags]]))))
-      this.say('')
+      this.problem = ''
     } catch {
-      this.say('This browser keeps no tags: its storage is blocked or full. Export them before you close the page.')
+      this.problem = 'This browser keeps no tags: its storage is blocked or full. Export them before you close the page.'
     }
     this.onChange()
   }
@@ -74,10 +74,12 @@ function tagEditor(tags, id) {
   const input = element('input', { type: 'text', maxLength: MOST_LETTERS, placeholder: 'add a tag' })
   input.setAttribute('aria-label', 'Add a tag')
   input.setAttribute('list', 'known-tags')
+  const problem = element('p', { role: 'alert' })
   const known = element('datalist', { id: 'known-tags' })
   const draw = () => {
     list.replaceChildren(...tags.at(id).map(tag => element('li', {}, tag, removeButton(tag))))
     list.hidden = !list.children.length
+    problem.textContent = tags.problem
     known.replaceChildren(...tags.counts().map(([tag]) => element('option', { value: tag })))
   }
   const removeButton = tag => {
@@ -94,7 +96,7 @@ function tagEditor(tags, id) {
   }
   form.onkeydown = event => { if (event.key.startsWith('Arrow')) event.stopPropagation() } // they move in the text here
   draw()
-  return section('Tags', list, form)
+  return section('Tags', list, form, problem)
 }
 
 function tagFileButtons(tags, onRead) {
@@ -103,7 +105,7 @@ function tagFileButtons(tags, onRead) {
     try {
       tags.read(await input.files[0].text())
     } catch (error) {
-      tags.say(`These tags cannot be read: ${error.message}.`)
+      tags.problem = `${input.files[0].name} cannot be read as tags: ${error.message}`
     }
     input.value = ''
     onRead()

@@ -29,7 +29,7 @@ function orders(table) {
 }
 
 /** Items to show, in order, of some rows. An item is an array of rows: one, or those of both modes side by side. */
-function inOrder(table, state, rows) {
+function select(table, state, rows) {
   const sorted = rows.slice().sort(comparison(table, state.sort))
   return state.pair ? inPairs(table, sorted) : Array.from(sorted, row => [row])
 }
