@@ -2,7 +2,8 @@
 
 Fake runs of 6,224 and 105,808 pictures (the plan, rows, index and page are real), from file://, from a web server that
 knows no byte ranges, from one that does, from `dgn gallery serve` and from a real S3 server, all on loopback. Medians
-over the repeats, each in a fresh browser context, as a Markdown table.
+over the repeats, each in a fresh browser context, as Markdown tables: the grid's, and with figures of a fake `dgn alike`
+the map's.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ import pyarrow as pa
 import typer
 
 from dgn.jobs.galleries.build import build_page
+from dgn.runs.index import update_index
 from dgn.runs.run import Run
 from dgn.runs.stores import open_store
 from tests.conftest import running_s3
+from tests.helpers.fake_alike import write_fake_alike
 from tests.helpers.fake_runs import write_fake_run
 from tests.helpers.gallery_tour import (
     Visitor,
     a_browser,
     all_rows,
+    map_tour,
     place,
     tour,
 )
@@ -40,6 +44,11 @@ COLUMNS = {
     "all_rows_ms": "all rows, ms", "filter_ms": "filter", "sort_ms": "sort", "to_the_end_ms": "to the end",
     "detail_ms": "a picture", "back_ms": "back",
 }  # fmt: skip
+MAP_COLUMNS = {
+    "map_ms": "map, ms", "map_requests": "requests", "map_by_address_ms": "by its address", "lasso_ms": "lasso",
+    "lasso_pictures": "pictures in it",
+}  # fmt: skip
+NUM_SELECTED = 5_000
 
 
 def main(
@@ -53,6 +62,8 @@ def main(
         for number in seeds or [1, 17]:
             run = Path(folder) / f"run-{number}"
             write_fake_run(str(run), seeds=number)
+            update_index(Run.at(str(run)))
+            write_fake_alike(run)
             build_page(Run.at(str(run)), None)
             rows = all_rows(run)
             open_store(f"s3://{run.name}/run").client.create_bucket(Bucket=run.name)
@@ -62,13 +73,8 @@ def main(
                 medians = {name: statistics.median(one[name] for one in tours) for name in tours[0]}
                 found.append({"pictures": len(rows), "where": where, **medians})
                 print(f"{len(rows):,} {where}: {json.dumps(medians)}", flush=True)
-    print(f"| pictures | from | {' | '.join(COLUMNS.values())} |")
-    print(f"| ---: | --- | {' | '.join('---:' for _ in COLUMNS)} |")
-    for one in found:
-        figures = (one[name] / 1000 if name.endswith("_bytes") else one[name] for name in COLUMNS)
-        print(
-            f"| {one['pictures']:,} | {PLACES[one['where']]} | {' | '.join(f'{figure:,.0f}' for figure in figures)} |"
-        )
+    _print_table(found, COLUMNS)
+    _print_table(found, MAP_COLUMNS)
     if out:
         machine = f"{platform.machine()}, {os.cpu_count()} cores"
         out.write_text(json.dumps({"machine": machine, "repeats": repeats, "tours": found}, indent=2) + "\n")
@@ -76,7 +82,18 @@ def main(
 
 def _visit(browser: Any, url: str, rows: pa.Table) -> dict[str, float]:
     with Visitor(browser, url) as visitor:
-        return tour(visitor, url, rows)
+        figures = tour(visitor, url, rows)
+    return figures | map_tour(browser, url, NUM_SELECTED)
+
+
+def _print_table(found: list[dict[str, Any]], columns: dict[str, str]) -> None:
+    print(f"| pictures | from | {' | '.join(columns.values())} |")
+    print(f"| ---: | --- | {' | '.join('---:' for _ in columns)} |")
+    for one in found:
+        figures = (one[name] / 1000 if name.endswith("_bytes") else one[name] for name in columns)
+        print(
+            f"| {one['pictures']:,} | {PLACES[one['where']]} | {' | '.join(f'{figure:,.0f}' for figure in figures)} |"
+        )
 
 
 if __name__ == "__main__":

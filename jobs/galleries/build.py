@@ -1,10 +1,11 @@
 """Writes the gallery's page next to a run's data.
 
 gallery/index.html, *.js, *.css        the page, which reads index/current.json, the index's parts, and images/
-gallery/columns.js                     the rows' columns, from dgn/runs/schema.py, and whether there are examples
-gallery/data/index.js                  current.json as a script, written last
-gallery/data/<key>/<n>.js              the index's files in blocks, as scripts: for file://, where a page may load
-                                       nothing else, and for web servers without byte ranges
+gallery/columns.js                     the rows' columns, from dgn/runs/schema.py, and whether there are examples and
+                                       figures of `dgn alike`
+gallery/data/index.js, alike.js        index/current.json and alike/current.json as scripts, written last
+gallery/data/<key>/<n>.js              their files in blocks, as scripts: for file://, where a page may load nothing
+                                       else, and for web servers without byte ranges
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 from dataclasses import asdict
 from importlib import resources
 from pathlib import PurePosixPath
+from typing import Any
 
 from dgn.errors import StoreError
 from dgn.runs.examples import DONE
@@ -29,6 +31,7 @@ from dgn.statuses import Status
 from dgn.text import plural
 
 FOLDER, DATA = "gallery", "gallery/data"
+ALIKE = "alike/current.json"
 BLOCK_BYTES = 1 << 16  # per script, as in web/source.js; a new size needs a new folder DATA
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 
@@ -62,12 +65,13 @@ def page_files(store: Store) -> dict[str, bytes]:
     """The page's files by name, for the run in a store."""
     folder = resources.files("dgn.jobs.galleries") / "web"
     files = {file.name: file.read_bytes() for file in folder.iterdir() if PurePosixPath(file.name).suffix in KINDS}
-    return files | {"columns.js": _columns_script(store.exists(f"{EXAMPLES}/{DONE}")).encode()}
+    return files | {"columns.js": _columns_script(store).encode()}
 
 
-def _columns_script(has_examples: bool) -> str:
+def _columns_script(store: Store) -> str:
     """The columns that the page holds for every row, and those that it shows for one picture."""
     numbers = [column.name for column in COLUMNS if column.grid == "number"]
+    alike = _read_alike(store)
     content = {
         "coded": [column.name for column in COLUMNS if column.grid == "coded"],
         "numbers": [*numbers, *(name for name, _ in THUMBS)],
@@ -75,28 +79,44 @@ def _columns_script(has_examples: bool) -> str:
         "scores": [[column.name, column.title] for column in COLUMNS if column.section == "scores"],
         "origin": [[column.name, column.title] for column in COLUMNS if column.section == "origin"],
         "statuses": list(Status),
-        "hasExamples": has_examples,
+        "hasExamples": store.exists(f"{EXAMPLES}/{DONE}"),
+        "hasAlike": alike is not None,
+        "hasMap": alike is not None and alike["has_map"],
     }
     return f"// Written by dgn gallery, from dgn/runs/schema.py.\nconst COLUMNS = {json.dumps(content)}\n"
+
+
+def _read_alike(store: Store) -> dict[str, Any] | None:
+    """What `dgn alike` wrote last, or None."""
+    return json.loads(store.read(ALIKE)) if store.exists(ALIKE) else None
 
 
 def _write_scripts(run: Run, index: Index) -> None:
     keys = {part.rows_key: part.rows_bytes for part in index.parts}
     keys |= {part.thumbs_key: part.thumbs_bytes for part in index.parts}
     keys |= {judged_key(part.id, judged.name): judged.bytes for part in index.parts for judged in part.judged}
+    alike = _read_alike(run.store)
+    keys |= {alike["table"]: alike["table_bytes"]} if alike else {}
     for key, num_bytes in keys.items():
-        for n, start in enumerate(range(0, num_bytes, BLOCK_BYTES)):
-            script = f"{DATA}/{key}/{n}.js"
-            if run.store.exists(script):  # by an earlier build; a key's content never changes
-                continue
-            try:
-                block = run.store.read_range(key, start, min(start + BLOCK_BYTES, num_bytes))
-            except FileNotFoundError as error:
-                raise StoreError(f"{run.store.url}/{key} is gone: {REBUILD}") from error
-            content = f'dgnBlock({json.dumps(key)}, {n}, "{base64.b64encode(block).decode()}")\n'
-            run.store.write(script, content.encode())
-    run.store.write(f"{DATA}/index.js", f"dgnIndex({json.dumps(asdict(index))})\n".encode())
+        _write_blocks(run.store, key, num_bytes)
+    last = {f"{DATA}/index.js": f"dgnIndex({json.dumps(asdict(index))})\n"}
+    last |= {f"{DATA}/alike.js": f"dgnAlike({json.dumps(alike)})\n"} if alike else {}
+    for key, script in last.items():
+        run.store.write(key, script.encode())
     for key in list(run.store.list(DATA)):
         of = str(PurePosixPath(key).parent).removeprefix(f"{DATA}/")
-        if key != f"{DATA}/index.js" and of not in keys and of.split("/")[1] not in index.former:
+        if key not in last and of not in keys and of.split("/")[1] not in index.former:
             run.store.delete(key)  # of former parts, which no open page can be reading
+
+
+def _write_blocks(store: Store, key: str, num_bytes: int) -> None:
+    for n, start in enumerate(range(0, num_bytes, BLOCK_BYTES)):
+        script = f"{DATA}/{key}/{n}.js"
+        if store.exists(script):  # by an earlier build; a key's content never changes
+            continue
+        try:
+            block = store.read_range(key, start, min(start + BLOCK_BYTES, num_bytes))
+        except FileNotFoundError as error:
+            raise StoreError(f"{store.url}/{key} is gone: {REBUILD}") from error
+        content = f'dgnBlock({json.dumps(key)}, {n}, "{base64.b64encode(block).decode()}")\n'
+        store.write(script, content.encode())

@@ -27,6 +27,15 @@ FLAGS = [
 MARKUP = "<img src=x onerror=alert(1)>"  # a label
 MOST_PICTURES = 120  # in the page
 LOADED = "image => image.complete && image.naturalWidth > 0"
+MAP_DRAWN = "document.getElementById('map').dataset.state === 'drawn'"  # all thumbnails that are in sight
+NOW_WHEN = "ready => (%s) ? performance.now() : null"
+# From the end of a line to the frame after the one that shows what is selected.
+LASSO_TOOK = """
+globalThis.lassoTook = null
+document.querySelector('#map canvas').addEventListener('pointerup', ({ timeStamp }) => {
+    requestAnimationFrame(() => setTimeout(() => { lassoTook = performance.now() - timeStamp }))
+}, { once: true })
+"""
 ALL_LOADED = (
     f"document.querySelectorAll('#grid img').length && [...document.querySelectorAll('#grid img')].every({LOADED})"
 )
@@ -228,6 +237,44 @@ def tour(guest, url, rows):
     figures |= guest.traffic()
     assert not guest.complaints, guest.complaints
     return figures
+
+
+def map_tour(browser, url, num_selected):
+    """The map: opened from the grid and by its address, and a lasso around about so many pictures. Milliseconds."""
+    figures = {}
+    with Visitor(browser, f"{url}#view=map") as visitor:
+        visitor.page.goto(visitor.url)
+        figures["map_by_address_ms"] = visitor.when(MAP_DRAWN)
+    with visit(browser, url) as visitor:
+        page = visitor.page
+        visitor.when(ALL_LOADED)
+        before = len(visitor.requests)
+        figures["map_ms"] = visitor.took(lambda: page.click("#views a:last-child"), MAP_DRAWN)
+        page.wait_for_timeout(200)
+        figures["map_requests"] = len(visitor.requests) - before
+        figures |= _lasso(visitor, num_selected)
+        assert not visitor.complaints, visitor.complaints
+    return figures
+
+
+def _lasso(visitor, num_selected):
+    """Draws a circle that grows until it holds enough, then draws it again for the figures."""
+    page, box = visitor.page, visitor.page.locator("#map").bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    for radius in range(20, 340, 20):
+        page.click("#lasso")
+        page.mouse.move(middle[0] + radius, middle[1])
+        page.mouse.down()
+        for angle in np.linspace(0, 2 * np.pi, 60):
+            page.mouse.move(middle[0] + radius * np.cos(angle), middle[1] + radius * np.sin(angle))
+        page.evaluate(LASSO_TOOK)
+        page.mouse.up()
+        took = visitor.when("globalThis.lassoTook") and page.evaluate("lassoTook")
+        selected = int(page.locator("#selection output").inner_text().split()[0].replace(",", ""))
+        if selected >= num_selected:
+            break
+        page.click("#select-none")
+    return {"lasso_ms": took, "lasso_pictures": selected}
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

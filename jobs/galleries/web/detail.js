@@ -1,11 +1,13 @@
 // One picture with everything that its row says, in a dialog.
 'use strict'
 
+const SIMILAR_PX = 84
 const EXAMPLES_PX = 296 // as in dgn/pictures/example_sheets.py
 
 class Detail {
-  constructor(dialog, table, navigate) {
-    Object.assign(this, { dialog, table, navigate, isLed: false })
+  /** `navigate(step)` leads to a neighbour, or with null out of here. */
+  constructor(dialog, table, alike, thumbnails, tags, navigate) {
+    Object.assign(this, { dialog, table, alike, thumbnails, tags, navigate, isLed: false })
     this.title = dialog.querySelector('h2')
     this.words = dialog.querySelector('#detail-words')
     this.body = dialog.querySelector('#detail-body')
@@ -55,16 +57,21 @@ class Detail {
     this.body.replaceChildren(...this.#content(row, details))
     this.body.parentElement.scrollTop = 0
     dialog.removeAttribute('aria-busy')
+    if (COLUMNS.hasAlike) await this.#showSimilar(row)
   }
 
   #content(row, details) {
     const picture = element('figure', { className: 'picture' }, ...this.#picture(row, details))
     const judged = this.table.judges.map(judge => [`Rank by ${this.table.titleOf(judge)}`, this.table.column[`judge_rank ${judge}`][row]])
     const settings = Object.entries(this.table.index.settings).map(([name, value]) => [name.replaceAll('_', ' '), value])
+    this.scores = facts([...COLUMNS.scores.map(([name, title]) => [title, details[name]]), ...judged])
+    this.similar = COLUMNS.hasAlike ? section('Similar pictures', 'Reading…') : ''
     return [
       picture,
       COLUMNS.hasExamples ? this.#examples(row) : '',
-      section('Scores', facts([...COLUMNS.scores.map(([name, title]) => [title, details[name]]), ...judged])),
+      tagEditor(this.tags, details.target_id),
+      section('Scores', this.scores),
+      this.similar,
       details.activation_curve?.length ? section('Activation over the updates', curve(details.activation_curve, details.updates)) : '',
       details.top5?.length ? section(`The five highest units of ${details.layer}`, topFive(details)) : '',
       details.units?.length > 1 ? section('Units of this target', units(details.units)) : '',
@@ -72,6 +79,36 @@ class Detail {
       section('Origin', facts(COLUMNS.origin.map(([name, title]) => [title, details[name]]))),
       element('details', {}, element('summary', {}, 'Settings of the run'), facts(settings)),
     ]
+  }
+
+  /** What `dgn alike` found for the picture, after the rest, because it may have to be read first. */
+  async #showSimilar(row) {
+    const { scores, similar, table } = this
+    try {
+      const found = await this.alike.similar(row)
+      if (this.similar !== similar) return
+      scores.append(...facts(['redundancy', 'spread'].map(name => [FIGURES[name], table.column[name][row]])).children)
+      similar.lastChild.replaceWith(found.length ? this.#neighbours(found) : 'None was compared with it.')
+    } catch (error) {
+      similar.lastChild.replaceWith(`They cannot be read: ${error.message}`)
+    }
+  }
+
+  /** Pictures as links, [[row, cosine], ...]. */
+  #neighbours(found) {
+    const { table } = this
+    const images = new Map()
+    const links = found.map(([row, cosine]) => {
+      images.set(row, new Image(SIMILAR_PX, SIMILAR_PX))
+      images.get(row).alt = ''
+      const href = addressOf({ ...readState(), id: table.column.target_id[row] })
+      const words = [nameOf(table, row), cosine.toFixed(3)].map(word => element('span', {}, word))
+      return element('li', {}, element('a', { href, title: describe(table, row) }, images.get(row), ...words))
+    })
+    const show = (row, url) => { images.get(row).src = url }
+    const noThumbnails = () => images.forEach(image => image.replaceWith(box('no thumbnail', 'missing')))
+    this.thumbnails.load([...images.keys()].map(row => table.place(row)), show, new AbortController().signal).catch(noThumbnails)
+    return element('ol', { className: 'similar' }, ...links)
   }
 
   #picture(row, details) {

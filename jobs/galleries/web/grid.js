@@ -207,11 +207,11 @@ function nameOf(table, row) {
   return table.text('label', row) ?? table.pairKey(row).replace(/-s\d+$/, '')
 }
 
-/** What an order by rank, probability or a judge's rank compares; in all others the activation. */
+/** What an order by rank, a judge's rank or another figure compares; in all others the activation. */
 function figureOf(table, row, sort) {
-  const { activation, probability, rank } = table.column
+  const { activation, probability, redundancy, spread, rank } = table.column
   const ranks = sort === 'rank' ? rank : table.column[`judge_rank ${judgeIn(sort)}`]
-  const value = (ranks ?? (sort === 'probability' ? probability : activation))[row]
+  const value = (ranks ?? { probability, redundancy, spread }[sort] ?? activation)[row]
   if (isNaN(value)) return '–'
   return ranks ? `rank ${value}` : number(value)
 }

@@ -14,20 +14,31 @@ async function main() {
   byId('title').textContent = index.settings.discriminator
   document.title = `${index.settings.discriminator}: dgn gallery`
 
-  let items = []
-  let shown = null // the filters behind `items`
+  let view = null // {rows, items, shown}: what the address selects, and that address
   let grid = null
-  const detail = new Detail(byId('detail'), table, step)
+  let map = null
+  const thumbnails = new Thumbnails(source)
+  const alike = new Alike(source, table)
+  const tags = new Tags(index.run_id, () => update(readState(), true))
+  const selection = new Selection(byId('selection'), table, followSelection)
+  const detail = new Detail(byId('detail'), table, alike, thumbnails, tags, step)
+  const chart = new Histogram(byId('histogram'), (from, to) => {
+    form.elements.min.value = from
+    form.elements.max.value = to
+    fromForm(true)
+  })
 
   function follow() {
     const state = readState()
     const filters = addressOf({ ...state, id: '' })
-    if (filters !== shown) update(state, false)
+    if (filters !== view?.shown) update(state, false)
     showDetail(state)
   }
 
   function update(state, keep) {
-    shown = addressOf({ ...state, id: '' })
+    if (needsAlike(state) && !alike.isHere) readAlike()
+    fill(form.elements.tag, [['', 'any'], ...tags.counts().map(([tag, count]) => [tag, `${tag} (${count})`])])
+    byId('by-tag').hidden = !tags.of.size && !state.tag
     for (const [name, value] of Object.entries(state)) {
       const control = form.elements[name]
       if (!control || control === document.activeElement && control.value === value) continue
@@ -38,8 +49,11 @@ async function main() {
       else control.value = value
     }
     form.elements.mode.disabled = Boolean(state.pair)
-    items = select(table, state.pair ? { ...state, mode: '' } : state)
-    grid.show(items, state.sort, keep)
+    const others = matching(table, state.pair ? { ...state, mode: '' } : state, isMarked(state))
+    view = viewOf(state, inRange(table, state, others))
+    showFigure(state, others)
+    showView(state, keep)
+    const items = state.pair ? view.items() : view.rows
     const isAll = table.length === index.num_rows
     const found = items.length.toLocaleString('en')
     const what = state.pair ? `${found} targets` : `${found} of ${index.num_rows.toLocaleString('en')} pictures`
@@ -50,6 +64,66 @@ async function main() {
     say(items.length || !isAll ? '' : none)
   }
 
+  /** The rows of a state; they are sorted when somebody asks for them in order. */
+  function viewOf(state, rows) {
+    let sorted = null
+    return { rows, items: () => (sorted ??= select(table, state, rows)), shown: addressOf({ ...state, id: '' }) }
+  }
+
+  /** Whether a row has the tag, and is selected, if these are asked for. */
+  function isMarked({ tag, only }) {
+    const isOnly = only === 'selected' && selection.size > 0
+    return row => (!tag || tags.has(table.column.target_id[row], tag)) && (!isOnly || selection.isIn[row])
+  }
+
+  function showFigure(state, rows) {
+    const ends = chart.show(FIGURES[state.of] ?? state.of, figureColumn(table, state), rows, state.min, state.max)
+    for (const [i, name] of ['min', 'max'].entries()) form.elements[name].placeholder = ends[i]
+  }
+
+  function showView(state, keep) {
+    const isMap = COLUMNS.hasMap && state.view === 'map'
+    byId('grid').hidden = isMap
+    byId('map').hidden = !isMap
+    selection.show(state)
+    for (const [i, link] of [...byId('views').children].entries()) {
+      link.href = addressOf({ ...state, view: ['', 'map'][i], id: '' })
+      link.ariaCurrent = isMap === Boolean(i) ? 'page' : null
+    }
+    if (!isMap) return grid.show(view.items(), state.sort, keep)
+    map ??= mapView()
+    map.describe(`Map of ${view.rows.length.toLocaleString('en')} pictures. Arrow keys move it, plus and minus zoom, Enter opens the picture in the middle. The grid lists the same pictures.`)
+    if (alike.isHere) map.show(view.rows, selection)
+  }
+
+  function mapView() {
+    const open = row => { location.hash = addressOf({ ...readState(), id: table.column.target_id[row] }) }
+    const made = new MapView(byId('map'), table, thumbnails, open)
+    made.gestures.onLasso = (rows, isMore) => selection.set(rows, isMore)
+    byId('theme').addEventListener('click', () => made.draw())
+    return made
+  }
+
+  function followSelection() {
+    const state = readState()
+    if (state.only && !selection.size) {
+      history.replaceState(null, '', addressOf({ ...state, only: '' }))
+      return follow()
+    }
+    if (state.only) return update(state, false)
+    selection.show(state)
+    map?.draw()
+  }
+
+  async function readAlike() {
+    try {
+      await alike.load()
+      update(readState(), true)
+    } catch (error) {
+      say(`What dgn alike found cannot be read: ${error.message}`)
+    }
+  }
+
   function showDetail({ id }) {
     if (!id) return detail.hide()
     const row = table.find(id)
@@ -58,27 +132,28 @@ async function main() {
       return
     }
     const at = place(row)
-    detail.show(row, at > 0, at >= 0 && at < items.length - 1)
+    detail.show(row, at > 0, at >= 0 && at < view.items().length - 1)
   }
 
   /** Where in the view a row is. */
   function place(row) {
-    return items.findIndex(item => item.includes(row))
+    return view.items().findIndex(item => item.includes(row))
   }
 
-  /** From an open picture to a neighbour, or, with null, back to the grid, where the keyboard continues from it. */
+  /** From an open picture to a neighbour, or, with null, back to the view, where the keyboard continues from it. */
   function step(by) {
     const state = readState()
     const row = table.find(state.id)
     if (by === null) {
       location.hash = addressOf({ ...state, id: '' })
-      if (row >= 0 && place(row) >= 0) grid.focus(place(row))
+      if (!byId('map').hidden) map.canvas.focus()
+      else if (row >= 0 && place(row) >= 0) grid.focus(place(row))
       return
     }
-    const item = items[place(row) + by]
+    const item = view.items()[place(row) + by]
     if (!item) return
     const id = table.column.target_id[item.find(one => one !== undefined)]
-    history.replaceState(null, '', addressOf({ ...state, id })) // Back returns to the grid from any picture
+    history.replaceState(null, '', addressOf({ ...state, id })) // Back returns to the view from any picture
     showDetail(readState())
   }
 
@@ -94,16 +169,19 @@ async function main() {
     if (['search', 'number'].includes(event.target.type)) fromForm(true)
   })
   form.addEventListener('change', event => {
-    if (!['search', 'number'].includes(event.target.type)) fromForm(false)
+    if (['search', 'number'].includes(event.target.type)) return
+    if (event.target.name === 'of') form.elements.min.value = form.elements.max.value = '' // of another figure
+    fromForm(false)
   })
   form.addEventListener('submit', event => event.preventDefault())
-  form.addEventListener('reset', () => setTimeout(() => { location.hash = '' }))
+  form.addEventListener('reset', () => setTimeout(() => { location.hash = addressOf({ ...DEFAULTS, view: readState().view }) }))
   window.addEventListener('hashchange', follow)
   window.addEventListener('popstate', follow)
 
+  if (needsAlike(readState())) readAlike() // beside the rows
   let lastDrawn = -Infinity
   await table.load(() => {
-    grid ??= new Grid(byId('grid'), table, new Thumbnails(source), id => addressOf({ ...readState(), id }))
+    grid ??= new Grid(byId('grid'), table, thumbnails, id => addressOf({ ...readState(), id }))
     const isLast = table.length === index.num_rows
     if (!isLast && performance.now() - lastDrawn < 500) return
     lastDrawn = performance.now()
@@ -120,6 +198,8 @@ function offerChoices(form, table) {
   fill(form.elements.layer, [['', 'all'], ...table.layers.map(layer => [layer, `${layer} (${count(one => one.layer === layer)})`])])
   fill(form.elements.mode, [['', 'both'], ...modes.map(mode => [mode, `${mode} (${count(one => one.mode === mode)})`])])
   fill(form.elements.status, ['', ...COLUMNS.statuses].map(name => [name, name.replace('_', ' ') || 'any']))
+  fill(form.elements.of, Object.entries(FIGURES).map(([name, title]) => [name, title.toLowerCase()]))
+  byId('views').hidden = !COLUMNS.hasMap
   fill(form.elements.sort, Object.entries(orders(table)))
 }
 

@@ -74,6 +74,13 @@ class BlockFile {
 
 /** Byte ranges over http(s). */
 class WebSource {
+  /** alike/current.json */
+  async alike() {
+    const response = await fetch('../alike/current.json', { cache: 'no-cache' })
+    if (!response.ok) throw new Error(`the server answers ${response.status} to ../alike/current.json`)
+    return response.json()
+  }
+
   file(key, byteLength) {
     return new BlockFile(byteLength, (start, end) => this.range(key, start, end))
   }
@@ -85,12 +92,13 @@ class WebSource {
   }
 }
 
-/** Scripts that call `dgnIndex` and `dgnBlock`. */
+/** Scripts that call `dgnIndex`, `dgnAlike` and `dgnBlock`. */
 class ScriptSource {
   constructor() {
     this.files = new Map()
     this.arrived = new Map()
     globalThis.dgnIndex = index => { this.arrived.set('index', index) }
+    globalThis.dgnAlike = alike => { this.arrived.set('alike', alike) }
     globalThis.dgnBlock = (key, n, base64) => { this.arrived.set(`${key}/${n}`, base64) }
   }
 
@@ -106,6 +114,13 @@ class ScriptSource {
       for (const { name, bytes } of judged) this.#open(`index/${id}/${name}`, bytes)
     }
     return index
+  }
+
+  async alike() {
+    const alike = await this.#script('data/alike.js', 'alike')
+    if (!alike) throw new Error('data/alike.js is missing: dgn gallery build RUN --file writes it')
+    this.#open(alike.table, alike.table_bytes)
+    return alike
   }
 
   file(key) {

@@ -29,6 +29,7 @@ function judgeOf({ by, weights_sha256 }) {
 class Table {
   constructor(source, index) {
     Object.assign(this, { source, index, length: 0 }) // length: rows loaded
+    this.loaded = new Promise(resolve => { this.finish = resolve })
     this.dictionaries = {}
     this.column = {}
     for (const name of COLUMNS.coded) { // few different texts: a number for each, 0 if missing
@@ -82,6 +83,19 @@ class Table {
       }
     }
     if (!this.length) onRows()
+    this.finish()
+  }
+
+  /** Another column of the index, for all rows. */
+  async whole(name) {
+    const values = new Array(this.length)
+    await Promise.all(this.parts.map(async part => hyparquet.parquetRead({
+      file: part.rowsFile, metadata: await this.#metadata(part), columns: [name],
+      onChunk: ({ columnData, rowStart }) => {
+        for (let i = 0; i < columnData.length; i++) values[part.first + rowStart + i] = columnData[i]
+      },
+    })))
+    return values
   }
 
   async #metadata(part) {

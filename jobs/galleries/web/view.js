@@ -1,7 +1,10 @@
 // Filters and order, as the address gives them, and the rows that they select.
 'use strict'
 
-const DEFAULTS = { q: '', layer: '', mode: '', status: '', min: '', max: '', sort: 'layer', pair: '', id: '' }
+const DEFAULTS = {
+  q: '', layer: '', mode: '', status: '', tag: '', of: 'activation', min: '', max: '', sort: 'layer', pair: '', only: '',
+  view: '', id: '',
+}
 
 /** The page's state from its address, `#layer=fc8&sort=rank&id=...`. */
 function readState() {
@@ -18,26 +21,24 @@ function addressOf(state) {
 /** Orders to choose from: {value: text}. */
 function orders(table) {
   const judged = table.judges.map(judge => [`judge ${judge}`, `rank by ${table.titleOf(judge)}`])
+  const alike = COLUMNS.hasAlike ? [['redundancy', 'redundancy'], ['spread', 'spread']] : []
   return Object.fromEntries([
     ['layer', 'layer and mode'], ['activation', 'activation'], ['probability', 'probability'], ['rank', 'rank'],
-    ['unit', 'layer, unit'], ['label', 'label'], ...judged,
+    ['unit', 'layer, unit'], ['label', 'label'], ...alike, ...judged,
   ])
 }
 
-/** Items to show, in order. An item is an array of rows: one, or those of both modes side by side. */
-function select(table, state) {
-  const rows = matching(table, state)
-  rows.sort(comparison(table, state.sort))
-  return state.pair ? inPairs(table, rows) : Array.from(rows, row => [row])
+/** Items to show, in order, of some rows. An item is an array of rows: one, or those of both modes side by side. */
+function select(table, state, rows) {
+  const sorted = rows.slice().sort(comparison(table, state.sort))
+  return state.pair ? inPairs(table, sorted) : Array.from(sorted, row => [row])
 }
 
-function matching(table, state) {
-  const { layer, mode, status, activation } = table.column
+/** The rows that all filters but the range leave over. `isMarked(row)` speaks for tags and the selection. */
+function matching(table, state, isMarked) {
+  const { layer, mode, status } = table.column
   const wanted = name => (state[name] ? table.dictionaries[name].codes.get(state[name]) ?? -1 : null)
   const [ofLayer, ofMode, ofStatus] = ['layer', 'mode', 'status'].map(wanted)
-  const least = state.min === '' ? -Infinity : Number(state.min)
-  const most = state.max === '' ? Infinity : Number(state.max)
-  const hasRange = state.min !== '' || state.max !== ''
   const isFound = searching(table, state.q)
   const rows = new Uint32Array(table.length)
   let n = 0
@@ -45,10 +46,23 @@ function matching(table, state) {
     if (ofLayer !== null && layer[row] !== ofLayer) continue
     if (ofMode !== null && mode[row] !== ofMode) continue
     if (ofStatus !== null && status[row] !== ofStatus) continue
-    if (hasRange && !(activation[row] >= least && activation[row] <= most)) continue
-    if (isFound(row)) rows[n++] = row
+    if (isFound(row) && isMarked(row)) rows[n++] = row
   }
   return rows.subarray(0, n)
+}
+
+/** Those of some rows whose figure is in the range. */
+function inRange(table, state, rows) {
+  if (state.min === '' && state.max === '') return rows
+  const figure = figureColumn(table, state)
+  const least = state.min === '' ? -Infinity : Number(state.min)
+  const most = state.max === '' ? Infinity : Number(state.max)
+  return rows.filter(row => figure[row] >= least && figure[row] <= most)
+}
+
+/** The column that the range is about; an empty one for a figure that this run does not have. */
+function figureColumn(table, { of }) {
+  return Object.hasOwn(FIGURES, of) ? table.column[of] : []
 }
 
 /** Every word has to be in the label, the layer or the id, whatever its case. */
@@ -70,13 +84,17 @@ function comparison(table, sort) {
   const byLayer = (a, b) => depth(a, b) || mode(a, b) || rising(activation[b], activation[a], -1) || a - b
   const compare = {
     layer: () => 0,
-    activation: (a, b) => rising(activation[b], activation[a], -1),
+    activation: highestFirst(activation),
     unit: (a, b) => depth(a, b) || rising(unit[a], unit[b]) || rising(seed[a], seed[b]) || mode(a, b),
     label: labelOrder(table),
     rank: (a, b) => rising(table.column.rank[a], table.column.rank[b]),
-    probability: (a, b) => rising(table.column.probability[b], table.column.probability[a], -1),
+    ...Object.fromEntries(['probability', 'redundancy', 'spread'].map(name => [name, highestFirst(table.column[name] ?? [])])),
   }[sort] ?? judgeOrder(table, sort)
   return (a, b) => compare(a, b) || byLayer(a, b)
+}
+
+function highestFirst(column) {
+  return (a, b) => rising(column[b], column[a], -1)
 }
 
 /** The judge whose order it is. */

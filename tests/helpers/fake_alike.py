@@ -1,0 +1,74 @@
+"""What `dgn alike` writes, for a fake run: known positions, figures and neighbours, without a network.
+
+python -m tests.helpers.fake_alike FOLDER     # of a run that has an index
+"""
+
+import argparse
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dgn.runs.layout import dated_id
+
+COLUMNS = pa.schema(
+    [
+        ("target_id", pa.string()), ("attempt", pa.string()), ("x", pa.float32()), ("y", pa.float32()),
+        ("redundancy", pa.float32()), ("spread", pa.float32()), ("similar", pa.list_(pa.int32())),
+        ("similarity", pa.list_(pa.float32())),
+    ]
+)  # fmt: skip
+NUM_SIMILAR = 12
+
+
+def write_fake_alike(folder, has_map=True):
+    """Rows that share a picture lie close together, and neighbours there are similar. Returns the table."""
+    index = json.loads((Path(folder) / "index" / "current.json").read_text())
+    names = ["target_id", "attempt", "file_name"]
+    rows = pa.concat_tables(pq.read_table(Path(folder) / name, columns=names) for name in index["files"])
+    table = alike_table(rows.filter(pa.compute.is_valid(rows["file_name"])), has_map)
+    key = f"alike/{dated_id()}/alike.parquet"
+    data = io.BytesIO()
+    options = {"row_group_size": 16_384, "max_rows_per_page": 128, "write_page_index": True}
+    pq.write_table(table, data, compression="snappy", **options)
+    (Path(folder) / key).parent.mkdir(parents=True)
+    (Path(folder) / key).write_bytes(data.getvalue())
+    current = {
+        "version": 1, "run_id": index["run_id"], "created_at": index["created_at"], "by": "fake",
+        "by_weights_sha256": "0" * 64, "num_rows": len(table), "has_map": has_map, "table": key,
+        "table_bytes": len(data.getvalue()), "embeddings": "none", "embeddings_bytes": 0,
+    }  # fmt: skip
+    (Path(folder) / "alike" / "current.json").write_text(json.dumps(current))
+    return table
+
+
+def alike_table(rows, has_map):
+    """One row for each row given; every 50th has no redundancy, every 70th no spread."""
+    n, stream = len(rows), np.random.default_rng(0)
+    pictures, which = np.unique(rows["file_name"].to_pylist(), return_inverse=True)
+    centres = stream.uniform(0.1, 0.9, (len(pictures), 2))
+    xy = np.clip(centres[which] + stream.normal(0, 0.025, (n, 2)), 0, 1).astype(np.float32)
+    order = np.lexsort((xy[:, 0], which))  # neighbours in this order share a picture
+    place = np.argsort(order)
+    steps = np.arange(1, min(NUM_SIMILAR, n - 1) + 1)
+    similar = order[(place[:, None] + steps) % n]
+    similarity = np.broadcast_to(0.99 - 0.01 * steps, similar.shape)
+    redundancy, spread = stream.beta(8, 2, n), stream.beta(2, 5, n)
+    nowhere = np.full(n, not has_map)
+    columns = [
+        rows["target_id"], rows["attempt"],
+        pa.array(xy[:, 0], pa.float32(), mask=nowhere), pa.array(xy[:, 1], pa.float32(), mask=nowhere),
+        pa.array(redundancy, pa.float32(), mask=np.arange(n) % 50 == 0),
+        pa.array(spread, pa.float32(), mask=np.arange(n) % 70 == 0),
+        pa.array(list(similar), pa.list_(pa.int32())), pa.array(list(similarity), pa.list_(pa.float32())),
+    ]  # fmt: skip
+    return pa.table(columns, schema=COLUMNS)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder")
+    write_fake_alike(parser.parse_args().folder)
