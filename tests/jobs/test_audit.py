@@ -17,6 +17,7 @@ from dgn.networks.weights import load_weights
 from dgn.pictures.paths import Paths, Reference, path_layers
 from dgn.runs.audit import SCHEMA
 from dgn.runs.run import Run
+from tests.conftest import WIDTH
 from tests.helpers.judged import BY
 from tests.helpers.photographs import write_drawings
 from tests.helpers.rows import assert_one_line, every_row
@@ -168,8 +169,8 @@ def test_what_is_printed(looked, rendered, photographs, dgn, tmp_path):
     lines = out.splitlines()[-5:]
     assert lines[0] == f"4 pictures of {rendered}: {tmp_path / 'out' / 'index.html'}"
     assert lines[1] == (
-        f"  3 of 4 classes compared with {3 * PER_CLASS} photographs of them in {photographs}, and with 140 of all "
-        "classes there."
+        f"  3 of 4 classes compared with {3 * PER_CLASS} photographs of them in {photographs}, and with "
+        f"{PER_CLASS * len(LABELS) - 3} of all classes there."
     )
     assert lines[2] == f"  Not compared, for want of 5 readable photographs: {FEW}."
     assert lines[3].startswith(
@@ -198,10 +199,19 @@ def test_without_photographs_and_labels_that_are_markup(rendered, dgn, tmp_path)
     assert all(row["num_photographs"] == 0 and row["units"] is None for row in rows_of(tmp_path / "out"))
 
 
-def test_bad_input_ends_in_one_line_before_anything_is_written(rendered, photographs, dgn, tmp_path, local_ray):
+@pytest.fixture(scope="module")
+def filters(local_ray, tmp_path_factory):
+    """A run without classes."""
     from dgn.jobs.render import render
     from dgn.runs.config import RunConfig
 
+    folder = tmp_path_factory.mktemp("filters") / "run"
+    targets = ("filters:conv1_1:0",)
+    render(str(folder), RunConfig(targets=targets, discriminator="vgg16-mini", updates=2, views=1, width=WIDTH))
+    return folder
+
+
+def test_bad_input_ends_in_one_line_before_anything_is_written(rendered, filters, photographs, dgn, tmp_path):
     out = tmp_path / "out"
     for name in ("full", "empty", "unnamed/x", "one/star", "others/heart", "others/star"):
         (tmp_path / name).mkdir(parents=True)
@@ -210,12 +220,10 @@ def test_bad_input_ends_in_one_line_before_anything_is_written(rendered, photogr
     for name in ("unnamed/x", "one/star", f"others/{LABELS[20]}", f"others/{LABELS[21]}"):
         (tmp_path / name).mkdir(exist_ok=True)
         shutil.copy(some, tmp_path / name)
-    filters = RunConfig(targets=("filters:conv1_1:0",), discriminator="vgg16-mini", updates=2, views=1, width=0.125)
-    render(str(tmp_path / "filters"), filters)
     for arguments, says in (
         ((rendered, tmp_path / "full"), "exists and holds x: give a new or an empty folder"),
         ((tmp_path / "none", out), "no run at"),
-        ((tmp_path / "filters", out, *BY), "has no pictures of classes: expected a run of targets such as classes:0-9"),
+        ((filters, out, *BY), "has no pictures of classes: expected a run of targets such as classes:0-9"),
         ((rendered, out), "efficientnet_lite0 cannot judge vgg16-mini: it has other classes"),
         ((rendered, out, "--by", "vgg16-mini"), "is the network that made these pictures"),
         ((rendered, out, "--by", "nonet"), "nonet"),

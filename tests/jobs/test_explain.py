@@ -108,7 +108,7 @@ def test_a_stopped_explanation_is_finished(explained, rendered, photographs, dgn
     assert contents(out).keys() >= {"0001.png", "again.png", "explain.parquet"}
     assert (out / "0001.png").read_bytes() == (explained / "0001.png").read_bytes()
     last = printed.splitlines()[-1]
-    assert last.startswith(f"2 sheets in {out}, of ")
+    assert last.startswith(f"2 sheets in {out}, with ")
     assert "; 1 unreadable, such as broken.png: " in last
     assert f"; left out: 1 .txt in {photographs}" in last
     assert_one_line(dgn("explain", rendered, out, photographs), 2, "exists and holds 0001.png and 2 more")
