@@ -2,8 +2,8 @@
 
 Fake runs of 6,224 and 105,808 pictures (the plan, rows, index and page are real), from file://, from a web server that
 knows no byte ranges, from one that does, from `dgn gallery serve` and from a real S3 server, all on loopback. Medians
-over the repeats, each in a fresh browser context, as Markdown tables: the grid's, and with figures of a fake `dgn alike`
-the map's.
+over the repeats, each in a fresh browser context, as two Markdown tables: the grid's, and the map's (positions and
+figures are made up).
 """
 
 from __future__ import annotations

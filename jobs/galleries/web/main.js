@@ -17,6 +17,7 @@ async function main() {
   let view = null // {rows, items, shown}: what the address selects, and that address
   let grid = null
   let map = null
+  let reading = null // while what dgn alike found is on its way
   const thumbnails = new Thumbnails(source)
   const alike = new Alike(source, table)
   const tags = new Tags(index.run_id, () => update(readState(), true))
@@ -94,6 +95,7 @@ async function main() {
     map ??= mapView()
     map.describe(`Map of ${view.rows.length.toLocaleString('en')} pictures. Arrow keys move it, plus and minus zoom, Enter opens the picture in the middle. The grid lists the same pictures.`)
     if (alike.isHere) map.show(view.rows, selection)
+    else map.note('Reading the map…')
   }
 
   function mapView() {
@@ -115,13 +117,11 @@ async function main() {
     map?.draw()
   }
 
-  async function readAlike() {
-    try {
-      await alike.load()
-      update(readState(), true)
-    } catch (error) {
-      say(`What dgn alike found cannot be read: ${error.message}`)
-    }
+  /** Shows the view again with what dgn alike found. */
+  function readAlike() {
+    reading ??= alike.load()
+      .then(() => update(readState(), true), error => say(`What dgn alike found cannot be read: ${error.message}`))
+      .finally(() => { reading = null })
   }
 
   function showDetail({ id }) {

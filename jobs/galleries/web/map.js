@@ -26,6 +26,12 @@ class MapView {
     this.canvas.setAttribute('aria-label', words)
   }
 
+  /** A line below the map, until a picture is named there. */
+  note(words) {
+    this.noted = words
+    this.words.textContent = words
+  }
+
   /** Shows these rows, and which of them are selected. */
   show(rows, selection) {
     const { x, y } = this.table.column
@@ -33,6 +39,8 @@ class MapView {
     this.selection = selection
     this.rows = rows.filter(row => !Number.isNaN(x[row]))
     this.thinning.show(this.rows)
+    const missing = rows.length - this.rows.length
+    this.note(missing ? `${missing.toLocaleString('en')} of these are not on the map: without a picture, or newer than it` : '')
     this.draw()
   }
 
@@ -90,7 +98,7 @@ class MapView {
   choose(row) {
     if (row === this.chosen) return
     this.chosen = row
-    this.words.textContent = row === undefined ? '' : `${nameOf(this.table, row)}: ${describe(this.table, row)}`
+    this.words.textContent = row === undefined ? this.noted : `${nameOf(this.table, row)}: ${describe(this.table, row)}`
     this.draw(true)
   }
 
@@ -216,7 +224,7 @@ class MapView {
         this.images.set(row, image)
       }, this.wanted.signal)
     } catch (error) {
-      this.words.textContent = `Some thumbnails cannot be read: ${error.message}`
+      this.note(`Some thumbnails cannot be read: ${error.message}`)
     }
     const inSight = new Set(this.inSight)
     for (const row of this.images.keys()) {
