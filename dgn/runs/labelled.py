@@ -6,20 +6,19 @@ Memory does not grow with their number: at most MOST_OF_CLASS of one class are h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dgn.errors import DgnError
 from dgn.method.memory import in_batches
 from dgn.networks.frozen import FrozenNetwork
 from dgn.pictures.accuracy import folders_of_classes
-from dgn.pictures.codec import encode_thumbnail
+from dgn.pictures.codec import as_tensor, encode_thumbnail
 from dgn.pictures.examples import Watcher
 from dgn.pictures.paths import Paths, evenly
 from dgn.pictures.photographs import UnreadablePhotograph, load_photograph
@@ -52,6 +51,22 @@ class Looked:
         names = tuple(self.names[n] for n in chosen)
         thumbnails = tuple(self.thumbnails[n] for n in chosen)
         return Looked(names, self.classes_N[chosen], thumbnails, self.paths.take(chosen))
+
+
+@dataclass(frozen=True)
+class _Photograph:
+    """One that was read.
+
+    Args:
+        digest: SHA-256 of its file.
+        seen_HW3: the square that the network sees.
+    """
+
+    name: str
+    class_: int
+    digest: bytes
+    thumbnail: bytes
+    seen_HW3: NDArray[np.uint8]
 
 
 @dataclass
@@ -93,58 +108,50 @@ class LabelledPhotographs:
 
     def of_class(self, class_: int) -> Looked | None:
         """At most MOST_OF_CLASS of a class, evenly spread; None if fewer than LEAST_OF_CLASS can be read."""
-        looked = self._look([(name, class_) for name in evenly(self.by_class.get(class_, []), MOST_OF_CLASS)])
-        return looked if looked and len(looked.names) >= LEAST_OF_CLASS else None
+        names = self.by_class.get(class_, [])
+        if len(names) < LEAST_OF_CLASS:
+            return None
+        read = self._read([(name, class_) for name in evenly(names, MOST_OF_CLASS)])
+        return self._look(read) if len(read) >= LEAST_OF_CLASS else None
 
     def of_all(self) -> Looked:
         """At most MOST_OF_ALL, evenly spread over the classes' photographs. Raises: DgnError if none can be read."""
         every = [(name, class_) for class_, names in sorted(self.by_class.items()) for name in names]
-        looked = self._look(evenly(every, MOST_OF_ALL))
-        if looked is None:
-            name, why = next(iter(self.unreadable.items()))
-            raise DgnError(f"none of {len(self.unreadable)} photographs in {self.store.url} can be read, such as "
-                           f"{name}: {why}")  # fmt: skip
-        return looked
+        read = self._read(evenly(every, MOST_OF_ALL))
+        if not read:
+            name, why = min(self.unreadable.items())
+            raise DgnError(
+                f"none of {len(self.unreadable)} photographs in {self.store.url} can be read, such as {name}: {why}"
+            )
+        return self._look(read)
 
-    def _look(self, chosen: Sequence[tuple[str, int]]) -> Looked | None:
-        """None if none can be read. Of files that are the same, byte by byte, the first counts."""
-        names, classes, thumbnails, paths, digests = (
-            list[str](),
-            list[int](),
-            list[bytes](),
-            list[Paths](),
-            set[bytes](),
-        )
-        size = self.network.engine.scoring_batch_size
-        for at in range(0, len(chosen), size):
-            batch = []
-            for (name, class_), (digest, seen_HW3) in self._read(chosen[at : at + size]):
-                if seen_HW3 is not None and digest not in digests:
-                    digests.add(digest)
-                    batch.append(seen_HW3)
-                    names.append(name)
-                    classes.append(class_)
-                    thumbnails.append(encode_thumbnail(seen_HW3))
-            paths += in_batches(batch, len(batch), self._paths, self.network.engine)
-        if not names:
-            return None
-        return Looked(tuple(names), np.array(classes), tuple(thumbnails), Paths.joined(paths))
-
-    def _paths(self, seen_HW3: Sequence[NDArray[np.uint8]]) -> Paths:
-        return Paths.of(torch.from_numpy(np.stack(seen_HW3)).permute(0, 3, 1, 2) / 255, self.network, self.layers)
-
-    def _read(
-        self, chosen: Sequence[tuple[str, int]]
-    ) -> Iterator[tuple[tuple[str, int], tuple[bytes, NDArray[np.uint8] | None]]]:
+    def _read(self, chosen: Sequence[tuple[str, int]]) -> list[_Photograph]:
+        """Those that can be read. Of files that are the same, byte by byte, the first counts."""
+        distinct: dict[bytes, _Photograph] = {}
         with ThreadPoolExecutor(NUM_READERS) as readers:
-            yield from zip(chosen, readers.map(self._read_one, [name for name, _ in chosen]), strict=True)
+            for photograph in readers.map(self._read_one, chosen):
+                if photograph is not None:
+                    distinct.setdefault(photograph.digest, photograph)
+        return list(distinct.values())
 
-    def _read_one(self, name: str) -> tuple[bytes, NDArray[np.uint8] | None]:
-        """The file's SHA-256, and the square that the network sees; None if it is unreadable."""
-        watcher = Watcher(self.network, ())
-        data = read_photograph(self.store, name)
+    def _read_one(self, named: tuple[str, int]) -> _Photograph | None:
+        name, class_ = named
+        data, watcher = read_photograph(self.store, name), Watcher(self.network, ())
         try:
-            return hashlib.sha256(data).digest(), watcher.seen(load_photograph(data, watcher.square_px))
+            seen_HW3 = watcher.seen(load_photograph(data, watcher.square_px))
         except UnreadablePhotograph as error:
             self.unreadable[name] = str(error)
-            return b"", None
+            return None
+        return _Photograph(name, class_, hashlib.sha256(data).digest(), encode_thumbnail(seen_HW3), seen_HW3)
+
+    def _look(self, photographs: Sequence[_Photograph]) -> Looked:
+        engine = self.network.engine
+        squares = [one.seen_HW3 for one in photographs]
+        return Looked(
+            tuple(one.name for one in photographs), np.array([one.class_ for one in photographs]),
+            tuple(one.thumbnail for one in photographs),
+            Paths.joined(list(in_batches(squares, engine.scoring_batch_size, self._paths, engine))),
+        )  # fmt: skip
+
+    def _paths(self, seen_HW3: Sequence[NDArray[np.uint8]]) -> Paths:
+        return Paths.of(as_tensor(seen_HW3) / 255, self.network, self.layers)
