@@ -68,7 +68,8 @@ def command(
         for photograph in found:
             explanations.append(explain(network, photograph, asked_layers, asked_class, top))
             progress.advance(task)
-    mode, seed = (config.modes or ("untrained",))[0], config.seed
+    mode: Any = (config.modes or ("untrained",))[0]
+    seed = config.seed
     targets = targets_of(explanations, mode, seed)
     pictures = _with_run(opened, drawn_in(opened, targets))
     if missing := {name: target for name, target in targets.items() if name not in pictures}:
@@ -81,7 +82,7 @@ def command(
         drawn = Run.at(str(out / FOLDER))
         pictures |= _with_run(drawn, drawn_in(drawn, missing))
     names = _sheet_names([one.photograph.name for one in explanations])
-    rows = []
+    rows = list[dict[str, Any]]()
     with whole_or_not_at_all(out) as folder:
         for explanation, name in zip(explanations, names, strict=True):
             draw_sheet(explanation, known, pictures, mode, seed).save(folder / name)
