@@ -32,7 +32,7 @@ SHORTLIST = 4  # times as many filters as are asked for, each of which is silenc
 
 @dataclass(frozen=True, eq=False)
 class Photograph:
-    """What the network sees of it: (H, W, 3) RGB."""
+    """What the network sees of it: (H, W, 3) RGB, writable, as PyTorch wants it."""
 
     name: str
     sha256: str
