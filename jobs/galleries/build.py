@@ -15,9 +15,9 @@ import json
 from dataclasses import asdict
 from importlib import resources
 from pathlib import PurePosixPath
-from typing import Any
 
 from dgn.errors import StoreError
+from dgn.runs.alike import read_current
 from dgn.runs.examples import DONE
 from dgn.runs.examples import FOLDER as EXAMPLES
 from dgn.runs.index import update_index
@@ -31,7 +31,6 @@ from dgn.statuses import Status
 from dgn.text import plural
 
 FOLDER, DATA = "gallery", "gallery/data"
-ALIKE = "alike/current.json"
 BLOCK_BYTES = 1 << 16  # per script, as in web/source.js; a new size needs a new folder DATA
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 
@@ -71,7 +70,7 @@ def page_files(store: Store) -> dict[str, bytes]:
 def _columns_script(store: Store) -> str:
     """The columns that the page holds for every row, and those that it shows for one picture."""
     numbers = [column.name for column in COLUMNS if column.grid == "number"]
-    alike = _read_alike(store)
+    alike = read_current(Run(store))
     content = {
         "coded": [column.name for column in COLUMNS if column.grid == "coded"],
         "numbers": [*numbers, *(name for name, _ in THUMBS)],
@@ -81,26 +80,21 @@ def _columns_script(store: Store) -> str:
         "statuses": list(Status),
         "hasExamples": store.exists(f"{EXAMPLES}/{DONE}"),
         "hasAlike": alike is not None,
-        "hasMap": alike is not None and alike["has_map"],
+        "hasMap": alike is not None and alike.has_map,
     }
     return f"// Written by dgn gallery, from dgn/runs/schema.py.\nconst COLUMNS = {json.dumps(content)}\n"
-
-
-def _read_alike(store: Store) -> dict[str, Any] | None:
-    """What `dgn alike` wrote last, or None."""
-    return json.loads(store.read(ALIKE)) if store.exists(ALIKE) else None
 
 
 def _write_scripts(run: Run, index: Index) -> None:
     keys = {part.rows_key: part.rows_bytes for part in index.parts}
     keys |= {part.thumbs_key: part.thumbs_bytes for part in index.parts}
     keys |= {judged_key(part.id, judged.name): judged.bytes for part in index.parts for judged in part.judged}
-    alike = _read_alike(run.store)
-    keys |= {alike["table"]: alike["table_bytes"]} if alike else {}
+    alike = read_current(run)
+    keys |= {alike.table: alike.table_bytes} if alike else {}
     for key, num_bytes in keys.items():
         _write_blocks(run.store, key, num_bytes)
     last = {f"{DATA}/index.js": f"dgnIndex({json.dumps(asdict(index))})\n"}
-    last |= {f"{DATA}/alike.js": f"dgnAlike({json.dumps(alike)})\n"} if alike else {}
+    last |= {f"{DATA}/alike.js": f"dgnAlike({json.dumps(asdict(alike))})\n"} if alike else {}
     for key, script in last.items():
         run.store.write(key, script.encode())
     for key in list(run.store.list(DATA)):

@@ -4,44 +4,22 @@ python -m tests.helpers.fake_alike FOLDER     # of a run that has an index
 """
 
 import argparse
-import io
-import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dgn.runs.layout import dated_id
-
-COLUMNS = pa.schema(
-    [
-        ("target_id", pa.string()), ("attempt", pa.string()), ("x", pa.float32()), ("y", pa.float32()),
-        ("redundancy", pa.float32()), ("spread", pa.float32()), ("similar", pa.list_(pa.int32())),
-        ("similarity", pa.list_(pa.float32())),
-    ]
-)  # fmt: skip
-NUM_SIMILAR = 12
+from dgn.runs.alike import EMBEDDING_SCHEMA, NUM_SIMILAR, SCHEMA, as_halves, write_alike
+from dgn.runs.query import Rows
+from dgn.runs.run import Run
 
 
 def write_fake_alike(folder, has_map=True):
     """Rows that share a picture lie close together, and neighbours there are similar. Returns the table."""
-    index = json.loads((Path(folder) / "index" / "current.json").read_text())
-    names = ["target_id", "attempt", "file_name"]
-    rows = pa.concat_tables(pq.read_table(Path(folder) / name, columns=names) for name in index["files"])
+    run = Run.at(str(folder))
+    rows = pa.concat_tables(Rows(run).tables(["target_id", "attempt", "file_name"]))
     table = alike_table(rows.filter(pa.compute.is_valid(rows["file_name"])), has_map)
-    key = f"alike/{dated_id()}/alike.parquet"
-    data = io.BytesIO()
-    options = {"row_group_size": 16_384, "max_rows_per_page": 128, "write_page_index": True}
-    pq.write_table(table, data, compression="snappy", **options)
-    (Path(folder) / key).parent.mkdir(parents=True)
-    (Path(folder) / key).write_bytes(data.getvalue())
-    current = {
-        "version": 1, "run_id": index["run_id"], "created_at": index["created_at"], "by": "fake",
-        "by_weights_sha256": "0" * 64, "num_rows": len(table), "has_map": has_map, "table": key,
-        "table_bytes": len(data.getvalue()), "embeddings": "none", "embeddings_bytes": 0,
-    }  # fmt: skip
-    (Path(folder) / "alike" / "current.json").write_text(json.dumps(current))
+    embeddings = [*table.select(["target_id", "attempt"]).columns, as_halves(np.ones((len(table), 1)))]
+    write_alike(run, table, pa.table(embeddings, schema=EMBEDDING_SCHEMA), "fake", "0" * 64)
     return table
 
 
@@ -65,7 +43,7 @@ def alike_table(rows, has_map):
         pa.array(spread, pa.float32(), mask=np.arange(n) % 70 == 0),
         pa.array(list(similar), pa.list_(pa.int32())), pa.array(list(similarity), pa.list_(pa.float32())),
     ]  # fmt: skip
-    return pa.table(columns, schema=COLUMNS)
+    return pa.table(columns, schema=SCHEMA)
 
 
 if __name__ == "__main__":

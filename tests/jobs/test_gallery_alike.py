@@ -248,6 +248,15 @@ def bars(page):
     return [heights[n] for n in range(48)]
 
 
+def assert_bars(page, expected):
+    """Once the page has drawn them: until then, those of the view before are there."""
+    for _ in range(100):
+        if [height for height, _ in bars(page)] == pytest.approx(expected, abs=0.006):
+            return
+        page.wait_for_timeout(100)
+    assert [height for height, _ in bars(page)] == pytest.approx(list(expected), abs=0.006)
+
+
 def test_a_histogram_counts_what_other_filters_leave(alike, figures, browser):
     with visit(browser, address(alike)) as visitor:
         page = visitor.page
@@ -257,7 +266,7 @@ def test_a_histogram_counts_what_other_filters_leave(alike, figures, browser):
             visitor.go("#layer=fc8" if of == "activation" else f"#layer=fc8&of={of}")
             visitor.when("document.querySelector('#histogram .inside').getAttribute('d')")
             expected = np.where(counts, np.maximum(counts / counts.max() * BARS_PX, 1), 0)
-            assert [height for height, _ in bars(page)] == pytest.approx(expected, abs=0.006)
+            assert_bars(page, expected)
             box = page.locator("#histogram").bounding_box()
             page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 9)
             page.mouse.down()
