@@ -111,7 +111,7 @@ class Unit:
     """A unit that fires on a picture and rarely on photographs of its class.
 
     Args:
-        share: of the class's photographs that excite the unit at least as much.
+        share, share_of_others: of the class's photographs, and of others, that excite the unit at least as much.
         deviations: by which it is above its mean on photographs of the class: standard deviations over all
             photographs, the unit's own or that of the layer's average unit, whichever is larger.
         photographs: numbers of those of other classes that excite it most, the strongest first.
@@ -121,6 +121,7 @@ class Unit:
     unit: int
     activation: float
     share: float
+    share_of_others: float
     deviations: float
     photographs: tuple[int, ...]
 
@@ -176,10 +177,14 @@ class Reference:
         above_U = (activation_U - own_NU.mean(0, dtype=np.float64)) / np.where(scale_U > 0, scale_U, 1)
         candidate_U = np.where((share_U <= RARELY) & (above_U > 0), above_U, 0)
         best = [u for u in np.argsort(-candidate_U, kind="stable")[:NUM_UNITS].tolist() if candidate_U[u] > 0]
+        other_share_U = share_at_least(activation_U, others_NU)
         return [
-            Unit(layer, u, float(activation_U[u]), float(share_U[u]), float(above_U[u]), _strongest(others_NU[:, u]))
+            Unit(
+                layer, u, float(activation_U[u]), float(share_U[u]), float(other_share_U[u]), float(above_U[u]),
+                _strongest(others_NU[:, u]),
+            )
             for u in best
-        ]
+        ]  # fmt: skip
 
 
 def share_at_least(activation_U: NDArray[np.float32], photographs_NU: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -38,7 +38,7 @@ _PATH = pa.list_(pa.struct([
 ]))  # fmt: skip
 _UNITS = pa.list_(pa.struct([
     ("layer", pa.string()), ("unit", pa.int32()), ("activation", pa.float32()), ("share", pa.float32()),
-    ("deviations", pa.float32()), ("photographs", pa.list_(pa.string())),
+    ("share_of_others", pa.float32()), ("deviations", pa.float32()), ("photographs", pa.list_(pa.string())),
 ]))  # fmt: skip
 COLUMNS = (
     Column("beside", pa.float32(), "Beside the class",
@@ -74,8 +74,8 @@ COLUMNS = (
            "the same share for the class's photographs, each compared with the rest: their mean"),
     Column("units", _UNITS, "Units",
            "at most six of these units, those farthest above their mean on photographs of the class first: layer, "
-           "unit, activation, share of the class's photographs that excite it at least as much, how many standard "
-           "deviations it is above, photographs of other classes that excite it most"),
+           "unit, activation, share of the class's photographs, and of others, that excite it at least as much, how "
+           "many standard deviations it is above, photographs of other classes that excite it most"),
 )  # fmt: skip
 SCHEMA = pa.schema([(column.name, column.type) for column in COLUMNS])
 

@@ -133,7 +133,7 @@ def test_classes_without_enough_photographs_are_left_out_of_that_part(audited):
     assert one["seen"]
 
 
-def test_the_page_shows_the_worst_first_with_pictures(looked, audited, browser):
+def test_the_page_shows_the_worst_first_with_pictures(audited, browser):
     for width in (1280, 390):
         page = browser.new_page(viewport={"width": width, "height": 800})
         page.goto((audited / "index.html").as_uri())
@@ -152,7 +152,7 @@ def test_the_page_shows_the_worst_first_with_pictures(looked, audited, browser):
         page.close()
 
 
-def test_examples_that_are_surest_and_wrong_are_shown(looked, photographs, dgn, tmp_path, browser):
+def test_examples_that_are_surest_and_wrong_are_shown(looked, dgn, tmp_path, browser):
     lists = pq.read_table(looked / "examples" / "examples.parquet").to_pylist()
     wrong = [row for row in lists if row["kind"] == "wrong" and row["layer"] == "fc8" and row["unit"] is not None]
     code, _, err = dgn("audit", looked, tmp_path / "out", *BY)
@@ -163,7 +163,7 @@ def test_examples_that_are_surest_and_wrong_are_shown(looked, photographs, dgn, 
     page.close()
 
 
-def test_what_is_printed(looked, rendered, photographs, dgn, tmp_path):
+def test_what_is_printed(rendered, photographs, dgn, tmp_path):
     code, out, err = dgn("audit", rendered, tmp_path / "out", "--images", photographs, *BY, "--top", 1)
     assert code == 0, err
     lines = out.splitlines()[-5:]
@@ -187,16 +187,27 @@ def test_what_is_printed(looked, rendered, photographs, dgn, tmp_path):
     assert about["schema_version"] == 1
 
 
-def test_without_photographs_and_labels_that_are_markup(rendered, dgn, tmp_path):
-    """Labels are text, in the page's order."""
-    labels = [f"<img src=x onerror=alert({n})>" for n in range(len(LABELS))]
-    run = tmp_path / "run"
-    shutil.copytree(rendered, run)
-    (tmp_path / "labels.txt").write_text("\n".join(labels))
-    answer = dgn("audit", run, tmp_path / "out", *BY)
-    assert answer[0] == 0, answer
-    assert "  Not compared with photographs: give them with --images, in folders named as the classes." in answer[1]
+def test_without_photographs_the_part_that_needs_them_is_left_out(rendered, dgn, tmp_path):
+    code, out, _ = dgn("audit", rendered, tmp_path / "out", *BY)
+    assert code == 0
+    said = "Not compared with photographs: give them with --images, in folders named as the classes."
+    assert f"  {said}\n" in out
+    assert said in (tmp_path / "out" / "index.html").read_text()
     assert all(row["num_photographs"] == 0 and row["units"] is None for row in rows_of(tmp_path / "out"))
+
+
+def test_names_that_are_markup_are_text(rendered, photographs, dgn, tmp_path):
+    folder = tmp_path / "<img src=x onerror=alert(1)>"
+    for label in LABELS[:2]:
+        shutil.copytree(photographs / label, folder / label)
+        for path in (folder / label).iterdir():
+            path.rename(path.with_name(f"<script>{path.name}"))
+    assert dgn("audit", rendered, tmp_path / "out", "--images", folder, *BY)[0] == 0
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert "&lt;img src=x" in html
+    assert "&lt;script&gt;0" in html
+    assert "<img src=x" not in html
+    assert "<script" not in html
 
 
 @pytest.fixture(scope="module")

@@ -91,12 +91,13 @@ def test_units_that_stand_out(activations, reference):
             above = (picture[0, u] - own[:, u].mean()) / max(deviations[u], np.mean(deviations))
             num_rare += share <= RARELY
             if share <= RARELY and above > 0:
+                share_of_others = sum(value >= picture[0, u] for value in others[:, u]) / len(others)
                 strongest = [n for n in sorted(range(6), key=lambda n, u=u: -others[n, u])[:3] if others[n, u] > 0]
-                expected.append((above, layer, u, share, strongest))
+                expected.append((above, layer, u, share, share_of_others, strongest))
     found = reference.units(Paths.with_ranks(activations["picture"]))
     assert len(found) == min(6, len(expected)) > 2
-    for unit, (above, layer, u, share, strongest) in zip(found, sorted(expected, reverse=True)[:6], strict=True):
-        assert (unit.layer, unit.unit, unit.share, list(unit.photographs)) == (layer, u, share, strongest)
+    for unit, (above, *rest) in zip(found, sorted(expected, reverse=True)[:6], strict=True):
+        assert [unit.layer, unit.unit, unit.share, unit.share_of_others, list(unit.photographs)] == rest
         assert unit.deviations == pytest.approx(above, rel=1e-5)
     share = num_rare / sum(LAYERS.values())
     assert reference.unusual(Paths.with_ranks(activations["picture"])) == pytest.approx(share)
