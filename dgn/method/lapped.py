@@ -208,11 +208,11 @@ def fitted(sums: Sums, channels: int, before: Fitted | None = None) -> Fitted:
     plain_D = band.windows(colours_3[:, None, None].expand(1, -1, *small.shape[1:]))[0, :, 0]
     cross_DD = torch.outer(band.windows(small[None])[0].sum(1), plain_D)
     around_DD = products_DD - cross_DD - cross_DD.T + band.places * torch.outer(plain_D, plain_D)
-    squares, axes_DC = torch.linalg.eigh(around_DD / band.places)
-    axes_CD = axes_DC[:, -channels:].flip(1).T.float().contiguous()
+    squares_C, axes_CD = _strongest(around_DD / band.places, band.axis_shape, channels)
+    axes_CD = axes_CD.float()
     mean_CP = axes_CD @ band.windows(around[None].float())[0]
     # Axes along which photographs hardly vary get a tiny deviation instead of rounding errors.
-    deviations_C = squares[-channels:].flip(0).clamp_min(1e-8 * squares[-1]).sqrt().float()
+    deviations_C = squares_C.clamp_min(1e-8 * squares_C[0]).sqrt().float()
     deviations_K = deviations_C.repeat_interleave(band.places)
     axes = axes_CD.unflatten(1, band.axis_shape)
     if before is None:
@@ -220,3 +220,22 @@ def fitted(sums: Sums, channels: int, before: Fitted | None = None) -> Fitted:
     transform = LappedTransform((*before.transform.axes, axes), before.transform.colours_3)
     both = (before.mean_K, mean_CP.flatten()), (before.deviations_K, deviations_K)
     return Fitted(transform, *map(torch.cat, both))
+
+
+def _strongest(covariance_DD: Tensor, axis_shape: tuple[int, int, int], count: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues (C), falling, and their eigenvectors (C, D), of windows and their mirror images.
+
+    Each eigenvector is its own mirror image, or that with the other sign, so the left halves of both kinds are the
+    eigenvectors of two matrices of half the size, which take a quarter of the time.
+    """
+    half = axis_shape[2] // 2
+    left = covariance_DD.unflatten(0, axis_shape).unflatten(3, axis_shape)[:, :, :half]
+    same, mirrored = (part.flatten(3).flatten(0, 2) for part in (left[..., :half], left[..., half:].flip(5)))
+    squares, axes = [], []
+    for sign in (1, -1):
+        values, halves = torch.linalg.eigh(same + sign * mirrored)
+        halves_C3sh = halves.T[-count:].unflatten(1, (*axis_shape[:2], half))
+        squares.append(values[-count:])
+        axes.append(torch.cat([halves_C3sh, sign * halves_C3sh.flip(3)], 3) / math.sqrt(2))
+    squares_C, order_C = torch.cat(squares).sort(descending=True)
+    return squares_C[:count], torch.cat(axes)[order_C[:count]].flatten(1)

@@ -10,7 +10,7 @@ from dgn.method import starts
 from dgn.method.batch import start_batch
 from dgn.method.colours import from_axes
 from dgn.method.decoder import random_decoder, read_decoder, serialise
-from dgn.method.lapped import BANDS, LappedTransform
+from dgn.method.lapped import LappedTransform
 from dgn.method.loop import render_batch
 from dgn.method.recipes import RenderConfig
 from dgn.targets import Directions, Target, WeightedUnit
@@ -100,14 +100,3 @@ def test_without_photographs_codes_begin_at_the_mean(mini_float64, decoder):
 def test_starts_are_kept_in_eight_bits(decoder):
     again = read_decoder(serialise(decoder, {"width": WIDTH}), "it").weights["code.starts"]
     torch.testing.assert_close(again, decoder["code.starts"].clamp(-127 / 42, 127 / 42), atol=0.5 / 42 + 1e-6, rtol=0)
-
-
-def test_starts_are_photographs_codes_in_deviations():
-    from dgn.method.lapped import Sums, fitted
-
-    pictures = torch.rand(6, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    first = fitted(Sums.of(pictures), 5)
-    steps = first.starts(pictures)
-    assert steps.shape == (6, 5 * BANDS[0].places)
-    code = first.mean_K + first.deviations_K * steps
-    torch.testing.assert_close(code, first.transform.encode(pictures), atol=1e-3, rtol=1e-3)
