@@ -88,7 +88,9 @@ def look(
         is_active_U = (values["activation"] > 0).numpy()
         alone = values["silencing"].numpy()[is_active_U]
         found["rank_correlation"] = {
-            name: _rank_correlation(value_U.numpy()[is_active_U], alone) for name, value_U in values.items()
+            name: _rank_correlation(value_U.numpy()[is_active_U], alone)
+            for name, value_U in values.items()
+            if name != "shortlist"  # which values no others
         }
         found["same_of_six"] = {name: len({*units} & {*top["silencing"]}) for name, units in top.items()}
     return found
@@ -107,10 +109,9 @@ def summary(looks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for name in of_layer[0]["fall"]:
             row: dict[str, Any] = {"layer": layer, "contender": name, "photographs": len(of_layer)}
             for measure in ("fall", "probability_without", "rank_correlation", "same_of_six", "seconds"):
-                if measure in of_layer[0]:
+                if name in of_layer[0].get(measure, ()):
                     row[measure] = float(np.mean([one[measure][name] for one in of_layer]))
-            most = [max(one["fall"], key=one["fall"].__getitem__) == name for one in of_layer]
-            rows.append(row | {"falls_most": sum(most)})
+            rows.append(row)
     return rows
 
 
