@@ -28,6 +28,7 @@ from dgn.networks.weights import load_weights
 from dgn.pictures.attribution import by_gradient, shortlist, silenced
 from dgn.pictures.examples import seen, square_px
 from dgn.pictures.explaining import SHORTLIST
+from dgn.pictures.paths import ranked
 from dgn.pictures.photographs import load_photograph
 from dgn.runs.photographs import list_photographs, photograph_store
 
@@ -98,7 +99,8 @@ def look(
 
 def _rank_correlation(one: Any, other: Any) -> float:
     """Spearman's."""
-    return float(np.corrcoef(one.argsort().argsort(), other.argsort().argsort())[0, 1])
+    one_rank, other_rank = ranked(np.stack([one, other]))
+    return float(one_rank @ other_rank)
 
 
 def summary(looks: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,7 +80,7 @@ def command(
     with whole_or_not_at_all(out) as folder:
         (folder / TABLE).write_bytes(schema.serialise(pictures, about, SCHEMA))
         (folder / PAGE).write_text(render_page(audit, pictures, top), "utf-8")
-    _print_worst(pictures[:NUM_PRINTED])
+    _print_worst(pictures[:NUM_PRINTED], audit.own.layers.class_name)
     print(printable(f"{plural(len(pictures), 'picture')} of {opened.store.url}: {out / PAGE}"))
     for remark in remarks_on(audit, pictures):
         print(printable(f"  {remark}"))
@@ -107,14 +108,14 @@ def _audit(run: Run, judge: NetworkWeights, moved: dict[str, str | None], images
     return Audit(run, own, FrozenNetwork(judge, engine), photographs)
 
 
-def _print_worst(pictures: list[dict[str, Any]]) -> None:
+def _print_worst(pictures: list[dict[str, Any]], class_name: Callable[[int], str]) -> None:
     print_table(
         ("target", "label", "judge: class", "judge: beside it", "similarity", "unusual units"),
         (False, False, True, False, True, True),
         [
             [
                 one["target_id"], one["label"] or "", percent(one["judge_probability"]),
-                f"{one['seen'][0]['label'] or one['seen'][0]['unit']} {percent(one['seen'][0]['probability'])}",
+                " ".join(f"{class_name(seen['unit'])} {percent(seen['probability'])}" for seen in one["seen"][:1]),
                 "" if one.get("similarity") is None else f"{one['similarity']:.2f}", percent(one.get("unusual")),
             ]
             for one in pictures

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,10 @@ from dgn.runs.config import RunConfig
 from dgn.runs.run import Run
 from dgn.targets import MODES
 from dgn.text import plural, printable
+
+if TYPE_CHECKING:
+    from dgn.networks.layers import Layers
+    from dgn.pictures.explaining import Explanation
 
 log = logging.getLogger("dgn")
 
@@ -60,7 +64,9 @@ def command(
     weights = own_weights(info, config)
     known = weights.network.layers
     asked_class = chosen_class(class_, known)
-    asked_layers = chosen_layers(layers.split(",") if layers else None, known)
+    asked_layers = chosen_layers(None if layers is None else [name.strip() for name in layers.split(",")], known)
+    mode, seed = next(mode for mode in MODES if mode in (config.modes or MODES)), config.seed
+    drawing = own_config(info, settings, draws=mode == "pretrained")
     found, unreadable, left_out = read_photographs(photographs, weights.network.size)
     log_to_stderr()
     network = FrozenNetwork(weights)
@@ -69,13 +75,16 @@ def command(
         for photograph in found:
             explanations.append(explain(network, photograph, asked_layers, asked_class, top))
             progress.advance(task)
-    mode, seed = next(mode for mode in MODES if mode in (config.modes or MODES)), config.seed
     targets = targets_of(explanations, mode, seed)
     pictures = _with_run(opened, drawn_in(opened, targets))
     if missing := {name: target for name, target in targets.items() if name not in pictures}:
         log.info("%s in %s, %s to draw", plural(len(pictures), "picture"), opened.store.url, f"{len(missing):,}")
-        given = own_config(info, settings, draws=mode == "pretrained").model_dump()
-        given |= {"targets": specs_of(missing.values()), "modes": (mode,), "seeds": 1, "shard_size": "auto"}
+        given = drawing.model_dump() | {
+            "targets": specs_of(missing.values()),
+            "modes": (mode,),
+            "seeds": 1,
+            "shard_size": "auto",
+        }
         if mode == "untrained":  # which needs neither, and a generator without use is refused
             given |= {"decoder": None, "generator": None}
         render(str(out / FOLDER), RunConfig(**given))
@@ -114,9 +123,9 @@ def _sheet_names(photographs: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _line(explanation: Any, layers: Any) -> str:
+def _line(explanation: Explanation, layers: Layers) -> str:
     """An explanation in one line: the class and, by layer, the filters."""
-    label = layers.labels[explanation.class_] if layers.labels else f"class {explanation.class_}"
+    label = layers.class_name(explanation.class_)
     probability = "" if explanation.probability is None else f" {explanation.probability:.2f}"
     filters = (
         f"{layer}: {', '.join(str(one.units[0].unit) for one in some if one.weight is not None) or 'none'}"

@@ -50,6 +50,10 @@ class Layers:
             return None
         return " + ".join(self.labels[u.unit] for u in target.units)
 
+    def class_name(self, class_: int) -> str:
+        """A class's label, or `class 7` where there are none."""
+        return self.labels[class_] if self.labels else f"class {class_}"
+
     def labelled(self, labels: tuple[str, ...]) -> Layers:
         """The same layers with these labels. Raises: DgnError if there is not one per class."""
         if self.num_classes == 1 < len(labels):

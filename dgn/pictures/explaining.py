@@ -28,6 +28,8 @@ from dgn.text import near
 
 NUM_ANSWERS = 3
 SHORTLIST = 4  # times as many filters as are asked for, each of which is silenced
+LEAST_FALL = 1e-5  # of the class's value: what is less may be float32's rounding
+LEAST_WEIGHT = 0.001
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,22 +165,27 @@ def _evidence(
     network: FrozenNetwork, image_3HW: Tensor, class_: int, value: float, layer: str, response: Tensor, top: int
 ) -> tuple[Evidence, ...]:
     """The layer's filters of the largest falls, which are measured for a shortlist, and their group."""
-    units = shortlist(network, image_3HW, layer, class_, SHORTLIST * top)
-    falls = value - silenced(network, image_3HW, layer, [(unit,) for unit in units])[:, class_]
-    largest = [n for n in falls.argsort(descending=True, stable=True)[:top].tolist() if falls[n] > 0]
     activation_U = unit_values(response).activation[0].double().cpu()
+    units = [unit for unit in shortlist(network, image_3HW, layer, class_, SHORTLIST * top) if activation_U[unit] > 0]
+    measured_NC = silenced(network, image_3HW, layer, [(), *((unit,) for unit in units)])
+    falls = measured_NC[0, class_] - measured_NC[1:, class_]
+    order = falls.argsort(descending=True, stable=True)[:top].tolist()
+    largest = [n for n in order if falls[n] > LEAST_FALL * abs(value)]
+    if not largest:
+        return ()
     weights = _weights([float(falls[n] / activation_U[units[n]]) for n in largest])
     together = tuple(WeightedUnit(layer, units[n], weight) for n, weight in zip(largest, weights, strict=True))
-    groups = [(replace(one, weight=1.0),) for one in together] + ([together] if len(together) > 1 else [])
-    if not groups:
-        return ()
-    values_NC = silenced(network, image_3HW, layer, [[one.unit for one in group] for group in groups])
+    groups: list[Group] = [(replace(one, weight=1.0),) for one in together]
+    values_NC = measured_NC[[n + 1 for n in largest]]
+    if len(together) > 1:
+        groups.append(together)
+        values_NC = torch.cat([values_NC, silenced(network, image_3HW, layer, [[one.unit for one in together]])])
     probability_NC = probabilities(values_NC.numpy(), replace(network.layers, is_probability=False))
     return tuple(
         Evidence(
             units=group,
             weight=weights[n] if n < len(together) else None,
-            fall=value - float(values_NC[n, class_]),
+            fall=float(measured_NC[0, class_] - values_NC[n, class_]),
             probability_without=None if probability_NC is None else float(probability_NC[n, class_]),
             activation=sum(one.weight * float(activation_U[one.unit]) for one in group),
             map_HW=_map(response[0], group),
@@ -188,9 +195,9 @@ def _evidence(
 
 
 def _weights(gains: Sequence[float]) -> list[float]:
-    """Weights of a group, the largest 1, with two digits: what the class loses per activation of each filter. On the
-    photograph itself each filter then counts in the group by its fall."""
-    return [max(0.01, round(gain / max(gains), 2)) for gain in gains]
+    """Weights of a group, the largest 1, with two digits, at least LEAST_WEIGHT: what the class loses per activation of
+    each filter. On the photograph itself each filter then counts in the group by its fall."""
+    return [max(LEAST_WEIGHT, float(f"{gain / max(gains):.2g}")) for gain in gains]
 
 
 def _map(response_UHW: Tensor, group: Group) -> NDArray[np.uint8] | None:

@@ -8,9 +8,9 @@ Shapes: N pictures, U units of a layer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -153,14 +153,13 @@ class Reference:
         ]
         return float(np.concatenate(rare).mean())
 
-    @cached_property
+    @property
     def usual(self) -> float:
-        """The mean of `unusual` of the class's photographs, each compared with the rest."""
-        rare = [
-            share_at_least(own_NU[n], np.delete(own_NU, n, 0)) <= RARELY
-            for own_NU in self.own.activations.values() for n in range(len(own_NU))
-        ]  # fmt: skip
-        return float(np.concatenate(rare).mean())
+        """What to expect at most of `unusual` for another photograph of the class. It is as likely to be at any place
+        among the N photographs as each of them, and unusual at the first floor(N * RARELY) + 1 of N + 1 places; where
+        a unit is silent on several photographs, at fewer."""
+        num = len(next(iter(self.own.activations.values())))
+        return (math.floor(num * RARELY) + 1) / (num + 1)
 
     def units(self, picture: Paths) -> list[Unit]:
         """At most NUM_UNITS, the one of the most deviations first."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dgn.errors import DgnError
+from dgn.method.memory import in_batches
 from dgn.networks.frozen import FrozenNetwork
 from dgn.pictures.paths import Paths, Reference
 from dgn.pictures.scoring import probabilities
@@ -57,7 +58,7 @@ COLUMNS = (
     Column("judge_probability", pa.float32(), "Judge's probability", "of the class, by the second network",
            is_required=True),
     Column("seen", _SEEN, "Seen", f"the {NUM_SEEN} classes beside its own to which the second network gives the "
-           "highest probabilities: unit, label, probability", is_required=True),
+           "highest probabilities: unit, label (null if the network has no labels), probability", is_required=True),
     Column("num_photographs", pa.int32(), "Photographs", "of the class, with which the picture was compared; 0 if "
            "there were too few, and then all columns below are null", is_required=True),
     Column("similarity", pa.float32(), "Similarity of paths",
@@ -71,7 +72,7 @@ COLUMNS = (
     Column("unusual", pa.float32(), "Unusual units",
            "share of all units that at most 5 % of the class's photographs excite as much as the picture does"),
     Column("usual", pa.float32(), "Unusual units of photographs",
-           "the same share for the class's photographs, each compared with the rest: their mean"),
+           "at most this share is to be expected of another photograph of the class: it follows from their number"),
     Column("units", _UNITS, "Units",
            "at most six of these units, those farthest above their mean on photographs of the class first: layer, "
            "unit, activation, share of the class's photographs, and of others, that excite it at least as much, how "
@@ -129,11 +130,6 @@ class Audit:
                 yield {name: row[name] for name in OF_ROWS} | seen | comparison
             observe(len(rows))
 
-    def label(self, class_: int) -> str:
-        """Also of a class without one."""
-        labels = self.own.layers.labels
-        return labels[class_] if labels else f"class {class_}"
-
     def _second_opinions(self, images_N3HW: Tensor, class_: int) -> list[dict[str, Any]]:
         """What the judge sees in pictures of a class."""
         _, values = self.judge.scores(images_N3HW, self.judge.layers.classes())
@@ -143,11 +139,15 @@ class Audit:
         return [self._opinion(found_C, class_) for found_C in found_NC]
 
     def _opinion(self, found_C: NDArray[np.float64], class_: int) -> dict[str, Any]:
+        labels = self.own.layers.labels
         others = [unit for unit in np.argsort(-found_C, kind="stable").tolist() if unit != class_][:NUM_SEEN]
         return {
             "beside": 1 - found_C[class_], "judge_probability": found_C[class_],
             "judge_rank": 1 + int((found_C > found_C[class_]).sum()),
-            "seen": [{"unit": unit, "label": self.label(unit), "probability": found_C[unit]} for unit in others],
+            "seen": [
+                {"unit": unit, "label": labels[unit] if labels else None, "probability": found_C[unit]}
+                for unit in others
+            ],
         }  # fmt: skip
 
     def _compared(self, images_N3HW: Tensor, class_: int) -> list[dict[str, Any]]:
@@ -157,7 +157,12 @@ class Audit:
         if self.photographs is None or own is None or others is None:
             return [{"num_photographs": 0}] * len(images_N3HW)
         reference = Reference(own.paths, others.paths)
-        pictures = Paths.of(images_N3HW, self.own, self.photographs.layers)
+        layers, engine = self.photographs.layers, self.own.engine
+
+        def paths(images: Sequence[Tensor]) -> Paths:
+            return Paths.of(torch.stack(list(images)), self.own, layers)
+
+        pictures = Paths.joined(list(in_batches(list(images_N3HW), engine.scoring_batch_size, paths, engine)))
         return [
             {"num_photographs": len(own.names), **_comparison(pictures.take([n]), reference, others.names)}
             for n in range(len(images_N3HW))

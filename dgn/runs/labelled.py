@@ -19,7 +19,7 @@ from dgn.method.memory import in_batches
 from dgn.networks.frozen import FrozenNetwork
 from dgn.pictures.accuracy import folders_of_classes
 from dgn.pictures.codec import as_tensor, encode_thumbnail
-from dgn.pictures.examples import Watcher
+from dgn.pictures.examples import seen, square_px
 from dgn.pictures.paths import Paths, evenly
 from dgn.pictures.photographs import UnreadablePhotograph, load_photograph
 from dgn.runs.photographs import list_photographs, photograph_store, read_photograph
@@ -136,9 +136,9 @@ class LabelledPhotographs:
 
     def _read_one(self, named: tuple[str, int]) -> _Photograph | None:
         name, class_ = named
-        data, watcher = read_photograph(self.store, name), Watcher(self.network, ())
+        data, size_px = read_photograph(self.store, name), self.network.size_px
         try:
-            seen_HW3 = watcher.seen(load_photograph(data, watcher.square_px))
+            seen_HW3 = seen(load_photograph(data, square_px(size_px)), size_px)
         except UnreadablePhotograph as error:
             self.unreadable[name] = str(error)
             return None

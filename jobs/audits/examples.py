@@ -56,5 +56,5 @@ def _wrong(audit: Audit, row: dict[str, Any], thumbnails: dict[str, bytes]) -> d
             url = image_url(image.convert("RGB"))
     except (KeyError, OSError, ValueError) as error:
         raise RunDamaged(f"the thumbnail of {name} cannot be read: {in_one_line(error)}", AGAIN) from error
-    true_class = "" if row["true_class"] is None else audit.label(row["true_class"])
+    true_class = "" if row["true_class"] is None else audit.own.layers.class_name(row["true_class"])
     return {"photograph": name, "probability": row["probability"], "true": true_class, "image": url}

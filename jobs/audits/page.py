@@ -35,7 +35,7 @@ def render_page(audit: Audit, pictures: Sequence[dict[str, Any]], top: int) -> s
         command="audit", version=dgn.__version__, audit=audit, items=items, num_pictures=len(pictures),
         remarks=remarks_on(audit, pictures), thumbnails=_thumbnails(audit),
         unit_pictures=_unit_pictures(audit.run, shown), num_seeds=len({one["seed"] for one in pictures}),
-        least_seen=LEAST_SEEN, width=WIDTH, height=HEIGHT,
+        class_name=audit.own.layers.class_name, least_seen=LEAST_SEEN, width=WIDTH, height=HEIGHT,
     )  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def _thumbnails(audit: Audit) -> dict[str, dict[str, str]]:
     """Photographs of all classes by name, each with its class and its image."""
     if audit.every is None:
         return {}
-    labels = [audit.label(class_) for class_ in audit.every.classes_N.tolist()]
+    labels = [audit.own.layers.class_name(class_) for class_ in audit.every.classes_N.tolist()]
     urls = map(webp_url, audit.every.thumbnails)
     return {
         name: {"label": label, "image": url} for name, label, url in zip(audit.every.names, labels, urls, strict=True)

@@ -21,7 +21,7 @@ def _on_photographs(audit: Audit, pictures: Sequence[dict[str, Any]]) -> list[st
     if photographs is None:
         return ["Not compared with photographs: give them with --images, in folders named as the classes."]
     counts = {one["unit"]: one["num_photographs"] for one in pictures}
-    lacking = [audit.label(class_) for class_, count in counts.items() if not count]
+    lacking = [audit.own.layers.class_name(class_) for class_, count in counts.items() if not count]
     num_of_all = len(audit.every.names) if audit.every else 0
     remarks = [
         f"{len(counts) - len(lacking):,} of {len(counts):,} classes compared with {sum(counts.values()):,} photographs "

@@ -62,13 +62,13 @@ def draw_sheet(explanation: Explanation, layers: Layers, pictures: Pictures, mod
 def _header(explanation: Explanation, layers: Layers) -> list[tuple[str, int, str]]:
     """Lines with their size and colour."""
     answers = " · ".join(
-        f"{_label(class_, layers)}{'' if probability is None else f' {probability:.2f}'}"
+        f"{layers.class_name(class_)}{'' if probability is None else f' {probability:.2f}'}"
         for class_, probability in explanation.answers
     )
     probability = "" if explanation.probability is None else f", probability {explanation.probability:.2f}"
     asked = "" if explanation.class_ == explanation.answers[0][0] else " (not its answer)"
     return [
-        (f"{_label(explanation.class_, layers)}{probability}{asked}", TITLE_PX, "black"),
+        (f"{layers.class_name(explanation.class_)}{probability}{asked}", TITLE_PX, "black"),
         (explanation.photograph.name, FONT_PX, "dimgrey"),
         (f"{layers.network}: {answers}", FONT_PX, "dimgrey"),
         ("Each line: the filters of a layer that speak most for it, drawn together and one by one; below, where they "
@@ -77,19 +77,15 @@ def _header(explanation: Explanation, layers: Layers) -> list[tuple[str, int, st
     ]  # fmt: skip
 
 
-def _label(class_: int, layers: Layers) -> str:
-    return layers.labels[class_] if layers.labels else f"class {class_}"
-
-
 def _title(layer: str, some: Sequence[Evidence], explanation: Explanation, layers: Layers) -> str:
     if not some:
         return f"{layer}: none of its {layers.units[layer]:,} filters speaks for it"
     num = sum(one.weight is not None for one in some)
     last = some[-1]
-    falls = f"the value falls from {explanation.value:.3g} to {explanation.value - last.fall:.3g}"
+    changes = f"value {explanation.value:.3g} → {explanation.value - last.fall:.3g}"
     if explanation.probability is not None and last.probability_without is not None:
-        falls += f", the probability from {explanation.probability:.2f} to {last.probability_without:.2f}"
-    return f"{layer}: {num} of {layers.units[layer]:,} filters; without {'them' if num > 1 else 'it'} {falls}"
+        changes = f"probability {explanation.probability:.2f} → {last.probability_without:.2f}, {changes}"
+    return f"{layer}: {num} of {layers.units[layer]:,} filters; without {'them' if num > 1 else 'it'} {changes}"
 
 
 def _draw_cell(
@@ -109,9 +105,9 @@ def _draw_cell(
     if one.box is not None:
         draw_box(pen, (x, y), PICTURE_PX, one.box)
     y += PICTURE_PX + GAP_PX // 2
-    name = "together" if one.weight is None else f"filter {one.units[0].unit}"
+    name = "together" if one.weight is None else f"filter {one.units[0].unit}, weight {one.weight:g}"
     status = "" if picture["status"] == "ok" else f", {picture['status'].replace('_', ' ')}"
-    for n, (text, fill) in enumerate(((name, "black"), (f"{-one.fall:+.2g}{status}", "dimgrey"))):
+    for n, (text, fill) in enumerate(((name, "black"), (f"{-one.fall:+.3g}{status}", "dimgrey"))):
         shown = fitting(text, FONT_PX, PICTURE_PX)
         pen.text((x, y + n * LINE_PX), shown, fill=fill, font=font_of(shown, FONT_PX))
 

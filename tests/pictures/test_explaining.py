@@ -42,7 +42,7 @@ def test_the_group_weighs_filters_by_what_they_add(explanation):
     assert [one.weight for one in group.units] == [one.weight for one in filters]
     assert max(one.weight for one in filters) == 1
     gains = [one.fall / one.activation for one in filters]
-    assert [one.weight for one in filters] == pytest.approx([max(0.01, gain / max(gains)) for gain in gains], abs=0.006)
+    assert [one.weight for one in filters] == pytest.approx([max(0.001, gain / max(gains)) for gain in gains], rel=0.06)
     assert group.activation == pytest.approx(sum(one.weight * one.activation for one in filters))
     assert group.probability_without < explanation.probability
 
