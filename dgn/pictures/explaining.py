@@ -173,7 +173,8 @@ def _evidence(
     largest = [n for n in order if falls[n] > LEAST_FALL * abs(value)]
     if not largest:
         return ()
-    weights = _weights([float(falls[n] / activation_U[units[n]]) for n in largest])
+    peak_U = F.relu(response[0]).reshape(len(activation_U), -1).amax(1).double().cpu()
+    weights = _weights([float(falls[n] / peak_U[units[n]]) for n in largest])
     together = tuple(WeightedUnit(layer, units[n], weight) for n, weight in zip(largest, weights, strict=True))
     groups: list[Group] = [(replace(one, weight=1.0),) for one in together]
     values_NC = measured_NC[[n + 1 for n in largest]]
@@ -195,8 +196,12 @@ def _evidence(
 
 
 def _weights(gains: Sequence[float]) -> list[float]:
-    """Weights of a group, the largest 1, with two digits, at least LEAST_WEIGHT: what the class loses per activation of
-    each filter. On the photograph itself each filter then counts in the group by its fall."""
+    """Weights of a group, the largest 1, with two digits, at least LEAST_WEIGHT: falls per strongest response. In a
+    picture all over which each filter responds as at its strongest place on the photograph, each then counts by its
+    fall.
+
+    With the mean response in its stead, a filter that responds in one place alone would rule the group's picture.
+    """
     return [max(LEAST_WEIGHT, float(f"{gain / max(gains):.2g}")) for gain in gains]
 
 

@@ -34,14 +34,16 @@ def test_filters_are_those_of_the_largest_falls(explanation, mini):
     assert explanation.value == pytest.approx(values_N[0].item(), abs=1e-4)
 
 
-def test_the_group_weighs_filters_by_what_they_add(explanation):
-    """Weight times activation is as the fall, up to two digits of the weight."""
+def test_the_group_weighs_filters_by_what_they_add(explanation, mini):
+    """Weight times strongest response is as the fall, up to two digits of the weight."""
     *filters, group = explanation.evidence[LAYER]
     assert group.weight is None
     assert [one.unit for one in group.units] == [one.units[0].unit for one in filters]
     assert [one.weight for one in group.units] == [one.weight for one in filters]
     assert max(one.weight for one in filters) == 1
-    gains = [one.fall / one.activation for one in filters]
+    image_3HW = torch.from_numpy(explanation.photograph.seen_HW3).permute(2, 0, 1) / 255
+    peak_U = mini.scores(image_3HW[None], LAYER)[0][0].amax((1, 2))
+    gains = [one.fall / peak_U[one.units[0].unit].item() for one in filters]
     assert [one.weight for one in filters] == pytest.approx([max(0.001, gain / max(gains)) for gain in gains], rel=0.06)
     assert group.activation == pytest.approx(sum(one.weight * one.activation for one in filters))
     assert group.probability_without < explanation.probability
