@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from dgn.errors import DgnError
-from dgn.runs.conditions import COMPARABLE, condition, parse_condition
+from dgn.runs.conditions import COMPARABLE, TYPES, condition, parse_condition
 from dgn.runs.schema import QUERY_COLUMNS, SCHEMA
 
 BAD = {
@@ -49,9 +49,10 @@ def test_what_is_right_is_understood(text, column, operator, value):
 
 
 def test_every_column_but_lists_can_be_compared():
-    assert set(COMPARABLE) == {name for name in QUERY_COLUMNS if not pa.types.is_list(SCHEMA.field(name).type)}
+    plain = {name for name in QUERY_COLUMNS if not pa.types.is_list(SCHEMA.field(name).type)}
+    assert set(COMPARABLE) == plain | {"redundancy", "spread"}
     for name in COMPARABLE:
-        type_ = SCHEMA.field(name).type
+        type_ = TYPES[name]
         text = {"mode": "untrained", "status": "ok"}.get(name, "a")
         value = "2026-01-01" if pa.types.is_timestamp(type_) else text if pa.types.is_string(type_) else 1
         assert condition(name, "=", value).column == name
