@@ -101,5 +101,5 @@ class FirefoxVisitor(Guest):
     def forward(self):
         self.call("forward")
 
-    def traffic(self):
+    def traffic(self, _until_ms=None):
         return {}  # WebDriver BiDi does not say it for file://

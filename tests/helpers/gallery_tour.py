@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import http.server
+import math
 import shutil
 import threading
 import time
@@ -129,16 +130,19 @@ class Visitor(Guest):
     def resize(self, width, height):
         self.page.set_viewport_size({"width": width, "height": height})
 
-    def traffic(self):
-        """Bytes of all answers so far, or of all files that were read from file://, and how many they were."""
+    def traffic(self, until_ms=math.inf):
+        """Bytes of all answers that had come by then, or of all files that were read from file://, and how many they
+        were. `until_ms`: since the page was asked for."""
+        until = self.evaluate("performance.timeOrigin") + until_ms
+        seen = [one for one in self.requests if one.timing["startTime"] + max(one.timing["responseEnd"], 0) <= until]
         num_bytes = sum(
             Path(unquote(urlsplit(request.url).path)).stat().st_size
             if request.url.startswith("file:")
             else request.sizes()["responseBodySize"]
-            for request in self.requests
+            for request in seen
             if not request.url.startswith(("blob:", "data:"))
         )
-        return {"bytes": num_bytes, "requests": len(self.requests)}
+        return {"bytes": num_bytes, "requests": len(seen)}
 
 
 def address(folder, hash_=""):
@@ -186,8 +190,9 @@ def tour(guest, url, rows):
 
     guest.goto(url)
     figures["first_screen_ms"] = guest.when(ALL_LOADED)
-    time.sleep(0.2)
-    figures |= {f"first_screen_{name}": number for name, number in guest.traffic().items()}
+    time.sleep(0.2)  # the browser tells of requests later
+    traffic = guest.traffic(figures["first_screen_ms"])
+    figures |= {f"first_screen_{name}": number for name, number in traffic.items()}
     figures["all_rows_ms"] = guest.when("document.documentElement.dataset.ready")
     assert guest.text("#count") == f"{len(rows):,} of {len(rows):,} pictures"
     check_count()

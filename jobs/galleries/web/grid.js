@@ -15,6 +15,7 @@ class Grid {
     this.scroller = new Scroller(element, this.space, () => this.#setAnchor())
     this.anchor = { item: 0, share: 0 } // what is at the top: an item, and the share of its row that is out of sight
     this.wanted = new AbortController()
+    this.waiting = [] // for the thumbnails in sight
     element.addEventListener('scroll', () => this.draw(), { passive: true })
     element.addEventListener('keydown', event => this.#onKey(event))
     element.addEventListener('focusin', event => this.#onFocus(event))
@@ -148,16 +149,22 @@ class Grid {
     clearTimeout(this.timer)
     this.timer = setTimeout(async () => {
       this.wanted.abort()
-      this.wanted = new AbortController()
+      const wanted = this.wanted = new AbortController()
       const images = new Map([...this.space.querySelectorAll('img:not([src])')].map(image => [Number(image.dataset.row), image]))
       const places = [...images.keys()].map(row => this.table.place(row))
       try {
-        await this.thumbnails.load(places, (row, url) => { images.get(row).src = url }, this.wanted.signal)
+        await this.thumbnails.load(places, (row, url) => { images.get(row).src = url }, wanted.signal)
       } catch (error) {
         for (const image of images.values()) if (!image.hasAttribute('src')) image.onerror()
       }
+      if (wanted === this.wanted) for (const go of this.waiting.splice(0)) go()
     }, this.rows.drawn ? SETTLED_MS : 0)
     this.rows.drawn = true
+  }
+
+  /** Resolves when the thumbnails in sight are here, or cannot be had; at once where the grid is not shown. */
+  untilLoaded() {
+    return this.columns && !this.element.hidden ? new Promise(resolve => this.waiting.push(resolve)) : Promise.resolve()
   }
 
   #markActive(first, stop) {

@@ -181,12 +181,14 @@ async function main() {
   if (needsAlike(readState())) readAlike() // beside the rows
   let lastDrawn = -Infinity
   await table.load(() => {
+    const isFirst = !grid
     grid ??= new Grid(byId('grid'), table, thumbnails, id => addressOf({ ...readState(), id }))
     const isLast = table.length === index.num_rows
     if (!isLast && performance.now() - lastDrawn < 500) return
     lastDrawn = performance.now()
     update(readState(), true)
     showDetail(readState())
+    if (isFirst) return grid.untilLoaded() // the first screen's thumbnails before more rows
   })
   document.documentElement.dataset.ready = 'all' // every row is loaded
 }

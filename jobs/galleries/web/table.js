@@ -65,7 +65,7 @@ class Table {
     return this.judges.some(other => other !== judge && network(other) === network(judge)) ? judge : network(judge)
   }
 
-  /** Reads everything, calling `onRows` after each row group, and once where there is none. */
+  /** Reads everything, and waits for `onRows` after each row group, and once where there is none. */
   async load(onRows) {
     for (const part of this.parts) {
       const metadata = await this.#metadata(part)
@@ -79,10 +79,10 @@ class Table {
         ])
         this.length = part.first + rowEnd
         rowStart = rowEnd
-        onRows()
+        await onRows()
       }
     }
-    if (!this.length) onRows()
+    if (!this.length) await onRows()
     this.finish()
   }
 
