@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 from dgn.errors import DgnError
 from dgn.targets import Mode
 
+METHOD_VERSION = 1  # raised whenever the same settings draw other pictures; tests/method/test_version.py watches it
 Precision = Literal["float32", "bfloat16", "float64"]
 # What draws a picture: the paper's convolutions, windows along photographs' principal axes (`lapped.py`), or a module
 # of the user's.

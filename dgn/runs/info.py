@@ -16,8 +16,8 @@ from dgn.runs.shards import MAX_SHARDS
 from dgn.runs.validation import first_problem
 from dgn.targets import MODES
 
-# Settings that earlier versions wrote into the fingerprint and that never changed a picture.
-RETIRED = {"render.untrained.noise", "render.pretrained.noise"}
+# What is in a fingerprint and changes no picture: the release, and settings that earlier versions wrote.
+WITHOUT_EFFECT = {"dgn_version", "render.untrained.noise", "render.pretrained.noise"}
 # What earlier versions did not write because they did it with every network.
 ASSUMED_NETWORK = {
     "size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "channel_order": "RGB",
@@ -61,7 +61,7 @@ class RunInfo:
     def identity(self) -> dict[str, Any]:
         """The fingerprint, with what earlier versions did without writing it."""
         render = _completed(self.fingerprint["render"], self.render_config.as_json())
-        return {**self.fingerprint, "network": self.network, "render": render}
+        return {"method_version": 1, **self.fingerprint, "network": self.network, "render": render}
 
     @property
     def network(self) -> dict[str, Any]:
@@ -99,12 +99,12 @@ def _completed(theirs: dict[str, Any], defaults: dict[str, Any]) -> dict[str, An
 
 
 def differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
-    """(setting, their value, our value) for every leaf in which two fingerprints differ, except retired settings."""
+    """(setting, their value, our value) for every leaf in which two fingerprints differ, except those without effect."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for key in theirs.keys() | ours.keys():
             if key in theirs or key not in UNWRITTEN:
                 yield from differences(theirs.get(key), ours.get(key), f"{name}.{key}" if name else key)
-    elif theirs != ours and name not in RETIRED:
+    elif theirs != ours and name not in WITHOUT_EFFECT:
         yield name, _short(theirs), _short(ours)
 
 

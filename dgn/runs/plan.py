@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dgn
-from dgn.method.recipes import RenderConfig
+from dgn.method.recipes import METHOD_VERSION, RenderConfig
 from dgn.networks.layers import Layers
 from dgn.networks.specs import parse_targets
 from dgn.runs import schema
@@ -122,7 +122,8 @@ def fingerprint(
     """
     return {
         "schema_version": schema.VERSION,
-        "dgn_version": dgn.__version__,
+        "dgn_version": dgn.__version__,  # for people
+        "method_version": METHOD_VERSION,
         "discriminator": network.name,
         "weights_sha256": weights_sha256,
         "decoder_sha256": decoder_sha256,

@@ -102,6 +102,12 @@ class Run:
         info = self.info()
         differing = sorted(differences(info.identity, fingerprint))
         if differing:
+            if version := [one for one in differing if one[0] == "method_version"]:
+                raise PlanMismatch(
+                    f"{self.store.url} was begun by dgn {info.fingerprint['dgn_version']}, which draws other pictures "
+                    f"(method {version[0][1]} there, {version[0][2]} here): continue it with that dgn, or give another "
+                    "folder"
+                )
             name, theirs, ours = differing[0]
             more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
             what = _DIFFERING.get(name, f"{name} is {theirs} there, {ours} here")

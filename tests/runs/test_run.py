@@ -7,7 +7,7 @@ import pytest
 from dgn.errors import PlanMismatch, StoreError
 from dgn.networks.registry import network_named
 from dgn.runs.config import RunConfig
-from dgn.runs.info import RETIRED, differences
+from dgn.runs.info import WITHOUT_EFFECT, differences
 from dgn.runs.layout import image_key, metadata_key
 from dgn.runs.plan import fingerprint, make_plan
 from dgn.runs.run import Run
@@ -50,14 +50,27 @@ def put(content, path, value):
     content[last] = value
 
 
-@pytest.mark.parametrize("name", sorted(RETIRED))
-def test_settings_that_no_longer_exist_do_not_refuse_a_run(run, name):
-    """Earlier versions wrote them into the fingerprint. They never changed a picture."""
+@pytest.mark.parametrize("name", sorted(WITHOUT_EFFECT))
+def test_what_changes_no_picture_does_not_refuse_a_run(run, name):
+    """Another release, and settings that earlier versions wrote."""
     ours, config = identity()
     earlier = copy.deepcopy(ours)
     put(earlier, name, "as it was")
     first = start(run, earlier, config)
     assert start(run, ours, config) == first
+
+
+def test_a_release_that_draws_otherwise_refuses_a_run(run, monkeypatch):
+    ours, config = identity()
+    earlier = {name: value for name, value in ours.items() if name != "method_version"} | {"dgn_version": "0.1.0"}
+    first = start(run, earlier, config)
+    assert start(run, ours | {"dgn_version": "0.9.9"}, config) == first
+    monkeypatch.setattr("dgn.runs.plan.METHOD_VERSION", 2)
+    later, _ = identity()
+    with pytest.raises(
+        PlanMismatch, match=r"begun by dgn 0\.1\.0, which draws other pictures \(method 1 there, 2 here\): continue it"
+    ):
+        start(run, later, config)
 
 
 @pytest.mark.parametrize("name", ["render.untrained.noise_of_another_kind", "render.noise", "noise"])
@@ -129,7 +142,7 @@ def test_numbers_of_the_method_that_cannot_be_are_refused_in_one_line(run, name,
 def test_every_setting_of_the_fingerprint_counts():
     ours, _ = identity()
     leaves = list(differences(ours, {}))
-    assert {name for name, _, _ in leaves} == {name for name in ours if ours[name] is not None}
+    assert {name for name, _, _ in leaves} == {name for name in ours if ours[name] is not None} - {"dgn_version"}
     for name in ("weights_sha256", "render.preset", "render.untrained.width", "render.pretrained.width"):
         theirs = copy.deepcopy(ours)
         put(theirs, name, "another")
