@@ -73,7 +73,7 @@ def find_examples(
         log.info("left out of %s: %s", store.url, printable(listing.remark))
     plan = make_photograph_plan(store, listing, column)
     found = Examples.of(run)
-    identity = _identity(info.fingerprint, plan)
+    identity = _identity({**info.fingerprint, "targets_sha256": info.targets_sha256}, plan)
     if (done := found.done()) and found.has_lists:
         _start(run, found, identity, config, plan)
         return Job(None, done)
@@ -103,8 +103,9 @@ def _start(run: Run, found: Examples, identity: dict[str, Any], config: RunConfi
         return found.start(identity, config, plan.num_targets, plan.num_shards)
     except PlanMismatch as error:
         raise DgnError(
-            f"{run.store.url} has examples of other photographs than those in {plan.url} now, or by another dgn: "
-            "delete its folder examples to make them again, or give the photographs that they were begun with"
+            f"{run.store.url} has examples of other photographs than those in {plan.url} now, of fewer targets, or by "
+            "another dgn: delete its folder examples to make them again, or give the photographs that they were begun "
+            "with"
         ) from error
 
 

@@ -17,6 +17,7 @@ from dgn.cluster.precision import resolve_precision
 from dgn.cluster.progress import Progress
 from dgn.cost.tuned import load_tuned, tuned_path
 from dgn.engine import engine_for
+from dgn.errors import DgnError
 from dgn.method.precision import DTYPES
 from dgn.networks.directions import with_absolute_path
 from dgn.networks.drawable import drawable, without_weights
@@ -24,8 +25,8 @@ from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.own_code import is_code
 from dgn.runs.config import RunConfig
 from dgn.runs.decoders import SHIPPED_DECODERS, needed_decoder
+from dgn.runs.extensions import FailedAgain, MoreTargets, extended, with_extensions
 from dgn.runs.index import forget_missing
-from dgn.runs.layout import RUN_FILE
 from dgn.runs.networks import describe_network, labels_sha256, load_network
 from dgn.runs.plan import Plan, fingerprint, make_plan
 from dgn.runs.run import Run
@@ -35,17 +36,30 @@ from dgn.text import plural
 log = logging.getLogger("dgn")
 
 
-def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> Progress:
+def launch(
+    url: str, config: RunConfig, observe: Callable[[Progress], None], addition: MoreTargets | FailedAgain | None = None
+) -> Progress:
     """Renders every target that the run at `url` does not hold yet, and returns how far the run is then.
+
+    Args:
+        addition: targets to add to the run before.
 
     Raises: DgnError for bad input, before anything is written. Incomplete if the job could not finish.
     """
     config = _with_absolute_paths(config)
     weights = load_network(config) if config.weights else None
     network = weights.network if weights else describe_network(config)
-    plan = make_plan(config, network.layers)
     config.render_config("float32")  # raises for settings that contradict each other
     store = open_store(url)
+    run = Run(store)
+    begun = Run(store.impatient()).begun()
+    if begun and config.shard_size == "auto":  # the machines may differ from those that the run began on
+        config = config.model_copy(update={"shard_size": begun.run_config.largest_shard})
+    own_plan = make_plan(config, network.layers)  # of these settings alone
+    plan = with_extensions(own_plan, begun.extensions if begun else (), network.layers)
+    extension = addition.after(plan, run, network.layers) if addition else None
+    if extension:
+        plan = extended(plan, extension, network.layers)
     decoder = needed_decoder((block.mode for block in plan.blocks), config)
     weights = weights or load_network(config)
     load: Callable[[torch.dtype], FrozenNetwork] = partial(without_weights, weights.network)  # cheap, if it is large
@@ -56,20 +70,16 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
         log.info("%s: %s", weights.source, remark)
     tuned = load_tuned(tuned_path())
     store.check(must_write=True)
-    run = Run(store)
-    begun = run.info() if store.exists(RUN_FILE) else None
     if not begun:
         config.render_config("float32", decoder)  # raises for a decoder that does not fit the preset
     log.info("%s, Ray starts", plural(plan.num_targets, "picture"))
     connection.connect(config.log_format)
-    if begun and config.shard_size == "auto":  # the machines may differ from those that the run began on
-        plan = Plan(plan.blocks, begun.run_config.largest_shard)
     bytes_each = fleet.worker_bytes(weights.state)
     workers = fleet.choose_workers(config.workers_range, config.gpus_per_worker, bytes_each, plan.num_shards)
     if isinstance(store, LocalStore):
         fleet.check_shared(store)
     if workers.gpus_each and not begun and config.shard_size == "auto":  # they take large batches
-        plan = Plan(plan.blocks, config.largest_shard)
+        own_plan = plan = Plan(plan.blocks, config.largest_shard)
     config = config.model_copy(update={"shard_size": plan.shard_size})
     precision: str = config.precision
     if precision == "auto" and begun:
@@ -84,8 +94,12 @@ def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> 
     else:
         render = config.render_config(resolved, decoder)
     decoder_sha256, labels = decoder.sha256 if decoder else None, labels_sha256(weights.network, config)
-    identity = fingerprint(plan, render, weights.network, weights.sha256, decoder_sha256, labels)
-    info = run.start(identity, config, plan.num_targets, plan.num_shards)
+    identity = fingerprint(own_plan, render, weights.network, weights.sha256, decoder_sha256, labels)
+    info = run.start(identity, config, own_plan.num_targets, own_plan.num_shards)
+    if info.extensions != (begun.extensions if begun else ()):
+        raise DgnError(f"{store.url} got other targets at the same time: repeat the command")
+    if extension:
+        info = run.extend(info, extension)
     batch_size = None if config.batch_size == "auto" else config.batch_size
     context = RunContext(store.url, info.run_id, plan, render, identity, batch_size, tuned)
     forget_missing(run)

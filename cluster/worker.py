@@ -24,12 +24,12 @@ from dgn.method.loop import render_targets
 from dgn.method.precision import DTYPES
 from dgn.networks.weights import NetworkWeights
 from dgn.pictures.codec import encode_png, encode_thumbnail
-from dgn.pictures.scoring import ScoredPicture, score_results
+from dgn.pictures.scoring import Best, ScoredPicture, score_results
 from dgn.runs.decoders import Decoder
 from dgn.runs.rows import Provenance, Row, make_row
 from dgn.runs.run import Run
 from dgn.runs.stores import open_store
-from dgn.targets import Mode
+from dgn.targets import Mode, Target
 
 log = logging.getLogger("dgn")
 
@@ -95,9 +95,10 @@ class RenderWorker(DeviceWorker):
         log.info("shard %06d starts: %d targets", index, len(shard), extra=self._about(index, attempt))
         saving: list[Future[list[Row]]] = []
         waited_s = 0.0
+        best = Best(shard.targets)
         with self.engine.keep_memory():
             batches = render_targets(
-                shard.targets,
+                [one for target in shard.targets for one in target.tries],
                 self.context.render,
                 self.classifier,
                 self.decoder,
@@ -106,7 +107,8 @@ class RenderWorker(DeviceWorker):
                 on_update=self._note_step,
             )
             for results in batches:
-                saving.append(self.savers.submit(self._save, score_results(results, self.scorer), index, attempt))
+                complete = best.add(score_results(results, self.scorer))
+                saving.append(self.savers.submit(self._save, complete, index, attempt))
                 for result in results:
                     self.metrics.picture_seconds.observe(result.seconds, {"mode": kind[0], "layer": kind[1]})
                 # Pictures wait in memory, and a store may be away for minutes: no more than NUM_SAVERS batches do.
@@ -120,15 +122,15 @@ class RenderWorker(DeviceWorker):
         self.busy_s += ended_at - started_at - waited_s
         return _Rendered(index, started_at, saving, self.busy_s, ended_at - self.first_at)
 
-    def _save(self, scored: list[ScoredPicture], shard: int, attempt: str) -> list[Row]:
+    def _save(self, pictures: list[tuple[Target, ScoredPicture]], shard: int, attempt: str) -> list[Row]:
         """Writes a batch's PNGs and returns its rows."""
         rows = []
         origin = Provenance(self.context.run_id, shard, attempt, self.engine.name)
-        for one in scored:
+        for target, one in pictures:
             png = thumbnail = None
             if one.picture_HW3 is not None:
                 png, thumbnail = encode_png(one.picture_HW3), encode_thumbnail(one.picture_HW3)
-            row = make_row(one, self.classifier.layers, origin, png, thumbnail)
+            row = make_row(one, self.classifier.layers, origin, png, thumbnail, target)
             if png is not None:
                 self.run.store.write(row["file_name"], png)
             self._note_step()

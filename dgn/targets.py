@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -48,6 +48,7 @@ class Target:
     Args:
         measure: `sum`; or `cosine` or `dot` if the weights are a direction in the space of the layer's units.
         name: of the direction.
+        num_tries: if more than 1, its picture is the best of those of so many seeds, from `seed` on.
     """
 
     units: Group
@@ -55,6 +56,7 @@ class Target:
     seed: int
     measure: Measure = "sum"
     name: str = ""
+    num_tries: int = 1
 
     @property
     def layer(self) -> str:
@@ -79,8 +81,15 @@ class Target:
 
     @property
     def target_id(self) -> str:
-        """Stable, unique in a run, and usable as a file name: `fc8-00668-untrained-s0`."""
-        return f"{self.subject}-{self.mode}-s{self.seed}"
+        """Stable, unique in a run, and usable as a file name: `fc8-00668-untrained-s0`, `...-s1to3` for the best of
+        three seeds."""
+        last = f"to{self.seed + self.num_tries - 1}" if self.num_tries > 1 else ""
+        return f"{self.subject}-{self.mode}-s{self.seed}{last}"
+
+    @property
+    def tries(self) -> list[Target]:
+        """The targets of single seeds among which it is the best one."""
+        return [replace(self, seed=self.seed + n, num_tries=1) for n in range(self.num_tries)]
 
     @property
     def subject(self) -> str:
@@ -143,7 +152,11 @@ def of_length_1(vector_U: NDArray[Any]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class TargetBlock:
-    """Targets of one layer and mode: every group with every seed, in that order. Each is created when asked for."""
+    """Targets of one layer and mode: every group with every seed, in that order. Each is created when asked for.
+
+    Args:
+        num_tries: of each target, which then has one seed.
+    """
 
     layer: str
     groups: tuple[Group, ...] | Directions
@@ -151,6 +164,7 @@ class TargetBlock:
     first_seed: int
     num_seeds: int
     measure: Measure = "sum"
+    num_tries: int = 1
 
     def __len__(self) -> int:
         return len(self.groups) * self.num_seeds
@@ -158,7 +172,7 @@ class TargetBlock:
     def target(self, i: int) -> Target:
         which, seed = divmod(i, self.num_seeds)
         name = self.groups.names[which] if isinstance(self.groups, Directions) else ""
-        return Target(self.groups[which], self.mode, self.first_seed + seed, self.measure, name)
+        return Target(self.groups[which], self.mode, self.first_seed + seed, self.measure, name, self.num_tries)
 
     def __iter__(self) -> Iterator[Target]:
         return (self.target(i) for i in range(len(self)))

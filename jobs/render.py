@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,10 +14,15 @@ from dgn.jobs.common.flags import RunArgument, load_settings, with_settings
 from dgn.jobs.common.progress import log_to_stderr, render_progress
 from dgn.runs.config import RunConfig
 from dgn.runs.stores import open_store
+from dgn.runs.validation import validated
 from dgn.text import plural
+
+if TYPE_CHECKING:
+    from dgn.runs.extensions import FailedAgain, MoreTargets
 
 log = logging.getLogger("dgn")
 
+ADDED = ("targets", "modes", "seed", "seeds")  # the settings that --extend takes for what it adds
 ASSUMED_OPS_PER_S = 50e12  # of one device, for the estimate of --dry-run; an assumption, not a measurement
 
 
@@ -31,6 +36,10 @@ def command(
     config: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="File of settings; flags override it.")
     ] = None,
+    extend: Annotated[
+        bool,
+        typer.Option("--extend", help="Add these targets to RUN, whose other settings stay; it may be whole or not."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan with its memory and cost; write nothing.")
     ] = False,
@@ -41,6 +50,11 @@ def command(
         )
     if more_targets:
         settings["targets"] = [*settings["targets"], *more_targets]
+    if extend:
+        if dry_run or config:
+            raise DgnError("--extend takes RUN's own settings and renders: leave --dry-run and --config out")
+        _extend(run, settings)
+        return
     chosen = load_settings(RunConfig, config, settings)
     if dry_run:
         open_store(run)  # raises for an address that cannot be one
@@ -49,8 +63,26 @@ def command(
         render(run, chosen)
 
 
-def render(url: str, config: RunConfig) -> None:
+def _extend(url: str, settings: dict[str, Any]) -> None:
+    from dgn.networks.directions import with_absolute_path
+    from dgn.runs.extensions import MoreTargets
+    from dgn.runs.origin import own_config
+    from dgn.runs.run import Run
+
+    if "targets" not in settings:
+        raise DgnError("--extend: give the targets to add with --targets, such as --targets classes:9")
+    own = {name: value for name, value in settings.items() if name not in ADDED}
+    config = own_config(Run.at(url).info(), own, draws=True)
+    added = validated(RunConfig, {**config.model_dump(), **settings})
+    targets = tuple(map(with_absolute_path, added.targets))
+    render(url, config, MoreTargets(targets, added.modes, added.seed, added.seeds))
+
+
+def render(url: str, config: RunConfig, addition: MoreTargets | FailedAgain | None = None) -> None:
     """Renders, prints the outcome, and updates the index.
+
+    Args:
+        addition: targets to add to the run before.
 
     Raises: Incomplete if shards were quarantined.
     """
@@ -60,7 +92,7 @@ def render(url: str, config: RunConfig) -> None:
 
     log_to_stderr(config.log_format)
     with render_progress() as observe:
-        progress = launch(url, config, observe)
+        progress = launch(url, config, observe, addition)
     run = Run.at(url)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(progress.statuses.items()))
     outcomes = f"now {counts}" if counts else "all were there already"

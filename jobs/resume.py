@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from dgn.errors import DgnError
 from dgn.jobs.common.flags import RunArgument, with_settings
 from dgn.jobs.render import render
 from dgn.runs.config import RunConfig
 from dgn.runs.run import Run
+from dgn.statuses import Status
+
+NUM_TRIES = 3
 
 
 @with_settings(RunConfig, "discriminator", "weights", "labels", "decoder", "generator", "workers", "gpus_per_worker")
-def command(run: RunArgument, settings: dict[str, Any]) -> None:
+def command(
+    run: RunArgument,
+    settings: dict[str, Any],
+    status: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STATUSES",
+            help="Also draw targets again that ended so, such as not_converged,dead,nonfinite. Their rows stay; each "
+            "gets another one, of the best of further seeds.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help=f"With --status: how many further seeds. [default: {NUM_TRIES}]")
+    ] = None,
+) -> None:
     """The flags say where to render and where files are now. Finished pictures stay: the fingerprint must match."""
+    from dgn.runs.extensions import FailedAgain
     from dgn.runs.origin import own_config
 
-    render(run, own_config(Run.at(run).info(), settings, draws=True))
+    if seeds and not status:
+        raise DgnError("--seeds goes with --status: expected for instance --status dead --seeds 3")
+    again = FailedAgain(_statuses(status), seeds or NUM_TRIES) if status else None
+    render(run, own_config(Run.at(run).info(), settings, draws=True), again)
+
+
+def _statuses(text: str) -> tuple[Status, ...]:
+    try:
+        return tuple(Status(name.strip()) for name in text.split(","))
+    except ValueError as error:
+        raise DgnError(f"--status {text}: expected one or more of {', '.join(Status)}, joined by commas") from error

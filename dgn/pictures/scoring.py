@@ -8,6 +8,8 @@ Shapes: N pictures, U units of a layer.
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -187,6 +189,32 @@ class ScoredPicture:
     picture_HW3: NDArray[np.uint8] | None  # None, as the next two, where the picture has values that are not finite
     scores: Scores | None
     unrounded_activation: float | None
+
+    @property
+    def merit(self) -> tuple[bool, float]:
+        """Highest for the best of several tries: success counts first, then the activation."""
+        return not self.status.is_failure, self.scores.activation if self.scores else -math.inf
+
+
+class Best:
+    """Of each target's tries the best one, as they come.
+
+    Args:
+        targets: in the order in which their tries come.
+    """
+
+    def __init__(self, targets: Sequence[Target]):
+        self.targets = deque(targets)
+        self.waiting: list[ScoredPicture] = []
+
+    def add(self, scored: Sequence[ScoredPicture]) -> list[tuple[Target, ScoredPicture]]:
+        """The targets that have all their tries now."""
+        self.waiting += scored
+        done = []
+        while self.targets and len(self.waiting) >= (num := self.targets[0].num_tries):
+            done.append((self.targets.popleft(), max(self.waiting[:num], key=lambda one: one.merit)))
+            del self.waiting[:num]
+        return done
 
 
 def score_results(results: Sequence[RenderResult], network: FrozenNetwork) -> list[ScoredPicture]:

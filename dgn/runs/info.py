@@ -1,10 +1,10 @@
-"""run.json: a run's identity, written once by the first driver."""
+"""run.json and extensions/: what a run is. Each of these files is created once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
@@ -45,8 +45,52 @@ _RENDER_CONFIG = TypeAdapter[RenderConfig](Annotated[RenderConfig, BeforeValidat
 
 
 @dataclass(frozen=True)
+class Again:
+    """Targets that are drawn once more.
+
+    Args:
+        block: number of a block of the plan so far.
+        groups: numbers of groups in it.
+        seed: the first one.
+        tries: how many seeds, the best of which counts.
+    """
+
+    block: Annotated[int, Field(ge=0)]
+    groups: tuple[Annotated[int, Field(ge=0)], ...]
+    seed: Annotated[int, Field(ge=0)]
+    tries: Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class Extension:
+    """The content of a file in extensions/: targets that were added to a run.
+
+    Args:
+        targets, modes, seed, seeds: as the settings of these names; without targets nothing.
+        again: what is drawn once more.
+        num_targets, num_shards: how many it adds.
+        targets_sha256: of the run's target list with it.
+    """
+
+    created_at: str
+    version: Literal[1] = 1
+    targets: tuple[str, ...] = ()
+    modes: tuple[str, ...] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    seeds: Annotated[int, Field(ge=1)] = 1
+    again: tuple[Again, ...] = ()
+    num_targets: Annotated[int, Field(ge=0)] = 0
+    num_shards: Annotated[int, Field(ge=0, le=MAX_SHARDS)] = 0
+    targets_sha256: str = ""
+
+
+@dataclass(frozen=True)
 class RunInfo:
-    """The content of run.json."""
+    """The content of run.json, and the extensions.
+
+    Args:
+        num_targets, num_shards: with the extensions.
+    """
 
     run_id: str
     created_at: str
@@ -56,6 +100,20 @@ class RunInfo:
     config: Annotated[dict[str, Any], AfterValidator(_having("preset"))]
     num_targets: int
     num_shards: Annotated[int, Field(ge=0, le=MAX_SHARDS)]
+    extensions: tuple[Extension, ...] = ()
+
+    def extended(self, extension: Extension) -> RunInfo:
+        return replace(
+            self,
+            num_targets=self.num_targets + extension.num_targets,
+            num_shards=self.num_shards + extension.num_shards,
+            extensions=(*self.extensions, extension),
+        )
+
+    @property
+    def targets_sha256(self) -> str:
+        """Of all targets."""
+        return self.extensions[-1].targets_sha256 if self.extensions else str(self.fingerprint["targets_sha256"])
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -99,7 +157,7 @@ def _completed(theirs: dict[str, Any], defaults: dict[str, Any]) -> dict[str, An
 
 
 def differences(theirs: Any, ours: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
-    """(setting, their value, our value) for every leaf in which two fingerprints differ, except those without effect."""
+    """(setting, their value, our value) for every leaf in which two fingerprints differ to some effect."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for key in theirs.keys() | ours.keys():
             if key in theirs or key not in UNWRITTEN:

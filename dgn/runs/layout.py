@@ -1,6 +1,7 @@
 """The layout of a run: its files and their names.
 
     run.json                                  what the run is: settings, fingerprint, counts; created once
+    extensions/<n>.json                       targets that were added later, see `extensions.py`; created once
     images/<shard>/<attempt>/<target_id>.png
     metadata/<shard>.parquet                  THE COMMIT: if this file exists, the shard is whole
     failures/<shard>/<attempt>.json           what went wrong, for people
@@ -24,6 +25,7 @@ import uuid
 from datetime import UTC, datetime
 
 RUN_FILE = "run.json"
+EXTENSIONS = "extensions"
 LEASE_FILE = "lease.json"
 INDEX_FILE = "index/current.json"
 _TIME = "%Y%m%dT%H%M%SZ"
@@ -31,6 +33,10 @@ _TIME = "%Y%m%dT%H%M%SZ"
 
 def metadata_key(shard: int) -> str:
     return f"metadata/{shard:06d}.parquet"
+
+
+def extension_key(number: int) -> str:
+    return f"{EXTENSIONS}/{number:06d}.json"
 
 
 def image_key(shard: int, attempt: str, target_id: str) -> str:

@@ -39,7 +39,7 @@ from dgn.runs.stores import KeyExists
 log = logging.getLogger("dgn")
 
 NUM_VALUES = 256  # of an embedding
-SEED = r"-s\d+$"  # at the end of a target_id
+SEED = r"-s\d+(to\d+)?$"  # at the end of a target_id
 NEEDED = ("target_id", "shard", "attempt", "layer", "mode", "file_name")
 
 

@@ -9,6 +9,7 @@ from dgn.networks.network import Network
 from dgn.networks.own_code import is_code
 from dgn.networks.weights import NetworkWeights
 from dgn.runs.config import RunConfig, shown_name
+from dgn.runs.extensions import with_extensions
 from dgn.runs.info import RunInfo, differences
 from dgn.runs.networks import labels_sha256, load_network
 from dgn.runs.plan import Plan, make_plan
@@ -39,9 +40,9 @@ def own_config(info: RunInfo, given: Mapping[str, str | None], *, draws: bool = 
 
 def own_plan(run: Run, info: RunInfo, config: RunConfig, network: Network) -> Plan:
     """The run's targets. Raises: DgnError if its settings give other targets than it was started with."""
-    plan = make_plan(config, network.layers)
+    plan = with_extensions(make_plan(config, network.layers), info.extensions, network.layers)
     is_same_size = (plan.num_targets, plan.num_shards) == (info.num_targets, info.num_shards)
-    if not is_same_size or plan.targets_sha256() != info.fingerprint["targets_sha256"]:
+    if not is_same_size or plan.targets_sha256() != info.targets_sha256:
         why = (
             "it was edited" if "network" in info.fingerprint else "it was edited, or an earlier dgn drew these filters"
         )

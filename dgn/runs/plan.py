@@ -90,11 +90,14 @@ class Plan:
 
 
 def _content(block: TargetBlock) -> dict[str, Any]:
-    """What determines the block's targets."""
+    """What determines the block's targets; without what did not exist when earlier runs began."""
     if isinstance(block.groups, Directions):
-        return asdict(replace(block, groups=())) | {"groups": block.groups.sha256}
-    content = asdict(block)
-    del content["measure"]  # as in runs from before there were directions
+        content = asdict(replace(block, groups=())) | {"groups": block.groups.sha256}
+    else:
+        content = asdict(block)
+        del content["measure"]
+    if block.num_tries == 1:
+        del content["num_tries"]
     return content
 
 

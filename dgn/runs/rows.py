@@ -12,6 +12,7 @@ from dgn.runs.layout import image_key, sha256
 if TYPE_CHECKING:
     from dgn.networks.layers import Layers
     from dgn.pictures.scoring import ScoredPicture
+    from dgn.targets import Target
 
 Row = dict[str, Any]
 
@@ -27,11 +28,21 @@ class Provenance:
 
 
 def make_row(
-    scored: ScoredPicture, layers: Layers, origin: Provenance, png: bytes | None = None, thumbnail: bytes | None = None
+    scored: ScoredPicture,
+    layers: Layers,
+    origin: Provenance,
+    png: bytes | None = None,
+    thumbnail: bytes | None = None,
+    target: Target | None = None,
 ) -> Row:
-    """The row of one target; `png` and `thumbnail` are the picture's files, None if there is no picture."""
+    """The row of one target.
+
+    Args:
+        png, thumbnail: the picture's files, None if there is no picture.
+        target: the one of whose tries this picture is the best; None for the picture's own.
+    """
     result, scores = scored.result, scored.scores
-    target = result.target
+    target = target or result.target
     row: Row = {
         "run_id": origin.run_id,
         "target_id": target.target_id,
@@ -42,7 +53,7 @@ def make_row(
         "units": [asdict(unit) for unit in target.units],
         "label": layers.label(target),
         "mode": target.mode,
-        "seed": target.seed,
+        "seed": result.target.seed,
         "discriminator": layers.network,
         "status": str(scored.status),
         "reason": scored.reason,

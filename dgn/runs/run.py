@@ -12,6 +12,7 @@ import json
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import PurePosixPath
@@ -23,8 +24,8 @@ from pydantic import TypeAdapter, ValidationError
 from dgn.errors import DgnError, PlanMismatch, RunDamaged, StoreError
 from dgn.runs import schema
 from dgn.runs.config import RunConfig
-from dgn.runs.info import EXAMPLES_VERSION, RunInfo, differences
-from dgn.runs.layout import RUN_FILE, failure_key, metadata_key, new_run_id, sha256
+from dgn.runs.info import EXAMPLES_VERSION, Extension, RunInfo, differences
+from dgn.runs.layout import EXTENSIONS, RUN_FILE, extension_key, failure_key, metadata_key, new_run_id, sha256
 from dgn.runs.shards import Committed
 from dgn.runs.stores import KeyExists, Store, open_store
 from dgn.runs.validation import first_problem
@@ -73,9 +74,36 @@ class Run:
                 "use the dgn that wrote it"
             )
         try:
-            return TypeAdapter(RunInfo).validate_python(content)
+            info = TypeAdapter(RunInfo).validate_python(content)
         except ValidationError as error:
             raise StoreError(f"{self.store.url}/{RUN_FILE} is not what was written: {first_problem(error)}") from error
+        for extension in self._extensions():
+            info = info.extended(extension)
+        return info
+
+    def begun(self) -> RunInfo | None:
+        """As `info`, or None if there is no run."""
+        return self.info() if self.store.exists(RUN_FILE) else None
+
+    def _extensions(self) -> Iterator[Extension]:
+        """In order. Raises: StoreError if one is missing or is not what was written."""
+        for number, key in enumerate(sorted(self.store.list(EXTENSIONS)), start=1):
+            where = f"{self.store.url}/{key}"
+            if key != extension_key(number):
+                raise StoreError(f"{where} should be {extension_key(number)}: an extension of this run is missing")
+            try:
+                yield TypeAdapter(Extension).validate_json(self.store.read(key))
+            except ValidationError as error:
+                raise StoreError(f"{where} is not what was written: {first_problem(error)}") from error
+
+    def extend(self, info: RunInfo, extension: Extension) -> RunInfo:
+        """Adds targets to the run. Raises: DgnError if somebody else has added some since `info` was read."""
+        content = json.dumps(asdict(extension), indent=2, sort_keys=True).encode()
+        try:
+            self.store.create(extension_key(len(info.extensions) + 1), content)
+        except KeyExists as error:
+            raise DgnError(f"{self.store.url} got other targets at the same time: repeat the command") from error
+        return info.extended(extension)
 
     def start(self, fingerprint: dict[str, Any], config: RunConfig, num_targets: int, num_shards: int) -> RunInfo:
         """Creates run.json, or continues the run that is there.
@@ -92,7 +120,8 @@ class Run:
             num_shards=num_shards,
         )
         try:
-            self.store.create(RUN_FILE, json.dumps(info.__dict__, indent=2, sort_keys=True).encode())
+            content = {name: value for name, value in vars(info).items() if name != "extensions"}
+            self.store.create(RUN_FILE, json.dumps(content, indent=2, sort_keys=True).encode())
         except KeyExists:
             return self._continued(fingerprint)
         return info

@@ -211,7 +211,7 @@ function box(text, status) {
 
 /** The label, or where there is none the target's own name. */
 function nameOf(table, row) {
-  return table.text('label', row) ?? table.pairKey(row).replace(/-s\d+$/, '')
+  return table.text('label', row) ?? table.pairKey(row).replace(/-s\d+(to\d+)?$/, '')
 }
 
 /** What an order by rank, a judge's rank or another figure compares; in all others the activation. */

@@ -1,0 +1,178 @@
+"""Targets that are added to a run after it began.
+
+    extensions/<n>.json    from 1, each created once
+
+A run's plan is that of its settings, followed by the blocks of each extension, so shards keep their numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from dgn.errors import DgnError
+from dgn.networks.layers import Layers
+from dgn.networks.specs import parse_targets
+from dgn.runs.info import Again, Extension
+from dgn.runs.plan import Plan
+from dgn.runs.run import Run
+from dgn.statuses import Status
+from dgn.targets import Directions, TargetBlock
+
+
+def extended(plan: Plan, extension: Extension, layers: Layers) -> Plan:
+    """The plan with the targets of an extension behind its own. Raises: TargetError."""
+    blocks = (
+        parse_targets(extension.targets, layers, extension.modes, extension.seed, extension.seeds)
+        if extension.targets
+        else ()
+    )
+    new = [piece for block in blocks for piece in _new_in(block, plan.blocks)]
+    new += [_again(plan.blocks[again.block], again) for again in extension.again]
+    return Plan((*plan.blocks, *new), plan.shard_size)
+
+
+def with_extensions(plan: Plan, extensions: Iterable[Extension], layers: Layers) -> Plan:
+    """A run's whole plan, from that of its settings. Raises: TargetError."""
+    for extension in extensions:
+        plan = extended(plan, extension, layers)
+    return plan
+
+
+@dataclass(frozen=True)
+class MoreTargets:
+    """What `dgn render RUN --extend` adds: as the settings of the same names."""
+
+    targets: tuple[str, ...]
+    modes: tuple[str, ...] | None
+    seed: int
+    seeds: int
+
+    def after(self, plan: Plan, run: Run, layers: Layers) -> Extension:
+        """Raises: TargetError; DgnError if the run has them all."""
+        extension = _counted(plan, layers, targets=self.targets, modes=self.modes, seed=self.seed, seeds=self.seeds)
+        if not extension.num_targets:
+            raise DgnError(
+                f"{run.store.url} has all of these targets already: to draw them with more seeds, give "
+                "--seed FIRST --seeds N; to go on with the run, leave --extend out"
+            )
+        return extension
+
+
+@dataclass(frozen=True)
+class FailedAgain:
+    """What `dgn resume RUN --status STATUSES --seeds N` adds: for each target that ended so, one more picture, the best
+    of N further seeds."""
+
+    statuses: tuple[Status, ...]
+    num_tries: int
+
+    def after(self, plan: Plan, run: Run, layers: Layers) -> Extension:
+        """Raises: DgnError if no target ended so, or all of them were drawn again with success."""
+        failed = self._failed(plan, run)
+        again = tuple(
+            Again(n, tuple(sorted(groups)), _next_seed(plan, n), self.num_tries) for n, groups in sorted(failed.items())
+        )
+        if not again:
+            raise DgnError(
+                f"no target of {run.store.url} is {' or '.join(self.statuses)}, or a later try of it succeeded: there "
+                "is nothing to draw again"
+            )
+        return _counted(plan, layers, again=again)
+
+    def _failed(self, plan: Plan, run: Run) -> dict[int, set[int]]:
+        """Which groups failed: their numbers in the block that had them first, by that block's number."""
+        first: dict[Hashable, tuple[int, int]] = {}
+        succeeded_again: set[Hashable] = set()
+        numbers = {id(block): n for n, block in enumerate(plan.blocks)}
+        committed = list(run.committed(plan.num_shards))
+        for index, table in zip(committed, run.tables(committed, ["target_id", "status"]), strict=True):
+            has_failed = {row["target_id"]: row["status"] in self.statuses for row in table.to_pylist()}
+            shard = plan.shard(index)
+            if shard.block.num_tries == 1 and not any(has_failed.values()):
+                continue
+            names = _names(shard.block)
+            for place in range(shard.start, shard.stop):
+                which = place // shard.block.num_seeds
+                if has_failed.get(shard.block.target(place).target_id):
+                    first.setdefault(names[which], (numbers[id(shard.block)], which))
+                elif shard.block.num_tries > 1:
+                    succeeded_again.add(names[which])
+        failed: dict[int, set[int]] = {}
+        for name, (number, which) in first.items():
+            if name not in succeeded_again:
+                failed.setdefault(number, set()).add(which)
+        return failed
+
+
+def _counted(plan: Plan, layers: Layers, **what: Any) -> Extension:
+    """An extension, and what it makes of a plan."""
+    added = Extension(created_at=datetime.now(UTC).isoformat(timespec="seconds"), **what)
+    whole = extended(plan, added, layers)
+    return replace(
+        added,
+        num_targets=whole.num_targets - plan.num_targets,
+        num_shards=whole.num_shards - plan.num_shards,
+        targets_sha256=whole.targets_sha256(),
+    )
+
+
+def _again(block: TargetBlock, again: Again) -> TargetBlock:
+    groups = _some(block, again.groups)
+    return replace(block, groups=groups, first_seed=again.seed, num_seeds=1, num_tries=again.tries)
+
+
+def _next_seed(plan: Plan, number: int) -> int:
+    """The first seed that no target of a block's layer, mode and kind has."""
+    kind = _kind(plan.blocks[number])
+    return max(one.first_seed + one.num_seeds * one.num_tries for one in plan.blocks if _kind(one) == kind)
+
+
+def _kind(block: TargetBlock) -> Hashable:
+    return block.layer, block.mode, block.measure
+
+
+def _new_in(block: TargetBlock, others: Sequence[TargetBlock]) -> list[TargetBlock]:
+    """The targets of a block that no other has, as blocks."""
+    pieces = [block]
+    for other in others:
+        if _kind(other) == _kind(block) and other.num_tries == block.num_tries:
+            pieces = [rest for piece in pieces for rest in _rest(piece, other)]
+    return pieces
+
+
+def _rest(block: TargetBlock, other: TargetBlock) -> Iterator[TargetBlock]:
+    """The targets of a block that another of its kind lacks: other groups, and other seeds of the same ones."""
+    taken = set(_names(other))
+    is_shared = [name in taken for name in _names(block)]
+    stop, other_stop = block.first_seed + block.num_seeds, other.first_seed + other.num_seeds
+    if not any(is_shared) or stop <= other.first_seed or other_stop <= block.first_seed:
+        yield block
+        return
+    if not all(is_shared):
+        yield replace(block, groups=_some(block, [n for n, shared in enumerate(is_shared) if not shared]))
+    same = replace(block, groups=_some(block, [n for n, shared in enumerate(is_shared) if shared]))
+    if block.first_seed < other.first_seed:
+        yield replace(same, num_seeds=other.first_seed - block.first_seed)
+    if other_stop < stop:
+        yield replace(same, first_seed=other_stop, num_seeds=stop - other_stop)
+
+
+def _names(block: TargetBlock) -> list[Hashable]:
+    """What tells the groups of blocks of one kind apart."""
+    if isinstance(block.groups, Directions):
+        vectors = block.groups.vectors_DU
+        return [
+            (_kind(block), name, vector.tobytes()) for name, vector in zip(block.groups.names, vectors, strict=True)
+        ]
+    return [(_kind(block), group) for group in block.groups]
+
+
+def _some(block: TargetBlock, which: Sequence[int]) -> Any:
+    """Some of a block's groups, by their numbers."""
+    if isinstance(block.groups, Directions):
+        names, vectors = block.groups.names, block.groups.vectors_DU
+        return replace(block.groups, names=tuple(names[n] for n in which), vectors_DU=vectors[list(which)])
+    return tuple(block.groups[n] for n in which)
