@@ -12,6 +12,7 @@ import torch
 from dgn.cluster.context import ExamplesContext, Place, RunContext
 from dgn.cluster.metrics import Metrics
 from dgn.engine import engine_for
+from dgn.errors import DgnError
 from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.weights import NetworkWeights
 from dgn.runs.run import Run
@@ -30,6 +31,7 @@ class DeviceWorker:
     def __init__(self, context: RunContext | ExamplesContext, run: Run):
         self.context, self.run = context, run
         self.engine = engine_for()
+        self._check_precision()
         # All arithmetic runs in this one thread. While a CUDA graph is recorded no other thread may call CUDA; and on a
         # CPU each thread that calculates gets helpers of its own, which sleep once they outnumber the cores.
         self.device_thread = ThreadPoolExecutor(1, "device")
@@ -38,6 +40,15 @@ class DeviceWorker:
         self.steps = 0
         self.metrics = Metrics(context.run_id)
         retry_observers.extend([self.metrics.note_storage_retry, self._note_step])
+
+    def _check_precision(self) -> None:
+        """Raises: DgnError where each shard would fail, on a GPU that is older than those that the run began on."""
+        is_bfloat16 = isinstance(self.context, RunContext) and self.context.render.precision == "bfloat16"
+        if is_bfloat16 and self.engine.is_gpu and not self.engine.has_bfloat16:
+            raise DgnError(
+                f"the {self.engine.name} of {platform.node()} has no bfloat16 in hardware, which this run draws with: "
+                "take machines with newer GPUs (Ampere and later), or begin another run with --precision float32"
+            )
 
     def _load(self, weights: NetworkWeights, dtype: torch.dtype) -> FrozenNetwork:
         return self.device_thread.submit(FrozenNetwork, weights, self.engine, dtype).result()

@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from dgn.cluster.rules import Workers
+from dgn.engine import engine_for
 from dgn.errors import DgnError, StoreError
 from dgn.runs.layout import sha256
 from dgn.runs.stores import open_store
@@ -24,10 +25,10 @@ from dgn.runs.stores.local import LocalStore
 from dgn.text import in_one_line
 
 log = logging.getLogger("dgn")
-OLD_GPUS = ("K80", "P4", "P100", "V100", "T4")
 WORKER_BYTES = 1.2e9  # of a worker, without its network's weights; measured, docs/performance.md
 BYTES_A_WEIGHT = 10.0  # at the worker's peak, while the weights are prepared
-LOOK_S = 120.0  # for a machine to look into the run's folder, including the start of its first worker process
+LOOK_S = 120.0  # for a machine to answer a question, including the start of its first worker process
+GPU_SHARE = 0.001  # of a GPU, for a process that asks what it is; without any Ray hides the GPU
 
 
 def machines() -> list[dict[str, Any]]:
@@ -116,10 +117,33 @@ def num_places(workers: Workers) -> int:
     return sum(int(machine.get("CPU", 0.0) / workers.cpus_each) for machine in resources)
 
 
-def has_old_gpus() -> bool:
-    """Whether some machine's GPU has no bfloat16 in hardware (before Ampere), by the name that Ray gives its model."""
-    models = [name for name in ray.cluster_resources() if name.startswith("accelerator_type:")]
-    return any(name.removeprefix("accelerator_type:") in OLD_GPUS for name in models)
+def gpus_have_bfloat16() -> bool:
+    """Whether the GPUs of all present machines multiply bfloat16 in hardware (Ampere and later), as a process on each
+    machine finds out. A machine that does not answer counts as one that has not, and a warning says so."""
+    asked = {}
+    for node in machines():
+        if node["Resources"].get("GPU"):
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            reference = _has_bfloat16.options(scheduling_strategy=there, num_gpus=GPU_SHARE).remote()
+            asked[reference] = node["NodeManagerAddress"]
+    if asked:
+        ray.wait(list(asked), num_returns=len(asked), timeout=LOOK_S)
+    answers = []
+    for reference, address in asked.items():
+        try:
+            answers.append(ray.get(reference, timeout=0))
+        except RayError as error:
+            log.warning(
+                "%s does not say whether its GPU has bfloat16 in hardware (%s): float32 is taken", address,
+                in_one_line(error) or f"no answer in {LOOK_S:.0f} s",
+            )  # fmt: skip
+            answers.append(False)
+    return all(answers)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _has_bfloat16() -> bool:
+    return engine_for().has_bfloat16
 
 
 def leaving() -> set[str]:

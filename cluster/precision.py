@@ -22,11 +22,10 @@ def resolve_precision(
     """
     if precision in ("float32", "bfloat16"):
         return precision  # type: ignore[return-value]
-    if has_gpus and fleet.has_old_gpus():
-        return "float32"
     here = engine_for()
     own = tuned.get(here.model) if tuned and here.is_gpu == has_gpus else None
     if own:
         log.info("tuned: %s is faster on this machine's %s", own.precision, own.device)
         return own.precision
-    return "bfloat16" if has_gpus or engine_for("cpu").has_bfloat16 else "float32"
+    has_bfloat16 = fleet.gpus_have_bfloat16() if has_gpus else engine_for("cpu").has_bfloat16
+    return "bfloat16" if has_bfloat16 else "float32"

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
 from dgn.cluster import fleet
+from dgn.engine import engine_for
 from dgn.errors import DgnError, StoreError
 from dgn.runs.run import Run
 from dgn.runs.stores import open_store
@@ -106,10 +108,23 @@ def test_trainers_without_a_device_each_are_refused(monkeypatch):
             fleet.choose_trainers(asked)
 
 
-@pytest.mark.parametrize(("model", "is_old"), [("T4", True), ("L4", False)])
-def test_gpus_without_bfloat16_are_known_by_their_model(monkeypatch, model, is_old):
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": 1.0, f"accelerator_type:{model}": 1.0})
-    assert fleet.has_old_gpus() is is_old
+@pytest.mark.usefixtures("local_ray")
+def test_whether_gpus_have_bfloat16_is_asked_on_each_machine(monkeypatch, caplog):
+    """Of a machine that says it has a GPU whatever its name; what its process finds is this CPU."""
+    [node] = ray.nodes()
+    monkeypatch.setattr(fleet, "GPU_SHARE", 0)
+    gpus = {"GPU": 2.0, "accelerator_type:RTX": 1.0}
+    monkeypatch.setattr(fleet, "machines", lambda: [{**node, "Resources": gpus}, {**node, "Resources": {"CPU": 4.0}}])
+    assert fleet.gpus_have_bfloat16() is engine_for("cpu").has_bfloat16
+    monkeypatch.setattr(fleet, "_has_bfloat16", ray.remote(num_cpus=0)(lambda: False))
+    assert not fleet.gpus_have_bfloat16()
+    monkeypatch.setattr(fleet, "machines", lambda: [{**node, "Resources": {"CPU": 4.0}}])
+    assert fleet.gpus_have_bfloat16(), "machines are still to come, and their workers will see"
+    assert not caplog.records
+    lost = {**node, "NodeID": "0" * 56, "Resources": gpus}
+    monkeypatch.setattr(fleet, "machines", lambda: [lost])
+    assert not fleet.gpus_have_bfloat16()
+    assert "does not say whether its GPU has bfloat16 in hardware" in caplog.text
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a machine with a disk of its own")

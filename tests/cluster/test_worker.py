@@ -9,7 +9,8 @@ import pytest
 
 from dgn.cluster.context import RunContext
 from dgn.cluster.worker import RenderWorker
-from dgn.errors import StoreError
+from dgn.engine.cpu import CpuEngine
+from dgn.errors import DgnError, StoreError
 from dgn.method import loop
 from dgn.networks.registry import network_named
 from dgn.pictures.scoring import read_pictures, score
@@ -53,6 +54,26 @@ def on_update(worker, do):
             do()
 
     worker._note_step = noting
+
+
+def test_a_gpu_without_bfloat16_is_refused_before_its_first_shard(worker, mini_weights, monkeypatch):
+    """As it joins a run that began on newer ones. No such GPU is here: the engine of a CPU says that it is one."""
+
+    class OldGpu(CpuEngine):
+        is_gpu = True
+
+        def __init__(self):
+            super().__init__()
+            self.has_bfloat16, self.name = False, "NVIDIA GeForce RTX 2080 Ti"
+
+    monkeypatch.setattr("dgn.cluster.device_worker.engine_for", OldGpu)
+    for precision in ("float32", "bfloat16"):
+        context = replace(worker.context, render=replace(worker.context.render, precision=precision))
+        if precision == "float32":
+            RenderWorker(context, mini_weights, None)
+        else:
+            with pytest.raises(DgnError, match=r"RTX 2080 Ti of .* has no bfloat16 in hardware, which this run draws"):
+                RenderWorker(context, mini_weights, None)
 
 
 def test_rows_describe_the_very_bytes_that_were_written(worker):
