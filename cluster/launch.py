@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import torch
 
@@ -15,18 +16,21 @@ from dgn.cluster.context import RunContext
 from dgn.cluster.driver import Driver
 from dgn.cluster.precision import resolve_precision
 from dgn.cluster.progress import Progress
-from dgn.cost.tuned import load_tuned, tuned_path
+from dgn.cost.tuned import Tuned, load_tuned, tuned_path
 from dgn.engine import engine_for
 from dgn.errors import DgnError
 from dgn.method.precision import DTYPES
+from dgn.method.recipes import RenderConfig
 from dgn.networks.directions import with_absolute_path
 from dgn.networks.drawable import drawable, without_weights
 from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.own_code import is_code
+from dgn.networks.weights import NetworkWeights
 from dgn.runs.config import RunConfig
-from dgn.runs.decoders import SHIPPED_DECODERS, needed_decoder
+from dgn.runs.decoders import SHIPPED_DECODERS, Decoder, needed_decoder
 from dgn.runs.extensions import FailedAgain, MoreTargets, extended, with_extensions
 from dgn.runs.index import forget_missing
+from dgn.runs.info import Extension, RunInfo
 from dgn.runs.networks import describe_network, labels_sha256, load_network
 from dgn.runs.plan import Plan, fingerprint, make_plan
 from dgn.runs.run import Run
@@ -46,64 +50,120 @@ def launch(
 
     Raises: DgnError for bad input, before anything is written. Incomplete if the job could not finish.
     """
-    config = _with_absolute_paths(config)
-    weights = load_network(config) if config.weights else None
-    network = weights.network if weights else describe_network(config)
-    config.render_config("float32")  # raises for settings that contradict each other
-    store = open_store(url)
-    run = Run(store)
-    begun = Run(store.impatient()).begun()
-    if begun and config.shard_size == "auto":  # the machines may differ from those that the run began on
-        config = config.model_copy(update={"shard_size": begun.run_config.largest_shard})
-    own_plan = make_plan(config, network.layers)  # of these settings alone
-    plan = with_extensions(own_plan, begun.extensions if begun else (), network.layers)
-    extension = addition.after(plan, run, network.layers) if addition else None
-    if extension:
-        plan = extended(plan, extension, network.layers)
-    decoder = needed_decoder((block.mode for block in plan.blocks), config)
-    weights = weights or load_network(config)
-    load: Callable[[torch.dtype], FrozenNetwork] = partial(without_weights, weights.network)  # cheap, if it is large
-    if is_code(config.discriminator):  # which nobody has tried
-        load = partial(FrozenNetwork, weights, engine_for("cpu"))
-    drawable(load, plan.layers, DTYPES["float32" if config.precision == "auto" else config.precision])
-    for remark in weights.remarks:
-        log.info("%s: %s", weights.source, remark)
+    job = _Job.checked(url, config, addition)
     tuned = load_tuned(tuned_path())
-    store.check(must_write=True)
-    if not begun:
-        config.render_config("float32", decoder)  # raises for a decoder that does not fit the preset
-    log.info("%s, Ray starts", plural(plan.num_targets, "picture"))
-    connection.connect(config.log_format)
-    bytes_each = fleet.worker_bytes(weights.state)
-    workers = fleet.choose_workers(config.workers_range, config.gpus_per_worker, bytes_each, plan.num_shards)
-    if isinstance(store, LocalStore):
-        fleet.check_shared(store)
-    if workers.gpus_each and not begun and config.shard_size == "auto":  # they take large batches
-        own_plan = plan = Plan(plan.blocks, config.largest_shard)
-    config = config.model_copy(update={"shard_size": plan.shard_size})
-    precision: str = config.precision
-    if precision == "auto" and begun:
-        precision = begun.run_config.precision
-    resolved = resolve_precision(precision, workers.gpus_each > 0, tuned)
-    if config.precision == "auto" and resolved == "bfloat16":
-        dtype = drawable(load, plan.layers, torch.bfloat16, or_float32=not begun).dtype
-        resolved = "bfloat16" if dtype == torch.bfloat16 else "float32"
-    config = config.model_copy(update={"precision": resolved})
-    if begun and begun.run_config.recipe_settings == config.recipe_settings:  # presets change from version to version
-        render = replace(begun.render_config, precision=resolved)
+    job.run.store.check(must_write=True)
+    if job.begun:  # with other settings it is refused before Ray starts, and a whole one needs no Ray
+        started = job.start()
+        if not job.extension and job.run.committed(job.plan.num_shards).count == job.plan.num_shards:
+            forget_missing(job.run)
+            return Progress.of_whole(started.info)
     else:
-        render = config.render_config(resolved, decoder)
-    decoder_sha256, labels = decoder.sha256 if decoder else None, labels_sha256(weights.network, config)
-    identity = fingerprint(own_plan, render, weights.network, weights.sha256, decoder_sha256, labels)
-    info = run.start(identity, config, own_plan.num_targets, own_plan.num_shards)
-    if info.extensions != (begun.extensions if begun else ()):
-        raise DgnError(f"{store.url} got other targets at the same time: repeat the command")
-    if extension:
-        info = run.extend(info, extension)
+        job.config.render_config("float32", job.decoder)  # raises for a decoder that does not fit the preset
+    log.info("%s, Ray starts", plural(job.plan.num_targets, "picture"))
+    connection.connect(config.log_format)
+    bytes_each = fleet.worker_bytes(job.weights.state)
+    workers = fleet.choose_workers(config.workers_range, config.gpus_per_worker, bytes_each, job.plan.num_shards)
+    if isinstance(job.run.store, LocalStore):
+        fleet.check_shared(job.run.store)
+    if not job.begun:
+        job.settle(workers.gpus_each > 0, tuned)
+        started = job.start()
+    info = job.run.extend(started.info, job.extension) if job.extension else started.info
     batch_size = None if config.batch_size == "auto" else config.batch_size
-    context = RunContext(store.url, info.run_id, plan, render, identity, batch_size, tuned)
-    forget_missing(run)
-    return Driver(run, info, context, weights, decoder, workers, observe).loop()
+    context = RunContext(
+        job.run.store.url, info.run_id, job.plan, started.render, started.fingerprint, batch_size, tuned
+    )
+    forget_missing(job.run)
+    return Driver(job.run, info, context, job.weights, job.decoder, workers, observe).loop()
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A run that is there."""
+
+    info: RunInfo
+    render: RenderConfig
+    fingerprint: dict[str, Any]
+
+
+@dataclass
+class _Job:
+    """What is to be rendered.
+
+    Args:
+        begun: the run as it is there; None for a new one.
+        own_plan: of the settings.
+        plan: with what was added to the run, and is now.
+        load: makes a network for trials.
+    """
+
+    config: RunConfig
+    run: Run
+    begun: RunInfo | None
+    weights: NetworkWeights
+    decoder: Decoder | None
+    own_plan: Plan
+    plan: Plan
+    extension: Extension | None
+    load: Callable[[torch.dtype], FrozenNetwork]
+
+    @classmethod
+    def checked(cls, url: str, config: RunConfig, addition: MoreTargets | FailedAgain | None) -> _Job:
+        """Finds all that can be wrong without a cluster, and writes nothing. Raises: DgnError."""
+        config = _with_absolute_paths(config)
+        weights = load_network(config) if config.weights else None
+        network = weights.network if weights else describe_network(config)
+        config.render_config("float32")  # raises for settings that contradict each other
+        own_plan = make_plan(config, network.layers)
+        store = open_store(url)
+        begun = Run(store.impatient()).begun()
+        if begun:  # what `auto` was there; the machines may differ from those that it began on
+            was = {"shard_size": begun.run_config.largest_shard, "precision": begun.run_config.precision}
+            config = config.model_copy(update={name: was[name] for name in was if getattr(config, name) == "auto"})
+            own_plan = make_plan(config, network.layers)
+        plan = with_extensions(own_plan, begun.extensions if begun else (), network.layers)
+        extension = addition.after(plan, Run(store), network.layers) if addition else None
+        if extension:
+            plan = extended(plan, extension, network.layers)
+        decoder = needed_decoder((block.mode for block in plan.blocks), config)
+        weights = weights or load_network(config)
+        load: Callable[[torch.dtype], FrozenNetwork] = partial(
+            without_weights, weights.network
+        )  # cheap, if it is large
+        if is_code(config.discriminator):  # which nobody has tried
+            load = partial(FrozenNetwork, weights, engine_for("cpu"))
+        drawable(load, plan.layers, DTYPES["float32" if config.precision == "auto" else config.precision])
+        for remark in weights.remarks:
+            log.info("%s: %s", weights.source, remark)
+        return cls(config, Run(store), begun, weights, decoder, own_plan, plan, extension, load)
+
+    def settle(self, has_gpus: bool, tuned: Mapping[str, Tuned]) -> None:
+        """What `auto` means for a new run on these machines."""
+        size = self.own_plan.shard_size
+        if has_gpus and self.config.shard_size == "auto":  # they take large batches
+            size = self.config.largest_shard
+        self.own_plan = self.plan = Plan(self.plan.blocks, size)
+        resolved = resolve_precision(self.config.precision, has_gpus, tuned)
+        if self.config.precision == "auto" and resolved == "bfloat16":
+            dtype = drawable(self.load, self.plan.layers, torch.bfloat16, or_float32=True).dtype
+            resolved = "bfloat16" if dtype == torch.bfloat16 else "float32"
+        self.config = self.config.model_copy(update={"shard_size": size, "precision": resolved})
+
+    def start(self) -> _Started:
+        """Creates the run, or finds it as these settings want it. Raises: PlanMismatch, DgnError."""
+        precision = cast("Literal['float32', 'bfloat16']", self.config.precision)
+        if self.begun and self.begun.run_config.recipe_settings == self.config.recipe_settings:
+            render = replace(self.begun.render_config, precision=precision)  # a preset may have changed since
+        else:
+            render = self.config.render_config(precision, self.decoder)
+        network, labels = self.weights.network, labels_sha256(self.weights.network, self.config)
+        decoder_sha256 = self.decoder.sha256 if self.decoder else None
+        identity = fingerprint(self.own_plan, render, network, self.weights.sha256, decoder_sha256, labels)
+        info = self.run.start(identity, self.config, self.own_plan.num_targets, self.own_plan.num_shards)
+        if info.extensions != (self.begun.extensions if self.begun else ()):
+            raise DgnError(f"{self.run.store.url} got other targets at the same time: repeat the command")
+        return _Started(info, render, identity)
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:

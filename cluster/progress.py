@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dgn.runs.info import RunInfo
 
 
 @dataclass
@@ -21,6 +25,11 @@ class Progress:
     workers_ready: int = 0
     quarantined: list[int] = field(default_factory=list)
     started_at: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of_whole(cls, run: RunInfo) -> Progress:
+        """Of a run with nothing left to render."""
+        return cls(run.run_id, run.num_targets, run.num_shards, run.num_targets, run.num_shards, run.num_targets)
 
     @property
     def pictures_per_minute(self) -> float:

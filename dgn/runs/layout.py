@@ -25,7 +25,6 @@ import uuid
 from datetime import UTC, datetime
 
 RUN_FILE = "run.json"
-EXTENSIONS = "extensions"
 LEASE_FILE = "lease.json"
 INDEX_FILE = "index/current.json"
 _TIME = "%Y%m%dT%H%M%SZ"
@@ -36,7 +35,7 @@ def metadata_key(shard: int) -> str:
 
 
 def extension_key(number: int) -> str:
-    return f"{EXTENSIONS}/{number:06d}.json"
+    return f"extensions/{number:06d}.json"
 
 
 def image_key(shard: int, attempt: str, target_id: str) -> str:

@@ -25,7 +25,7 @@ from dgn.errors import DgnError, PlanMismatch, RunDamaged, StoreError
 from dgn.runs import schema
 from dgn.runs.config import RunConfig
 from dgn.runs.info import EXAMPLES_VERSION, Extension, RunInfo, differences
-from dgn.runs.layout import EXTENSIONS, RUN_FILE, extension_key, failure_key, metadata_key, new_run_id, sha256
+from dgn.runs.layout import RUN_FILE, extension_key, failure_key, metadata_key, new_run_id, sha256
 from dgn.runs.shards import Committed
 from dgn.runs.stores import KeyExists, Store, open_store
 from dgn.runs.validation import first_problem
@@ -86,14 +86,15 @@ class Run:
         return self.info() if self.store.exists(RUN_FILE) else None
 
     def _extensions(self) -> Iterator[Extension]:
-        """In order. Raises: StoreError if one is missing or is not what was written."""
-        for number, key in enumerate(sorted(self.store.list(EXTENSIONS)), start=1):
-            where = f"{self.store.url}/{key}"
-            if key != extension_key(number):
-                raise StoreError(f"{where} should be {extension_key(number)}: an extension of this run is missing")
+        """In order, up to the first number that is free. Raises: StoreError if one is not what was written."""
+        for number in itertools.count(1):
+            key = extension_key(number)
             try:
                 yield TypeAdapter(Extension).validate_json(self.store.read(key))
+            except FileNotFoundError:
+                return
             except ValidationError as error:
+                where = f"{self.store.url}/{key}"
                 raise StoreError(f"{where} is not what was written: {first_problem(error)}") from error
 
     def extend(self, info: RunInfo, extension: Extension) -> RunInfo:

@@ -38,11 +38,13 @@ def test_rows_hold_everything_that_is_documented(rendered):
     assert described["render"]["untrained"]["width"] == WIDTH
 
 
-def test_resume_of_a_whole_run_has_nothing_to_do(rendered, dgn):
+def test_a_whole_run_and_other_settings_are_seen_before_ray_starts(rendered, dgn, monkeypatch):
+    monkeypatch.delattr("dgn.cluster.connection.connect")
     code, out, _ = dgn("resume", rendered)
     assert code == 0
     assert "8 of 8 pictures" in out
     assert "all were there already" in out
+    assert_one_line(dgn("render", rendered, *QUICK, "--targets", "classes:0"), 2, "holds a run with other settings")
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(dgn, tmp_path):

@@ -130,7 +130,7 @@ def test_extensions_are_created_once_and_read_in_order(run, tmp_path):
         run.extend(before, info.extensions[0])
 
 
-def test_a_missing_or_damaged_extension_is_told(run, tmp_path):
+def test_a_damaged_extension_is_told(run, tmp_path):
     layers = network_named("vgg16").layers
     extension = MoreTargets(("classes:50",), None, 0, 1).after(make_plan(run.info().run_config, layers), run, layers)
     run.extend(run.info(), extension)
@@ -138,7 +138,4 @@ def test_a_missing_or_damaged_extension_is_told(run, tmp_path):
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"version": 2}))
     with pytest.raises(StoreError, match=r"000001\.json is not what was written: version"):
-        run.info()
-    file.rename(file.with_name("000002.json"))
-    with pytest.raises(StoreError, match=r"should be extensions/000001\.json: an extension of this run is missing"):
         run.info()
