@@ -35,6 +35,7 @@ from dgn.text import plural
 log = logging.getLogger("dgn")
 
 
+@connection.until_done()
 def launch(url: str, config: RunConfig, observe: Callable[[Progress], None]) -> Progress:
     """Renders every target that the run at `url` does not hold yet, and returns how far the run is then.
 
