@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import ray
@@ -16,6 +18,18 @@ from dgn.errors import DgnError
 from dgn.text import in_one_line
 
 KNOCK_S = 10.0
+
+
+@contextmanager
+def until_done() -> Iterator[None]:
+    """Leaves the cluster that `connect` joined within. Ray prints what it has to say before that, not after dgn's last
+    line."""
+    was_connected = ray.is_initialized()
+    try:
+        yield
+    finally:
+        if not was_connected:
+            ray.shutdown()
 
 
 def connect(log_format: Literal["text", "json"] = "text") -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from dgn.cluster.notes import FailureNotes
 from dgn.cluster.progress import Progress
 from dgn.cluster.rules import Rules, Workers
 from dgn.cluster.schedule import Schedule
+from dgn.cluster.vital_signs import VitalSigns
 from dgn.cluster.worker import RenderWorker
 from dgn.engine import WORKER_ENVIRONMENT
 from dgn.errors import DgnError, Incomplete, StoreError
@@ -78,7 +79,11 @@ class Driver:
     ):
         self.run, self.context, self.observe = run, context, observe
         options: dict[str, Any] = {"num_gpus": workers.gpus_each, "num_cpus": workers.cpus_each}
-        options |= {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": {"pulse": 1, "finish": 1}}
+        options |= {
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "concurrency_groups": {"pulse": 1, "finish": 1, "life": 1},
+        }
         options["runtime_env"] = {"env_vars": WORKER_ENVIRONMENT}
         self.remote_class: Any = ray.remote(**options)(worker_class)
         self.arguments = [ray.put(part) for part in (context, weights, decoder)]
@@ -86,7 +91,7 @@ class Driver:
         self.schedule = Schedule(context.plan, committed, workers, rules)
         self.actors: dict[int, _Actor] = {}
         self.calls: dict[Any, _Call] = {}  # by their answer's reference
-        self.pulses: dict[Any, Attempt] = {}
+        self.vital_signs = VitalSigns()
         # The name in the run, and the start, of each attempt that may still answer.
         self.started: dict[Attempt, tuple[str, float]] = {}
         # The errors behind this round's failures, by worker or attempt; None for the driver's own check of the store.
@@ -166,6 +171,7 @@ class Driver:
             if answer.remark and answer.remark not in self.remarks:
                 self.remarks.add(answer.remark)
                 log.warning("%s", answer.remark, extra=self._about())
+            self.vital_signs.watch(call.worker, actor.handle)
             return [events.WorkerReady(call.worker, actor.place.node)]
         if answer is None:
             return [events.ShardRendered(call.attempt)]
@@ -198,21 +204,17 @@ class Driver:
         return Cause.STORAGE if isinstance(original, StoreError) else Cause.ERROR
 
     def _look_around(self) -> list[Event]:
-        seen: list[Event] = [*self._take_pulses(), events.MachinesLeaving(frozenset(fleet.leaving()))]
+        leaving = events.MachinesLeaving(frozenset(fleet.leaving()))
+        seen: list[Event] = [*self.vital_signs.steps(), *self._find_deaths(), leaving]
         if not self.schedule.workers.is_asked:
             seen.append(events.PlacesCounted(fleet.num_places(self.schedule.workers)))
         return [*seen, events.TimePassed()]
 
-    def _take_pulses(self) -> list[Event]:
-        """Answers to AskSteps."""
-        seen: list[Event] = []
-        answered = ray.wait(list(self.pulses), num_returns=len(self.pulses), timeout=0)[0] if self.pulses else []
-        for reference in answered:
-            steps = None
-            with contextlib.suppress(RayError):  # the worker died, as its shard's own answer will say
-                steps = ray.get(reference)
-            seen.append(events.StepsCounted(self.pulses.pop(reference), steps))
-        return seen
+    def _find_deaths(self) -> Iterator[Event]:
+        """Also of workers without a shard: their next one would be charged."""
+        for worker, error in self.vital_signs.deaths():
+            self.errors[worker] = error
+            yield events.WorkerLost(worker, self._cause(error, self.actors[worker]))
 
     # Decisions: what to do about it.
 
@@ -246,7 +248,7 @@ class Driver:
                 reference = self.actors[attempt.worker].handle.finish.remote(self.started[attempt][0])
                 self.calls[reference] = _Call(attempt.worker, attempt)
             case events.AskSteps(attempt):
-                self.pulses[self.actors[attempt.worker].handle.pulse.remote()] = attempt
+                self.vital_signs.ask_steps(attempt, self.actors[attempt.worker].handle)
             case events.NoteDone(attempt):
                 self._note_done(attempt)
             case events.NoteFailure():

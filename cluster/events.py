@@ -28,7 +28,7 @@ class Cause(StrEnum):
     STORAGE = "storage"  # the worker's store failed for good
     MACHINE = "machine"  # the machine died or fell silent
     PREEMPTED = "preempted"  # the machine was about to be taken away
-    WORKER = "worker"  # the worker died over another shard
+    WORKER = "worker"  # the worker died over another shard, or together with others
 
 
 # Causes that say nothing about the shard.

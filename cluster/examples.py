@@ -46,6 +46,7 @@ class Job:
     done: Done | None
 
 
+@connection.until_done()
 def find_examples(
     run: Run,
     images: str,

@@ -40,6 +40,7 @@ from dgn.text import plural
 log = logging.getLogger("dgn")
 
 
+@connection.until_done()
 def launch(
     url: str, config: RunConfig, observe: Callable[[Progress], None], addition: MoreTargets | FailedAgain | None = None
 ) -> Progress:

@@ -22,6 +22,7 @@ class Rules:
 
     max_charges: int = 3  # failures charged to a shard, after which it is quarantined
     max_uncharged: int = 20  # other failures of a shard, after which it is quarantined too
+    together_s: float = 2.0  # after a charged failure, in which the death of an older worker has the same cause
     max_store_failures: int = 10  # in a row, after which the store counts as unusable
     store_check_s: float = 30.0  # between the driver's checks of a store that fails for workers
     store_pause_s: float = 30.0  # before a worker is replaced, because the next one may get the same faulty machine

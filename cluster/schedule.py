@@ -57,6 +57,7 @@ class _Worker:
     number: int
     asked_at: float
     node: str = ""  # known once it is ready
+    ready_at: float = math.inf
     attempts: list[Attempt] = field(default_factory=list)
     is_retired: bool = False  # gets no more shards
 
@@ -89,6 +90,7 @@ class Schedule:
         self._later: deque[int] = deque()  # those that a store failed: last, so that one ill machine cannot use them up
         self._charged: Counter[int] = Counter()
         self._losses: Counter[int] = Counter()
+        self._charged_at: dict[int, float] = {}  # when last
         self._work: dict[Attempt, _Work] = {}
         self._starting: dict[int, _Worker] = {}
         self._ready: dict[int, _Worker] = {}
@@ -137,7 +139,7 @@ class Schedule:
     def _react(self, event: Event, now: float) -> Iterator[Decision]:
         match event:
             case WorkerReady(number, node):
-                self._note_ready(number, node)
+                self._note_ready(number, node, now)
             case StartFailed():
                 yield from self._note_failed_start(event, now)
             case ShardRendered(attempt) if attempt in self._work:
@@ -246,11 +248,11 @@ class Schedule:
         recent = self._recent_s.get(shard.kind)
         return statistics.median(recent) * len(shard) if recent else math.inf
 
-    def _note_ready(self, number: int, node: str) -> None:
+    def _note_ready(self, number: int, node: str, now: float) -> None:
         worker = self._starting.pop(number, None)
         if worker is None:  # given back in the meantime
             return
-        worker.node = node
+        worker.node, worker.ready_at = node, now
         self._ready[number] = worker
         self._idle.append(worker)
         self._failed_rounds = 0
@@ -291,7 +293,11 @@ class Schedule:
         shard = attempt.shard
         follows: Follows = "nothing"
         if not (work.is_leaving or self._is_settled(shard) or self._runs_elsewhere(shard)):
-            (self._losses if cause in NOT_CHARGED else self._charged)[shard] += 1
+            if cause in NOT_CHARGED:
+                self._losses[shard] += 1
+            else:
+                self._charged[shard] += 1
+                self._charged_at[shard] = now
             if self._charged[shard] >= self.rules.max_charges or self._losses[shard] >= self.rules.max_uncharged:
                 follows = "quarantine"
                 self.quarantined.append(shard)
@@ -323,11 +329,19 @@ class Schedule:
         lost = [(attempt, self._forget(attempt)) for attempt in list(worker.attempts)]
         yield self._dismiss(worker)
         lost.sort(key=lambda one: one[1].is_rendered)
+        if lost and cause not in NOT_CHARGED and self._fell_with_others(worker, lost[0][0].shard, now):
+            cause = Cause.WORKER
         beside = None
         for attempt, work in lost:
             yield from self._note_failure(attempt, work, cause, now, beside)
             cause = cause if cause in OF_THE_MACHINE else Cause.WORKER
             beside = attempt.shard
+
+    def _fell_with_others(self, worker: _Worker, shard: int, now: float) -> bool:
+        """Whether a shard was charged just now for what has probably killed this older worker too. A host short of
+        memory kills several at once, and the shard goes from one to the next before all deaths are known."""
+        charged_at = self._charged_at.get(shard, -math.inf)
+        return worker.ready_at < charged_at and now - charged_at <= self.rules.together_s
 
     def _leave(self, nodes: frozenset[str]) -> Iterator[Decision]:
         """A machine that is leaving gets no more shards. Those under way may still finish there, and begin elsewhere at

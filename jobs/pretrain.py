@@ -72,14 +72,16 @@ def command(
 
     log_to_stderr()
     ceiling = _ceiling(judge, judge_weights, judge_images)
-    connection.connect()
     stem = name.removesuffix(".safetensors")
+    with connection.until_done():
+        connection.connect()
+        if chosen.recipe == "paper":
+            folder = open_store(f"{parent.rstrip('/')}/{stem}.training")
+            chosen, outcome = _trained(images, column, folder, chosen, workers, resume, ceiling)
+        else:
+            outcome = _fitted(images, column, chosen, ceiling)
     if chosen.recipe == "paper":
-        folder = open_store(f"{parent.rstrip('/')}/{stem}.training")
-        chosen, outcome = _trained(images, column, folder, chosen, workers, resume, ceiling)
         store.write(f"{stem}.loss.png", _loss_curve(outcome))
-    else:
-        outcome = _fitted(images, column, chosen, ceiling)
     about = {
         "width": chosen.width,
         "settings": chosen.model_dump(include=None if chosen.recipe == "paper" else {"recipe", "width"}),

@@ -39,9 +39,9 @@ def driver_of(tmp_path):
     info = run.start(identity, config, plan.num_targets, plan.num_shards)
     context = RunContext(run.store.url, info.run_id, plan, config.render_config("float32"), identity, 1)
 
-    def make(worker_class, num_workers=2, cpus_each=1, observe=lambda progress: None, **rules):
+    def make(worker_class, num_workers=2, cpus_each=1, at_least=1, observe=lambda progress: None, **rules):
         rules = Rules(**{"straggler_factor": NO_STRAGGLERS, "start_pause_s": 0.1, "store_pause_s": 0.1, **rules})
-        workers = Workers(num_workers, 0, cpus_each)
+        workers = Workers(num_workers, 0, cpus_each, at_least)
         return run, Driver(run, info, context, None, None, workers, observe, worker_class=worker_class, rules=rules)
 
     return make
@@ -175,6 +175,19 @@ def test_a_commit_whose_answer_comes_behind_the_loss_of_its_worker(driver_of, mo
     assert driver.loop().shards_done == 8
     assert lost_and_twice(run) == (0, 0)
     assert causes(run) == [(0, "machine"), (1, "machine")]
+
+
+def test_workers_that_are_killed_at_once_are_charged_once(render_with, reliability):
+    """Though three of them have no shard, and Ray would say so only when they are given one."""
+    watch = Watch(lambda progress: progress.retries)
+    run, progress = render_with(fakes.DoomedWorker, num_workers=4, at_least=4, observe=watch)
+    assert (progress.shards_done, progress.quarantined) == (8, [])
+    assert [one for one in causes(run) if one[1] != "worker"] == [(7, "error")]
+    reliability(
+        "several workers killed at once", "SIGKILL of all four workers, three of them idle",
+        "the last shard is charged once, and done by a new worker", watch.seen_s, watch.elapsed_s,
+        *lost_and_twice(run),
+    )  # fmt: skip
 
 
 def test_a_store_that_one_worker_cannot_use_is_charged_to_nobody(render_with):

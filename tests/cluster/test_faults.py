@@ -237,6 +237,15 @@ def test_drivers_that_are_killed_interrupted_or_two(machines, start, whole, buck
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_the_last_line_is_dgns_own(log_format, machines, start):
+    """Ray has warned of each worker that died before that."""
+    job = start(machines, "PoisonWorker", line=("--targets", "classes:0-3", *LINE[2:], "--log-format", log_format))
+    assert job.wait() == 1
+    last = job.log.strip().splitlines()[-1]
+    assert last.startswith("dgn: 2 shards failed repeatedly and were left out: 000001, 000002"), job.log
+
+
 @pytest.mark.slow
 def test_a_killed_head(tmp_path, start, whole, reliability):
     """The driver lives on the head and ends with it; the same command on a new cluster continues."""

@@ -12,6 +12,7 @@ from dgn.cluster.events import (
     MoveShard,
     NoteDone,
     StoreChecked,
+    WorkerLost,
 )
 from tests.helpers.scheduling import Scheduled
 
@@ -129,6 +130,55 @@ def test_a_shard_that_also_runs_on_a_machine_that_stays_does_not_move():
     assert run.decided(MoveShard) == []
     run.say(MachinesLeaving(frozenset(["a", "b"])))
     assert run.decided(MoveShard) == [MoveShard(run.attempt(1))], "with the last machine it does, once"
+
+
+# Workers that die together.
+
+
+def one_shard_left(num_workers):
+    """The others of the workers are idle."""
+    run = Scheduled(num_shards=2 * num_workers - 1, num_workers=num_workers, at_least=num_workers)
+    run.ready(*"abcdef"[:num_workers])
+    for shard in (*range(1, num_workers), *range(num_workers, 2 * num_workers - 1)):
+        run.finished(shard)
+    return run
+
+
+def test_workers_that_die_together_are_charged_once_to_the_shard_that_goes_from_one_to_the_next():
+    run = one_shard_left(num_workers=4)
+    causes = [Cause.ERROR, Cause.WORKER, Cause.WORKER, Cause.WORKER]
+    for cause in causes:
+        run.lost(run.attempt(0).worker, Cause.ERROR, after_s=0.1)
+        assert run.failures == [(0, cause, "retry")]
+    for follows in ("retry", "quarantine"):
+        run.ready("e")
+        run.lost(run.attempt(0).worker, Cause.ERROR, after_s=0.1)
+        assert run.failures == [(0, Cause.ERROR, follows)], "a new worker died of the shard"
+
+
+def test_an_older_worker_that_dies_later_is_charged():
+    run = one_shard_left(num_workers=3)
+    for seconds, follows in ((0.1, "retry"), (2.1, "retry"), (2.1, "quarantine")):
+        run.lost(run.attempt(0).worker, Cause.ERROR, after_s=seconds)
+        assert run.failures == [(0, Cause.ERROR, follows)]
+
+
+def test_attempts_at_one_shard_that_run_at_once_are_one_try():
+    run = one_shard_left(num_workers=4)
+    run.wait(10)
+    assert run.begun == [0], "a straggler"
+    lost = [WorkerLost(run.attempt(0, which).worker, Cause.ERROR) for which in (0, 1)]
+    run.say(*lost)
+    assert run.failures == [(0, Cause.ERROR, "nothing"), (0, Cause.ERROR, "retry")]
+    run.lost(run.attempt(0).worker, Cause.ERROR, after_s=0.1)
+    assert run.failures == [(0, Cause.WORKER, "retry")]
+
+
+def test_a_worker_that_dies_without_a_shard_is_replaced_and_charged_to_nobody():
+    run = one_shard_left(num_workers=2)
+    [idle] = {attempt.worker for attempt in run.attempts} - {run.attempt(0).worker}
+    run.lost(idle, Cause.ERROR)
+    assert (run.ended, run.failures, run.begun) == ([idle], [], [])
 
 
 # Stores.

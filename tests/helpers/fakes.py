@@ -4,6 +4,7 @@ Nothing here imports torch, which would be most of what a worker's start costs.
 """
 
 import os
+import signal
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,6 +91,20 @@ class PoisonWorker(FakeWorker):
             raise RuntimeError("this shard is poison\nwith a second line")
         if index == 2 or (index == 3 and attempts == 1):
             os._exit(1)
+
+
+class DoomedWorker(FakeWorker):
+    """Whoever renders shard 7 first kills all workers, when the others have had nothing to do for a while."""
+
+    def before_start(self):
+        self.note(f"process.{os.getpid()}.")
+
+    def trouble(self, index, attempt):
+        if index == 7 and self.note(index) == 1:
+            time.sleep(1.0)
+            others = {int(path.name.split(".")[1]) for path in Path(self.context.url + "-trace").glob("process.*")}
+            for process in (*others - {os.getpid()}, os.getpid()):
+                os.kill(process, signal.SIGKILL)
 
 
 class LostAnswerWorker(FakeWorker):

@@ -97,7 +97,16 @@ class Job:
 
     def __init__(self, machines: Machines, folder: Path, worker: str, *line: str):
         self.log_file = folder / f"job-{time.monotonic_ns()}.log"
-        command = [sys.executable, "-m", "tests.helpers.fake_render", worker, *line, "--log-format", "json"]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.helpers.fake_render",
+            worker,
+            line[0],
+            "--log-format",
+            "json",
+            *line[1:],
+        ]
         self.line = list(line)
         layers = folder / "layers.pickle"
         layers.write_bytes(pickle.dumps(network_named("vgg16-mini").layers))

@@ -61,7 +61,7 @@ def random_kills(url: str, folder: Path, machines: Machines, num_shards: int, nu
             if job is not None and not was_killed:
                 # A driver may end by itself for one reason only: a shard was hit three times by chance and left out.
                 last = job.log.strip().splitlines()[-1]
-                assert job.process.returncode == 1 and "failed repeatedly and are left out" in last, job.log  # noqa: PT018
+                assert job.process.returncode == 1 and "failed repeatedly and were left out" in last, job.log  # noqa: PT018
                 num_left_out += 1
                 print(f"{time.monotonic() - start:6.1f} s: {last}", flush=True)
             was_killed = False

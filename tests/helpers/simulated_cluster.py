@@ -2,7 +2,9 @@
 
 Machines hold workers. They vanish, fall silent, are announced to leave, or cannot use the store. Workers do not start,
 raise, die, hang, and lose the answer after a commit. Answers come in any order, some from workers that were ended.
-After a while nothing fails any more, so that every run ends.
+Several workers die of one cause. After a while nothing fails any more, so that every run ends.
+
+Every fault that strikes has a number. A run of the same seed may be spared some of them.
 """
 
 import heapq
@@ -27,7 +29,8 @@ from dgn.cluster.events import (
 )
 
 PLACES = 2  # for workers, on each machine
-FAULTS = ("raise", "die", "hang", "store", "lost answer", "start", "vanish", "silence", "notice", "ill")
+WEATHER = ("raise", "die", "hang", "store", "lost answer", "start", "vanish", "silence", "notice", "ill", "blow")
+NOTICED_S = 1.0  # at most, until the driver knows of a death
 
 
 @dataclass(eq=False)
@@ -47,6 +50,7 @@ class Worker:
     machine: Machine | None = None  # None: there is no place for it yet
     is_dead: bool = False
     is_hanging: bool = False
+    killed_by: int | None = None  # the number of a blow that killed several
     # As the driver sees it:
     is_ready: bool = False
     under_way: dict[Attempt, bool] = field(default_factory=dict)  # whether they are rendered
@@ -57,14 +61,16 @@ class Worker:
 
 
 class SimulatedCluster:
-    def __init__(self, chance, num_shards):
-        self.chance = chance
+    def __init__(self, chance, num_shards, spared=frozenset()):
+        self.chance, self.spared = chance, spared
+        self.struck = {}  # the faults that struck, by number
         self.counts = Counter()  # of what happened
         self.now, self.sequence, self.names = 0.0, itertools.count(), itertools.count()
         self.clear_at = chance.choice([0, 60, 200])  # from then on nothing fails
-        self.weather = {fault: chance.choice([0, 0, 0.03, 0.15]) for fault in FAULTS}
-        self.poison = {shard for shard in range(num_shards) if chance.random() < 0.05}
-        self.store_returns_at = min(chance.choice([0, 0, 0, 30]), self.clear_at)
+        self.weather = {fault: chance.choice([0, 0, 0.03, 0.15]) for fault in WEATHER}
+        self.poison = {shard for shard in range(num_shards) if self.strikes(chance.random() < 0.05, f"poison {shard}")}
+        is_away = self.strikes(chance.random() < 0.25, "store away")
+        self.store_returns_at = min(30 if is_away else 0, self.clear_at)
         self.whole = set()  # shards that the store holds
         self.machines = [self.new_machine() for _ in range(chance.randrange(1, 4))]
         self.begin()
@@ -117,12 +123,21 @@ class SimulatedCluster:
         return [*events, MachinesLeaving(leaving), PlacesCounted(PLACES * len(self.machines)), TimePassed()]
 
     def happens(self, fault):
-        return self.now < self.clear_at and self.chance.random() < self.weather[fault]
+        return self.strikes(self.now < self.clear_at and self.chance.random() < self.weather[fault], fault)
+
+    def strikes(self, is_due, fault):
+        if not is_due:
+            return False
+        number = len(self.struck)
+        self.struck[number] = f"{self.now:7.2f}  {fault}"
+        return number not in self.spared
 
     def new_machine(self):
         return Machine(f"m{next(self.names)}", is_ill=self.happens("ill"))
 
     def let_machines_fail(self):
+        if self.happens("blow"):
+            self.blow()
         for machine in list(self.machines):
             if self.happens("vanish") or machine.ends_at < self.now:
                 self.vanish(machine)
@@ -131,6 +146,13 @@ class SimulatedCluster:
             machine.is_silent |= self.happens("silence")
             if machine.is_leaving or machine.is_silent:  # Ray finds a silent one within a minute
                 machine.ends_at = min(machine.ends_at, self.now + self.chance.uniform(10, 60))
+
+    def blow(self):
+        """What a host short of memory does: some of the workers die at once, whatever they are doing."""
+        for worker in list(self.workers.values()):
+            if worker.machine and not worker.is_dead and self.chance.random() < 0.7:
+                worker.killed_by = len(self.struck) - 1
+                self.die(worker)
 
     def vanish(self, machine):
         """Another one comes at once."""
@@ -152,16 +174,16 @@ class SimulatedCluster:
     def call(self, worker, call, at_least=0.0, at_most=0.0):
         """Something that is asked of a worker, and answered later."""
         if worker.is_dead:
-            call = None
+            call, at_least, at_most = None, 0, NOTICED_S
         at = self.now + self.chance.uniform(at_least, at_most)
         heapq.heappush(self.due, (at, next(self.sequence), worker, call))
 
     def die(self, worker):
-        """Whatever is asked of the worker is answered by its death."""
+        """Its connection breaks soon, and whatever is asked of the worker is answered by its death."""
         if not worker.is_dead:
             worker.is_dead = True
-            for _ in worker.under_way if worker.is_ready else [None]:
-                self.call(worker, None)
+            for _ in worker.under_way or [None]:
+                self.call(worker, None, 0, NOTICED_S)
 
     def answer(self, worker, call):
         """Events that the driver sees."""

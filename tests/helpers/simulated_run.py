@@ -1,10 +1,11 @@
 """A run on a simulated cluster, by a driver that checks each decision of its Schedule before it obeys."""
 
+import math
 from collections import Counter
 from random import Random
 
 from dgn.cluster import events
-from dgn.cluster.events import NOT_CHARGED
+from dgn.cluster.events import NOT_CHARGED, Cause
 from dgn.cluster.rules import Rules, Workers
 from dgn.cluster.schedule import Schedule
 from dgn.runs.plan import Plan
@@ -30,11 +31,14 @@ class GivenUp(Exception):
 
 
 class SimulatedRun:
-    def __init__(self, seed):
+    """Of a seed. `spared`: the numbers of faults that do not strike. `tell` is called with each event and decision."""
+
+    def __init__(self, seed, schedule_class=Schedule, spared=frozenset(), tell=None):
         chance = Random(seed)
+        self.schedule_class, self.tell = schedule_class, tell
         self.plan = Plan([block(chance.randrange(1, 12)), block(chance.randrange(1, 5), "conv3_1")], 2)
         self.shards = set(range(self.plan.num_shards))
-        self.cluster = SimulatedCluster(chance, self.plan.num_shards)
+        self.cluster = SimulatedCluster(chance, self.plan.num_shards, spared)
         self.counts = self.cluster.counts
         at_most = chance.randrange(1, 6)
         self.workers = Workers(at_most, 0, 1, chance.randrange(at_most + 1), is_asked=chance.random() < 0.8)
@@ -52,13 +56,16 @@ class SimulatedRun:
 
     def drive(self):
         """One driver. Raises: GivenUp."""
+        self.say("", "a driver starts")
         committed = Committed(self.plan.num_shards)
         self.done = set(self.cluster.whole)
         for shard in self.done:
             committed.add(shard)
         self.failed, self.ended_attempts = Counter(), set()
+        self.killed_by, self.charged_blows = {}, set()
+        self.store_failures, self.store_failed_at, self.store_checked_at = 0, -math.inf, -math.inf
         self.cluster.begin()
-        self.schedule = Schedule(self.plan, committed, self.workers, RULES)
+        self.schedule = self.schedule_class(self.plan, committed, self.workers, RULES)
         self.pass_on([])
         for _ in range(MAX_ROUNDS):
             if self.schedule.is_over:
@@ -70,16 +77,29 @@ class SimulatedRun:
 
     def pass_on(self, seen):
         for event in seen:
+            self.say("", event)
             self.note(event)
         for decision in self.schedule.handle(seen, self.cluster.now):
+            self.say("  ->", decision)
             self.counts[type(decision).__name__] += 1
             self.obey(decision)
+        if any(isinstance(event, events.ShardCommitted) for event in seen):
+            self.store_failures = 0
+        assert self.store_failures < RULES.max_store_failures, "the run continues though its store fails"
+        is_unchecked = self.store_failed_at - self.store_checked_at > RULES.store_check_s
+        assert not is_unchecked, "the driver has not tried the store itself"
+
+    def say(self, arrow, what):
+        if self.tell:
+            self.tell(f"{self.cluster.now:7.2f}  {arrow} {what}")
 
     def note(self, event):
         """What the driver knows without its schedule."""
         match event:
             case events.WorkerReady(number) if number in self.cluster.workers:
                 self.cluster.workers[number].is_ready = True
+            case events.WorkerLost(number) if number in self.cluster.workers:
+                self.killed_by[number] = self.cluster.workers[number].killed_by
             case events.ShardCommitted(attempt) | events.AttemptFailed(attempt):
                 if attempt.worker in self.cluster.workers:
                     self.cluster.workers[attempt.worker].under_way.pop(attempt, None)
@@ -108,7 +128,9 @@ class SimulatedRun:
                 self.done.add(attempt.shard)
             case events.NoteFailure():
                 self.check_failure(decision)
-            case events.CheckStore() if self.cluster.is_store_away:
+            case events.CheckStore() if not self.cluster.is_store_away:
+                self.store_checked_at = self.cluster.now
+            case events.CheckStore():
                 self.pass_on([events.StoreChecked(False)])
                 raise AssertionError("the run continues without a store")
             case events.EndRun():
@@ -137,10 +159,16 @@ class SimulatedRun:
         self.counts.update([cause, decision.follows])
         assert attempt not in self.ended_attempts
         self.ended_attempts.add(attempt)
+        if cause == Cause.STORAGE:
+            self.store_failures, self.store_failed_at = self.store_failures + 1, self.cluster.now
         if decision.follows == "nothing":
             return
         assert attempt.shard not in self.done
         self.failed[attempt.shard, cause not in NOT_CHARGED] += 1
+        blow = self.killed_by.get(attempt.worker)
+        if blow is not None and cause not in NOT_CHARGED:
+            assert (attempt.shard, blow) not in self.charged_blows, "charged twice for one blow"
+            self.charged_blows.add((attempt.shard, blow))
         charged, lost = self.failed[attempt.shard, True], self.failed[attempt.shard, False]
         assert decision.num_failures == charged + lost
         assert (decision.follows == "quarantine") == (charged == RULES.max_charges or lost == RULES.max_uncharged)
