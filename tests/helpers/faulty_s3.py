@@ -22,6 +22,8 @@ ANSWERS = {
     "InternalError": (500, "We encountered an internal error. Please try again."),
     "ConditionalRequestConflict": (409, "The conditional request cannot succeed due to a conflicting operation."),
     "AccessDenied": (403, "Access Denied"),
+    "XAmzContentSHA256Mismatch": (400, "The provided 'x-amz-content-sha256' header does not match what was computed."),
+    "BadDigest": (400, "The CRC32 you specified did not match the calculated checksum."),
 }
 ANY_REQUEST = ("SlowDown", "InternalError", "reset before", "reset after")  # faults that any request may meet
 HOP_BY_HOP = ("Connection", "Keep-Alive", "Transfer-Encoding", "Expect")
@@ -36,9 +38,13 @@ class _Order:
     method: str
     key: str
     seconds: float
+    having: str
+    lacking: str
 
     def matches(self, request: web.Request) -> bool:
-        return self.times > 0 and self.method in ("", request.method) and self.key in request.raw_path
+        names = [name.lower() for name in request.headers]
+        is_meant = self.having in " ".join(names) and (not self.lacking or self.lacking not in names)
+        return is_meant and self.times > 0 and self.method in ("", request.method) and self.key in request.raw_path
 
 
 class FaultyS3:
@@ -62,11 +68,21 @@ class FaultyS3:
         self._thread.join()
         self._loop.close()
 
-    def inject(self, fault: str, times: int = 1, method: str = "", key: str = "", seconds: float = 0.0) -> None:
+    def inject(
+        self,
+        fault: str,
+        times: int = 1,
+        method: str = "",
+        key: str = "",
+        seconds: float = 0.0,
+        having: str = "",
+        lacking: str = "",
+    ) -> None:
         """Orders a fault: a code of ANSWERS, 'reset before' or 'reset after' the server has the request, 'truncate'
-        the body of its answer, or be 'away' for some seconds. `key` is any part of the path and query."""
+        the body of its answer, or be 'away' for some seconds. `key` is any part of the path and query, `having` any
+        part of a header's name, `lacking` a header's name, both in lower case."""
         assert fault in (*ANSWERS, "reset before", "reset after", "truncate", "away")
-        self._orders.append(_Order(fault, times, method, key, seconds))
+        self._orders.append(_Order(fault, times, method, key, seconds, having, lacking))
 
     @property
     def num_waiting(self) -> int:

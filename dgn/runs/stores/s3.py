@@ -30,8 +30,15 @@ PASSING_STATUSES = {408, 429, 500, 502, 503, 504}  # of SlowDown and InternalErr
 # another try after ConditionalRequestConflict: it does not mean that the key exists, which PreconditionFailed does.
 PASSING_CODES = {
     "BadDigest", "ConditionalRequestConflict", "IncompleteBody", "OperationAborted", "RequestTimeout", "SlowDown",
-    "Throttling", "ThrottlingException", "TooManyRequests", "XAmzContentSHA256Mismatch",
+    "Throttling", "ThrottlingException", "TooManyRequests",
 }  # fmt: skip
+# Servers that do not know the checksums of AWS's newer clients refuse every upload, each server with its own code. Its
+# message has one of these words.
+CHECKSUM_WORDS = ("checksum", "digest", "sha256", "trailer")
+CHECKSUM_HINT = (
+    "; if the server does not know AWS's newer checksums, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required and "
+    "AWS_RESPONSE_CHECKSUM_VALIDATION=when_required"
+)
 
 
 def _new_client() -> Any:
@@ -87,7 +94,6 @@ class S3Store(PatientStore):
     """A prefix of an S3 bucket. Credentials, region and endpoint come from the usual AWS settings."""
 
     foreign = ERRORS
-    hint = "; check endpoint and credentials (AWS_*)"
 
     def __init__(self, url: str):
         self.bucket, _, self.prefix = url.removeprefix("s3://").rstrip("/").partition("/")
@@ -126,6 +132,11 @@ class S3Store(PatientStore):
 
     def in_one_line(self, error: BaseException) -> StoreError:
         return self._no_bucket() if _says_no_bucket(error) else super().in_one_line(error)
+
+    def hint(self, error: BaseException | None) -> str:
+        if any(word in str(error).lower() for word in CHECKSUM_WORDS):
+            return CHECKSUM_HINT
+        return "; check endpoint and credentials (AWS_*)"
 
     @patient("create")
     def create(self, key: str, data: bytes) -> None:
