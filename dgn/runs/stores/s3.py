@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import mimetypes
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from botocore import exceptions
+from botocore import UNSIGNED, exceptions
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
@@ -41,7 +42,13 @@ CHECKSUM_HINT = (
 )
 
 
-def _new_client() -> Any:
+# Settings of one's own, for what the usual AWS settings lack. Every machine must have them, as it must have those.
+UNSIGNED_BUCKETS = "DGN_S3_UNSIGNED"  # names of public buckets, with commas
+ENCRYPTION = {"ServerSideEncryption": "DGN_S3_ENCRYPTION", "SSEKMSKeyId": "DGN_S3_KMS_KEY"}  # by botocore's arguments
+NO_ACCESS = {"AccessDenied", "403"}  # the latter for HEAD
+
+
+def _new_client(is_unsigned: bool) -> Any:
     """A client of S3 with credentials, region and endpoint from the usual AWS settings.
 
     It tries every request once, with short timeouts, because `patient` does the retries.
@@ -52,8 +59,9 @@ def _new_client() -> Any:
     from botocore.config import Config
 
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=5, read_timeout=30, tcp_keepalive=True
-    )
+        retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=5, read_timeout=30, tcp_keepalive=True,
+        signature_version=UNSIGNED if is_unsigned else None,
+    )  # fmt: skip
     return botocore.session.Session().create_client("s3", config=config)
 
 
@@ -100,8 +108,10 @@ class S3Store(PatientStore):
         self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         if not self.bucket:
             raise StoreError(f"no bucket in '{url}': expected s3://bucket/prefix")
+        self.is_unsigned = self.bucket in os.environ.get(UNSIGNED_BUCKETS, "").split(",")
+        self.encryption = {argument: os.environ[name] for argument, name in ENCRYPTION.items() if os.environ.get(name)}
         try:
-            self.client = _new_client()
+            self.client = _new_client(self.is_unsigned)
         except BotoCoreError as error:
             raise self.in_one_line(error) from error
         except ValueError:
@@ -120,7 +130,10 @@ class S3Store(PatientStore):
         import s3fs
 
         retries = {"mode": "adaptive", "max_attempts": 8}
-        return s3fs.S3FileSystem(config_kwargs={"retries": retries}, use_listings_cache=False, skip_instance_cache=True)
+        return s3fs.S3FileSystem(
+            anon=self.is_unsigned, s3_additional_kwargs=self.encryption, config_kwargs={"retries": retries},
+            use_listings_cache=False, skip_instance_cache=True,
+        )  # fmt: skip
 
     def _place(self, key: str) -> dict[str, str]:
         if ".." in key.split("/"):
@@ -136,12 +149,21 @@ class S3Store(PatientStore):
     def hint(self, error: BaseException | None) -> str:
         if any(word in str(error).lower() for word in CHECKSUM_WORDS):
             return CHECKSUM_HINT
-        return "; check endpoint and credentials (AWS_*)"
+        hint = "; check endpoint and credentials (AWS_*)"
+        if isinstance(error, exceptions.NoCredentialsError):
+            return f"{hint}, or set {UNSIGNED_BUCKETS}={self.bucket} to read a public bucket without any"
+        if not isinstance(error, ClientError) or _code(error) not in NO_ACCESS:
+            return hint
+        if self.is_unsigned:
+            return f"; the request was not signed, because {UNSIGNED_BUCKETS} names the bucket"
+        if error.operation_name == "PutObject":
+            return hint if self.encryption else f"{hint}; a bucket that demands encryption needs DGN_S3_ENCRYPTION"
+        return f"{hint}; a public bucket of others may need {UNSIGNED_BUCKETS}={self.bucket}"
 
     @patient("create")
     def create(self, key: str, data: bytes) -> None:
         try:
-            self.client.put_object(**self._place(key), Body=data, ContentType=_kind(key), IfNoneMatch="*")
+            self._put(key, data, IfNoneMatch="*")
         except ClientError as error:
             if _says_key_exists(error):
                 raise KeyExists(key) from error
@@ -149,7 +171,10 @@ class S3Store(PatientStore):
 
     @patient("write")
     def write(self, key: str, data: bytes) -> None:
-        self.client.put_object(**self._place(key), Body=data, ContentType=_kind(key))
+        self._put(key, data)
+
+    def _put(self, key: str, data: bytes, **more: str) -> None:
+        self.client.put_object(**self._place(key), Body=data, ContentType=_kind(key), **self.encryption, **more)
 
     @patient("read")
     def read(self, key: str) -> bytes:
