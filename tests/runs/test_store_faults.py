@@ -208,6 +208,31 @@ def test_the_probe_of_create_once_survives_a_lost_answer(faulty, s3):
     assert list(s3.list("", is_hidden=True)) == []
 
 
+def test_doctor_refuses_a_store_where_two_can_win(faulty, s3, dgn):
+    """It honours create-once for writers one after the other, and looks too early where they come at once."""
+    faulty.inject("race", times=1000, method="PUT", having="if-none-match")
+    s3.create("first.png", b"one")
+    with pytest.raises(KeyExists):
+        s3.create("first.png", b"two")
+    s3.delete("first.png")
+    code, out, err = dgn("doctor", s3.url, "--discriminator", "vgg16-mini")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "ignores create-once (If-None-Match): 2 of 8 writers at once created one key" in err
+    assert "ok  store" not in out
+    assert list(s3.list("", is_hidden=True)) == []
+
+
+def test_a_bucket_says_whether_deleted_pictures_stay(faulty, s3):
+    assert s3.remark() == "the bucket is not versioned: what is deleted is gone"
+    for status, says in (("Enabled", "the bucket keeps versions: "), ("Suspended", "the bucket kept versions once: ")):
+        s3.client.put_bucket_versioning(Bucket=s3.bucket, VersioningConfiguration={"Status": status})
+        assert s3.remark().startswith(says)
+        s3.check(must_write=True)  # a deleted key does not exist, whatever versions it has
+        assert list(s3.list("", is_hidden=True)) == []
+    faulty.inject("AccessDenied", key="?versioning")
+    assert s3.remark().endswith("is unknown: no right to see it (s3:GetBucketVersioning)")
+
+
 # A disk
 
 

@@ -49,6 +49,10 @@ class PatientStore:
         """Whether a fault passes by itself."""
         raise NotImplementedError
 
+    def remark(self) -> str:
+        """What a person should know about the store."""
+        return ""
+
     def hint(self, error: BaseException | None) -> str:
         """Ends the message about a fault: what to look at."""
         return ""

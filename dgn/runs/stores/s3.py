@@ -45,6 +45,11 @@ CHECKSUM_HINT = (
 # Settings of one's own, for what the usual AWS settings lack. Every machine must have them, as it must have those.
 UNSIGNED_BUCKETS = "DGN_S3_UNSIGNED"  # names of public buckets, with commas
 ENCRYPTION = {"ServerSideEncryption": "DGN_S3_ENCRYPTION", "SSEKMSKeyId": "DGN_S3_KMS_KEY"}  # by botocore's arguments
+VERSIONING = {  # by S3's status of a bucket
+    None: "the bucket is not versioned: what is deleted is gone",
+    "Enabled": "the bucket keeps versions: what is deleted stays and costs, until a lifecycle rule expires it",
+    "Suspended": "the bucket kept versions once: they stay and cost, until a lifecycle rule expires them",
+}
 NO_ACCESS = {"AccessDenied", "403"}  # the latter for HEAD
 
 
@@ -254,6 +259,18 @@ class S3Store(PatientStore):
             if _says_not_found(error):
                 raise self._no_bucket() from error
             raise
+
+    def remark(self) -> str:
+        """Whether what is deleted from the bucket is gone."""
+        try:
+            status = self.impatient()._versioning("")
+        except StoreError:
+            return "whether the bucket keeps versions is unknown: no right to see it (s3:GetBucketVersioning)"
+        return VERSIONING[status]
+
+    @patient("check")
+    def _versioning(self, _: str) -> str | None:
+        return self.client.get_bucket_versioning(Bucket=self.bucket).get("Status")
 
     def _no_bucket(self) -> StoreError:
         return StoreError(f"no bucket '{self.bucket}' for {self.url}: create it, or correct the name")
