@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +41,19 @@ def test_reads_writes_lists_deletes(store):
     assert list(store.list("images")) == []
     with pytest.raises(FileNotFoundError):
         store.read("images/000001/ab/x.png")
+
+
+def test_a_listing_says_when_a_key_was_written(store):
+    before = time.time() - 2  # S3 gives whole seconds
+    store.write("images/x.png", b"")
+    store.write("images/.dgn-1", b"")
+    dated = dict(store.list_dated("images"))
+    assert list(dated) == ["images/x.png"]
+    assert before <= dated["images/x.png"] <= time.time() + 1
+    assert list(dict(store.list_dated("", is_hidden=True))) == ["images/.dgn-1"]
+    if isinstance(store, LocalStore):
+        os.utime(Path(store.url, "images/x.png"), (0, 1e9))
+        assert list(store.list_dated("")) == [("images/x.png", 1e9)]
 
 
 def test_a_listing_of_a_folder_goes_down_but_not_along_links(tmp_path):

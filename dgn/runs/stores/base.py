@@ -46,6 +46,9 @@ class Store(Protocol):
     def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
         """Keys below a folder, uncached: either the hidden ones (temporary files of killed writers) or all others."""
 
+    def list_dated(self, prefix: str, is_hidden: bool = False) -> Iterator[tuple[str, float]]:
+        """As `list`, each key with when it was last written: seconds since 1970, by the store's clock."""
+
     def delete(self, key: str) -> None:
         """Deletes a key; does nothing if it does not exist."""
 

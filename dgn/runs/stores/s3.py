@@ -214,13 +214,17 @@ class S3Store(PatientStore):
         return True
 
     def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
+        return (key for key, _ in self.list_dated(prefix, is_hidden))
+
+    def list_dated(self, prefix: str, is_hidden: bool = False) -> Iterator[tuple[str, float]]:
         root = f"{self.prefix}/".lstrip("/")
         token = None
         while True:
             page = self._page(prefix, token)
-            for key in (item["Key"].removeprefix(root) for item in page.get("Contents", ())):
+            for item in page.get("Contents", ()):
+                key = item["Key"].removeprefix(root)
                 if key.rpartition("/")[2].startswith(HIDDEN) == is_hidden:
-                    yield key
+                    yield key, item["LastModified"].timestamp()
             if not page.get("IsTruncated"):
                 return
             token = page["NextContinuationToken"]
