@@ -12,12 +12,15 @@ from dgn.cost.tuned import load_tuned, tuned_path
 from dgn.errors import Incomplete, WeightsMissing
 from dgn.jobs.common.flags import with_settings
 from dgn.runs.config import NETWORK_SETTINGS, RunConfig
-from dgn.runs.stores import open_store
+from dgn.runs.stores import Store, open_store
+from dgn.runs.stores.base import NUM_WRITERS
 from dgn.runs.validation import validated
 from dgn.text import as_flag, plural
 
 if TYPE_CHECKING:
     from dgn.networks.weights import NetworkWeights
+
+NUM_ROUNDS = 4  # of writers that create a key at once
 
 
 @with_settings(RunConfig, *NETWORK_SETTINGS)
@@ -61,11 +64,19 @@ def command(
         print(f"--  weights: {error}")
         problem = f"{config.discriminator} has no weights here: give --weights FILE"
     if run is not None:
-        store = open_store(run)
-        store.check(must_write=True)
-        print(f"ok  store {store.url} can be written and supports create-once")
+        _check_store(open_store(run))
     if problem:
         raise Incomplete(problem)
+
+
+def _check_store(store: Store) -> None:
+    """Raises: StoreError if the store cannot be used."""
+    for _ in range(NUM_ROUNDS):
+        store.check(must_write=True)
+    raced = f"of {NUM_WRITERS} writers at once, one created each of {NUM_ROUNDS} keys"
+    print(f"ok  store {store.url} can be written; {raced}")
+    if remark := store.remark():
+        print(f"    {remark}")
 
 
 def _check_accuracy(weights: NetworkWeights, images: Path) -> str | None:

@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ ANSWERS = {
     "InternalError": (500, "We encountered an internal error. Please try again."),
     "ConditionalRequestConflict": (409, "The conditional request cannot succeed due to a conflicting operation."),
     "AccessDenied": (403, "Access Denied"),
+    "XAmzContentSHA256Mismatch": (400, "The provided 'x-amz-content-sha256' header does not match what was computed."),
+    "BadDigest": (400, "The CRC32 you specified did not match the calculated checksum."),
 }
 ANY_REQUEST = ("SlowDown", "InternalError", "reset before", "reset after")  # faults that any request may meet
 HOP_BY_HOP = ("Connection", "Keep-Alive", "Transfer-Encoding", "Expect")
@@ -36,9 +39,13 @@ class _Order:
     method: str
     key: str
     seconds: float
+    having: str
+    lacking: str
 
     def matches(self, request: web.Request) -> bool:
-        return self.times > 0 and self.method in ("", request.method) and self.key in request.raw_path
+        names = [name.lower() for name in request.headers]
+        is_meant = self.having in " ".join(names) and (not self.lacking or self.lacking not in names)
+        return is_meant and self.times > 0 and self.method in ("", request.method) and self.key in request.raw_path
 
 
 class FaultyS3:
@@ -48,6 +55,7 @@ class FaultyS3:
         self.target = target
         self.injected: list[float] = []
         self._orders: list[_Order] = []
+        self._rivals: dict[str, asyncio.Event] = {}  # by path, set when a second creator has come
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -62,11 +70,22 @@ class FaultyS3:
         self._thread.join()
         self._loop.close()
 
-    def inject(self, fault: str, times: int = 1, method: str = "", key: str = "", seconds: float = 0.0) -> None:
+    def inject(
+        self,
+        fault: str,
+        times: int = 1,
+        method: str = "",
+        key: str = "",
+        seconds: float = 0.0,
+        having: str = "",
+        lacking: str = "",
+    ) -> None:
         """Orders a fault: a code of ANSWERS, 'reset before' or 'reset after' the server has the request, 'truncate'
-        the body of its answer, or be 'away' for some seconds. `key` is any part of the path and query."""
-        assert fault in (*ANSWERS, "reset before", "reset after", "truncate", "away")
-        self._orders.append(_Order(fault, times, method, key, seconds))
+        the body of its answer, be 'away' for some seconds, or let both win where two create a key in a 'race'. `key` is
+        any part of the path and query, `having` any part of a header's name, `lacking` a header's name, both in lower
+        case."""
+        assert fault in (*ANSWERS, "reset before", "reset after", "truncate", "away", "race")
+        self._orders.append(_Order(fault, times, method, key, seconds, having, lacking))
 
     @property
     def num_waiting(self) -> int:
@@ -105,6 +124,19 @@ class FaultyS3:
             _reset(connection.transport)
         self._loop.call_later(seconds, lambda: self._loop.create_task(self._listen()))
 
+    async def _has_rival(self, path: str) -> bool:
+        """Whether this is one of the first two creators of a key; the first waits a second for another."""
+        if path not in self._rivals:
+            arrived = self._rivals[path] = asyncio.Event()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(arrived.wait(), 1)
+            has_rival = arrived.is_set()
+            arrived.set()
+            return has_rival
+        is_second = not self._rivals[path].is_set()
+        self._rivals[path].set()
+        return is_second
+
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         order = next((order for order in self._orders if order.matches(request)), None)
@@ -121,6 +153,8 @@ class FaultyS3:
             _reset(request.transport)
             return web.Response()
         headers = {name: value for name, value in request.headers.items() if name not in HOP_BY_HOP}
+        if fault == "race" and await self._has_rival(request.path):
+            del headers["If-None-Match"]
         async with self._session.request(
             request.method, URL(self.target + request.raw_path, encoded=True), headers=headers, data=body,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"), allow_redirects=False,

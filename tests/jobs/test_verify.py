@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import time
 
@@ -94,8 +95,33 @@ def test_gc_deletes_only_what_no_row_names(copy, dgn):
     assert stray.exists()
     assert dgn("gc", copy)[1] == "1 picture deleted, 9 pictures kept\n"
     assert not stray.exists()
-    assert dgn("gc", copy, "--uncommitted")[1] == "1 picture and 0 unfinished files deleted, 8 pictures kept\n"
+    everything = ("gc", copy, "--uncommitted", "--older-than", 0)
+    assert dgn(*everything)[1] == "1 picture and 0 unfinished files deleted, 8 pictures kept\n"
     assert dgn("verify", copy)[0] == 0
+
+
+def test_gc_spares_what_a_worker_may_still_be_writing(copy, dgn):
+    """As when only the driver was killed: its lease is quiet."""
+    names = ("images/000007/deadbeef/x.png", "images/000007/deadbeef/.dgn-1")
+    young, old = ([copy / name.replace("7", number) for name in names] for number in "78")
+    for path in (*young, *old):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for path in old:
+        os.utime(path, (0, time.time() - 25 * 3600))
+    (copy / "images" / "000000" / "deadbeef").mkdir()
+    (copy / "images" / "000000" / "deadbeef" / "x.png").touch()  # young, but its shard is committed
+    said = (
+        "2 pictures and 1 unfinished file {}deleted, 8 pictures kept; 2 files spared, written less than 24 hours ago\n"
+    )
+    assert dgn("gc", copy, "--uncommitted", "--dry-run")[1].endswith(said.format("would be "))
+    assert dgn("gc", copy, "--uncommitted")[1] == said.format("")
+    assert [path.exists() for path in (*young, *old)] == [True, True, False, False]
+    hours = ("--older-than", 0.5)
+    assert "; 2 files spared, written less than 0.5 hours ago" in dgn("gc", copy, "--uncommitted", *hours)[1]
+    os.utime(young[0], (0, time.time() - 3600))
+    assert "1 picture and 0 unfinished files deleted" in dgn("gc", copy, "--uncommitted", *hours)[1]
+    assert_one_line(dgn("gc", copy, *hours), 2, "--older-than is for unfinished shards and files")
 
 
 def test_gc_spares_what_a_driver_is_making(copy, dgn, monkeypatch):

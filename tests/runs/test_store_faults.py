@@ -160,6 +160,36 @@ def test_what_does_not_pass_is_not_tried_again(faulty, s3, retries, bucket):
     assert retries == []
 
 
+def test_a_server_without_the_newer_checksums_is_one_line_that_names_the_settings(faulty, s3, retries, monkeypatch):
+    """As third-party servers answer to every upload with a checksum that they do not know; and to none without."""
+    faulty.inject("XAmzContentSHA256Mismatch", times=1000, method="PUT", having="x-amz-checksum-")
+    for call in (s3.create, s3.write):
+        with pytest.raises(
+            StoreError, match="set AWS_REQUEST_CHECKSUM_CALCULATION=when_required and AWS_RES"
+        ) as caught:
+            call("images/x.png", b"picture")
+        assert "\n" not in str(caught.value)
+        assert "credentials" not in str(caught.value)
+    assert retries == []
+    assert len(faulty.injected) == 2
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    monkeypatch.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
+    obedient = S3Store(s3.url)
+    obedient.check(must_write=True)
+    obedient.create("images/x.png", b"picture")
+    with obedient.fs.open(f"{s3.bucket}/some/run/y.png", "wb") as file:
+        file.write(b"another")
+    assert obedient.read("images/x.png") + obedient.read("y.png") == b"pictureanother"
+    assert len(faulty.injected) == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_body_that_was_damaged_on_its_way_is_sent_again(faulty, s3, retries):
+    faulty.inject("BadDigest", times=2, method="PUT")
+    s3.write("images/x.png", b"picture")
+    assert retries == ["write", "write"]
+
+
 def test_a_command_does_not_wait_for_a_wrong_endpoint(bucket, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr(patience, "PATIENCE_S", 1e6)
@@ -176,6 +206,31 @@ def test_the_probe_of_create_once_survives_a_lost_answer(faulty, s3):
     faulty.inject("reset after", method="PUT")
     check_create_once(s3)
     assert list(s3.list("", is_hidden=True)) == []
+
+
+def test_doctor_refuses_a_store_where_two_can_win(faulty, s3, dgn):
+    """It honours create-once for writers one after the other, and looks too early where they come at once."""
+    faulty.inject("race", times=1000, method="PUT", having="if-none-match")
+    s3.create("first.png", b"one")
+    with pytest.raises(KeyExists):
+        s3.create("first.png", b"two")
+    s3.delete("first.png")
+    code, out, err = dgn("doctor", s3.url, "--discriminator", "vgg16-mini")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "ignores create-once (If-None-Match): 2 of 8 writers at once created one key" in err
+    assert "ok  store" not in out
+    assert list(s3.list("", is_hidden=True)) == []
+
+
+def test_a_bucket_says_whether_deleted_pictures_stay(faulty, s3):
+    assert s3.remark() == "the bucket is not versioned: what is deleted is gone"
+    for status, says in (("Enabled", "the bucket keeps versions: "), ("Suspended", "the bucket kept versions once: ")):
+        s3.client.put_bucket_versioning(Bucket=s3.bucket, VersioningConfiguration={"Status": status})
+        assert s3.remark().startswith(says)
+        s3.check(must_write=True)  # a deleted key does not exist, whatever versions it has
+        assert list(s3.list("", is_hidden=True)) == []
+    faulty.inject("AccessDenied", key="?versioning")
+    assert s3.remark().endswith("is unknown: no right to see it (s3:GetBucketVersioning)")
 
 
 # A disk

@@ -1,9 +1,11 @@
 """Stores: create-once, whole files, and lines for stores that cannot be used. S3 is a real server."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,6 +41,19 @@ def test_reads_writes_lists_deletes(store):
     assert list(store.list("images")) == []
     with pytest.raises(FileNotFoundError):
         store.read("images/000001/ab/x.png")
+
+
+def test_a_listing_says_when_a_key_was_written(store):
+    before = time.time() - 2  # S3 gives whole seconds
+    store.write("images/x.png", b"")
+    store.write("images/.dgn-1", b"")
+    dated = dict(store.list_dated("images"))
+    assert list(dated) == ["images/x.png"]
+    assert before <= dated["images/x.png"] <= time.time() + 1
+    assert list(dict(store.list_dated("", is_hidden=True))) == ["images/.dgn-1"]
+    if isinstance(store, LocalStore):
+        os.utime(Path(store.url, "images/x.png"), (0, 1e9))
+        assert list(store.list_dated("")) == [("images/x.png", 1e9)]
 
 
 def test_a_listing_of_a_folder_goes_down_but_not_along_links(tmp_path):
@@ -200,3 +215,83 @@ def test_a_file_system_that_creates_nothing_once_is_one_line(tmp_path, monkeypat
         store.check(must_write=True)
     assert "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir()), "nothing is left"
+
+
+# Buckets of others, on the real server: it lets other accounts do what the bucket's policy allows, and denies the rest.
+
+READS = {"Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject", "s3:ListBucket"]}
+ENCRYPTED_WRITES = {
+    "Effect": "Allow", "Principal": "*", "Action": "s3:PutObject",
+    "Condition": {"StringEquals": {"s3:x-amz-server-side-encryption": "aws:kms"}},
+}  # fmt: skip
+
+
+def allow(bucket, *statements):
+    """Sets the bucket's policy."""
+    resources = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+    policy = {"Version": "2012-10-17", "Statement": [{**one, "Resource": resources} for one in statements]}
+    S3Store(f"s3://{bucket}").client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+
+
+@pytest.fixture
+def public(bucket, monkeypatch):
+    """The name of another account's bucket. The server takes unsigned requests for those of its first account."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "123456789012")
+    S3Store(f"s3://{bucket}-public").client.create_bucket(Bucket=f"{bucket}-public")
+    S3Store(f"s3://{bucket}-public/photographs").write("a.png", b"picture")
+    return f"{bucket}-public"
+
+
+@pytest.fixture
+def no_credentials(bucket, monkeypatch, tmp_path):
+    """Called, takes them all away."""
+
+    def take_away():
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+            monkeypatch.setenv(name, str(tmp_path / "none"))
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+    return take_away
+
+
+def test_a_public_bucket_is_read_without_credentials_if_a_setting_names_it(public, no_credentials, monkeypatch):
+    allow(public, READS)
+    no_credentials()
+    url = f"s3://{public}/photographs"
+    with pytest.raises(StoreError, match=f"locate credentials; .*, or set DGN_S3_UNSIGNED={public} to read a public"):
+        S3Store(url).read("a.png")
+    monkeypatch.setenv("DGN_S3_UNSIGNED", f"another,{public}")
+    photographs = S3Store(url)
+    photographs.check(must_write=False)
+    assert list(photographs.list("")) == ["a.png"]
+    assert photographs.read("a.png") == photographs.fs.cat(f"{public}/photographs/a.png") == b"picture"
+    with pytest.raises(StoreError, match=r"PutObject.*; the request was not signed, because DGN_S3_UNSIGNED names"):
+        photographs.write("b.png", b"")
+
+
+def test_a_private_bucket_is_not_read_without_credentials(public, no_credentials, monkeypatch):
+    no_credentials()
+    monkeypatch.setenv("DGN_S3_UNSIGNED", public)
+    with pytest.raises(StoreError, match=r"AccessDenied.*; the request was not signed, because DGN_S3_UNSIGNED names"):
+        S3Store(f"s3://{public}/photographs").read("a.png")
+
+
+def test_a_bucket_that_demands_encryption_is_written_with_the_setting(bucket, monkeypatch):
+    allow(bucket, READS, ENCRYPTED_WRITES)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "123456789012")  # another account's
+    with pytest.raises(StoreError, match=r"PutObject.*AccessDenied|AccessDenied.*PutObject") as caught:
+        S3Store(f"s3://{bucket}/run").write("a.png", b"picture")
+    assert str(caught.value).endswith("; a bucket that demands encryption needs DGN_S3_ENCRYPTION")
+    monkeypatch.setenv("DGN_S3_ENCRYPTION", "aws:kms")
+    monkeypatch.setenv("DGN_S3_KMS_KEY", "arn:aws:kms:us-east-1:000000000000:key/ours")
+    store = S3Store(f"s3://{bucket}/run")
+    store.create("a.png", b"picture")
+    store.write("b.png", b"picture")
+    store.fs.pipe_file(f"{bucket}/run/c.png", b"picture")
+    for key in ("a.png", "b.png", "c.png"):
+        answer = store.client.head_object(Bucket=bucket, Key=f"run/{key}")
+        assert (answer["ServerSideEncryption"], answer["SSEKMSKeyId"]) == (
+            "aws:kms", "arn:aws:kms:us-east-1:000000000000:key/ours"
+        )  # fmt: skip

@@ -9,12 +9,14 @@ from __future__ import annotations
 import io
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any, Protocol
 
 from dgn.errors import StoreError
 
 HIDDEN = ".dgn-"  # starts the names of temporary and probing keys, which listings leave out
+NUM_WRITERS = 8  # that try to create one key at a time, where create-once is checked
 
 
 class KeyExists(Exception):
@@ -44,6 +46,9 @@ class Store(Protocol):
     def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
         """Keys below a folder, uncached: either the hidden ones (temporary files of killed writers) or all others."""
 
+    def list_dated(self, prefix: str, is_hidden: bool = False) -> Iterator[tuple[str, float]]:
+        """As `list`, each key with when it was last written: seconds since 1970, by the store's clock."""
+
     def delete(self, key: str) -> None:
         """Deletes a key; does nothing if it does not exist."""
 
@@ -52,6 +57,9 @@ class Store(Protocol):
 
     def check(self, must_write: bool) -> None:
         """Answers within seconds and leaves nothing behind. Raises: StoreError if the store cannot be used."""
+
+    def remark(self) -> str:
+        """What a person should know about the store, in one line; empty if there is nothing."""
 
     def arrow(self) -> tuple[Any, str]:
         """For Arrow, which reads by itself: an fsspec file system, and the store's root in it."""
@@ -87,18 +95,32 @@ class RangeFile(io.RawIOBase):
 
 
 def check_create_once(store: Store) -> None:
-    """Leaves nothing behind. Raises: StoreError if the store lets a second writer overwrite the first."""
+    """Several writers create a key at once. Leaves nothing behind. Raises: StoreError if more than one of them wins.
+
+    None may win: a writer whose answer was lost tries again, and finds its own bytes.
+    """
     key = f"{HIDDEN}probe-{uuid.uuid4().hex}"
+    names = [b"%d" % number for number in range(NUM_WRITERS)]
+    start = Barrier(NUM_WRITERS)
+
+    def is_created(name: bytes) -> bool:
+        start.wait()
+        try:
+            store.create(key, name)
+        except KeyExists:
+            return False
+        return True
+
     try:
-        with suppress(KeyExists):  # our own write, if its answer was lost and it was tried again
-            store.create(key, b"first")
-        with suppress(KeyExists):
-            store.create(key, b"second")
+        with ThreadPoolExecutor(NUM_WRITERS) as writers:
+            winners = [name for name, is_winner in zip(names, writers.map(is_created, names), strict=True) if is_winner]
+        if len(winners) > 1:
             raise StoreError(
-                f"{store.url} ignores create-once (If-None-Match): two workers could overwrite each other's results; "
-                "use a store that honours it (AWS S3, MinIO, Ceph) or a local folder"
+                f"{store.url} ignores create-once (If-None-Match): {len(winners)} of {NUM_WRITERS} writers at once "
+                "created one key, so workers could overwrite each other's results; use a store that honours it "
+                "(AWS S3, MinIO, Ceph) or a local folder"
             )
-        if store.read(key) != b"first":
+        if store.read(key) not in (winners or names):
             raise StoreError(f"{store.url} reported that a key exists and overwrote it nevertheless")
     finally:
         store.delete(key)

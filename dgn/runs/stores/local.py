@@ -133,6 +133,19 @@ class LocalStore(PatientStore):
                 elif name.startswith(HIDDEN) == is_hidden:
                     yield key
 
+    def list_dated(self, prefix: str, is_hidden: bool = False) -> Iterator[tuple[str, float]]:
+        for key in self.list(prefix, is_hidden):
+            written_at = self._written_at(key)
+            if written_at is not None:  # it was deleted meanwhile
+                yield key, written_at
+
+    @patient("list")
+    def _written_at(self, key: str) -> float | None:
+        try:
+            return os.lstat(self.root / key).st_mtime
+        except FileNotFoundError:
+            return None
+
     @patient("list")
     def _entries(self, folder: str) -> Sequence[tuple[str, bool]]:
         """Names in a folder, and whether each is a folder. Links to folders are left out, because they lead elsewhere.

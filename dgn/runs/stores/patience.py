@@ -37,7 +37,6 @@ class PatientStore:
 
     url: str
     foreign: tuple[type[Exception], ...]  # errors of the disk, or of S3 and its client
-    hint = ""  # ends every message about a fault
     patience_s: float | None = None  # None: PATIENCE_S
 
     def impatient(self) -> Self:
@@ -50,6 +49,14 @@ class PatientStore:
         """Whether a fault passes by itself."""
         raise NotImplementedError
 
+    def remark(self) -> str:
+        """What a person should know about the store."""
+        return ""
+
+    def hint(self, error: BaseException | None) -> str:
+        """Ends the message about a fault: what to look at."""
+        return ""
+
     def check_length(self, key: str, data: bytes, start: int, stop: int) -> bytes:
         """The data of a range. Raises: Truncated if it is not all there."""
         if len(data) != stop - start:
@@ -58,7 +65,7 @@ class PatientStore:
 
     def in_one_line(self, error: BaseException) -> StoreError:
         """A fault that does not pass, as an error for people."""
-        return StoreError(f"cannot use {self.url}: {_text(error)}{self.hint}")
+        return StoreError(f"cannot use {self.url}: {_text(error)}{self.hint(error)}")
 
 
 def patient(operation: str) -> Callable[[Method[AnyStore, Args, Result]], Method[AnyStore, Args, Result]]:
@@ -87,7 +94,8 @@ def patient(operation: str) -> Callable[[Method[AnyStore, Args, Result]], Method
                 last, seconds = error.last_attempt, retrying.statistics["delay_since_first_attempt"]
                 tried = f"{operation} {key}".rstrip() + f" failed {last.attempt_number} times in {seconds:.0f} s"
                 cause = last.exception()
-                raise StoreError(f"cannot use {self.url}: {tried}, at last: {_text(cause)}{self.hint}") from cause
+                what = f"{tried}, at last: {_text(cause)}{self.hint(cause)}"
+                raise StoreError(f"cannot use {self.url}: {what}") from cause
             except self.foreign as error:
                 raise self.in_one_line(error) from error
 

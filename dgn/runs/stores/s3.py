@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import mimetypes
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from botocore import exceptions
+from botocore import UNSIGNED, exceptions
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
@@ -30,11 +31,29 @@ PASSING_STATUSES = {408, 429, 500, 502, 503, 504}  # of SlowDown and InternalErr
 # another try after ConditionalRequestConflict: it does not mean that the key exists, which PreconditionFailed does.
 PASSING_CODES = {
     "BadDigest", "ConditionalRequestConflict", "IncompleteBody", "OperationAborted", "RequestTimeout", "SlowDown",
-    "Throttling", "ThrottlingException", "TooManyRequests", "XAmzContentSHA256Mismatch",
+    "Throttling", "ThrottlingException", "TooManyRequests",
 }  # fmt: skip
+# Servers that do not know the checksums of AWS's newer clients refuse every upload, each server with its own code. Its
+# message has one of these words.
+CHECKSUM_WORDS = ("checksum", "digest", "sha256", "trailer")
+CHECKSUM_HINT = (
+    "; if the server does not know AWS's newer checksums, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required and "
+    "AWS_RESPONSE_CHECKSUM_VALIDATION=when_required"
+)
 
 
-def _new_client() -> Any:
+# Settings of one's own, for what the usual AWS settings lack. Every machine must have them, as it must have those.
+UNSIGNED_BUCKETS = "DGN_S3_UNSIGNED"  # names of public buckets, with commas
+ENCRYPTION = {"ServerSideEncryption": "DGN_S3_ENCRYPTION", "SSEKMSKeyId": "DGN_S3_KMS_KEY"}  # by botocore's arguments
+VERSIONING = {  # by S3's status of a bucket
+    None: "the bucket is not versioned: what is deleted is gone",
+    "Enabled": "the bucket keeps versions: what is deleted stays and costs, until a lifecycle rule expires it",
+    "Suspended": "the bucket kept versions once: they stay and cost, until a lifecycle rule expires them",
+}
+NO_ACCESS = {"AccessDenied", "403"}  # the latter for HEAD
+
+
+def _new_client(is_unsigned: bool) -> Any:
     """A client of S3 with credentials, region and endpoint from the usual AWS settings.
 
     It tries every request once, with short timeouts, because `patient` does the retries.
@@ -45,8 +64,9 @@ def _new_client() -> Any:
     from botocore.config import Config
 
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=5, read_timeout=30, tcp_keepalive=True
-    )
+        retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=5, read_timeout=30, tcp_keepalive=True,
+        signature_version=UNSIGNED if is_unsigned else None,
+    )  # fmt: skip
     return botocore.session.Session().create_client("s3", config=config)
 
 
@@ -87,15 +107,16 @@ class S3Store(PatientStore):
     """A prefix of an S3 bucket. Credentials, region and endpoint come from the usual AWS settings."""
 
     foreign = ERRORS
-    hint = "; check endpoint and credentials (AWS_*)"
 
     def __init__(self, url: str):
         self.bucket, _, self.prefix = url.removeprefix("s3://").rstrip("/").partition("/")
         self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         if not self.bucket:
             raise StoreError(f"no bucket in '{url}': expected s3://bucket/prefix")
+        self.is_unsigned = self.bucket in os.environ.get(UNSIGNED_BUCKETS, "").split(",")
+        self.encryption = {argument: os.environ[name] for argument, name in ENCRYPTION.items() if os.environ.get(name)}
         try:
-            self.client = _new_client()
+            self.client = _new_client(self.is_unsigned)
         except BotoCoreError as error:
             raise self.in_one_line(error) from error
         except ValueError:
@@ -114,7 +135,10 @@ class S3Store(PatientStore):
         import s3fs
 
         retries = {"mode": "adaptive", "max_attempts": 8}
-        return s3fs.S3FileSystem(config_kwargs={"retries": retries}, use_listings_cache=False, skip_instance_cache=True)
+        return s3fs.S3FileSystem(
+            anon=self.is_unsigned, s3_additional_kwargs=self.encryption, config_kwargs={"retries": retries},
+            use_listings_cache=False, skip_instance_cache=True,
+        )  # fmt: skip
 
     def _place(self, key: str) -> dict[str, str]:
         if ".." in key.split("/"):
@@ -127,10 +151,24 @@ class S3Store(PatientStore):
     def in_one_line(self, error: BaseException) -> StoreError:
         return self._no_bucket() if _says_no_bucket(error) else super().in_one_line(error)
 
+    def hint(self, error: BaseException | None) -> str:
+        if any(word in str(error).lower() for word in CHECKSUM_WORDS):
+            return CHECKSUM_HINT
+        hint = "; check endpoint and credentials (AWS_*)"
+        if isinstance(error, exceptions.NoCredentialsError):
+            return f"{hint}, or set {UNSIGNED_BUCKETS}={self.bucket} to read a public bucket without any"
+        if not isinstance(error, ClientError) or _code(error) not in NO_ACCESS:
+            return hint
+        if self.is_unsigned:
+            return f"; the request was not signed, because {UNSIGNED_BUCKETS} names the bucket"
+        if error.operation_name == "PutObject":
+            return hint if self.encryption else f"{hint}; a bucket that demands encryption needs DGN_S3_ENCRYPTION"
+        return f"{hint}; a public bucket of others may need {UNSIGNED_BUCKETS}={self.bucket}"
+
     @patient("create")
     def create(self, key: str, data: bytes) -> None:
         try:
-            self.client.put_object(**self._place(key), Body=data, ContentType=_kind(key), IfNoneMatch="*")
+            self._put(key, data, IfNoneMatch="*")
         except ClientError as error:
             if _says_key_exists(error):
                 raise KeyExists(key) from error
@@ -138,7 +176,10 @@ class S3Store(PatientStore):
 
     @patient("write")
     def write(self, key: str, data: bytes) -> None:
-        self.client.put_object(**self._place(key), Body=data, ContentType=_kind(key))
+        self._put(key, data)
+
+    def _put(self, key: str, data: bytes, **more: str) -> None:
+        self.client.put_object(**self._place(key), Body=data, ContentType=_kind(key), **self.encryption, **more)
 
     @patient("read")
     def read(self, key: str) -> bytes:
@@ -173,13 +214,17 @@ class S3Store(PatientStore):
         return True
 
     def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
+        return (key for key, _ in self.list_dated(prefix, is_hidden))
+
+    def list_dated(self, prefix: str, is_hidden: bool = False) -> Iterator[tuple[str, float]]:
         root = f"{self.prefix}/".lstrip("/")
         token = None
         while True:
             page = self._page(prefix, token)
-            for key in (item["Key"].removeprefix(root) for item in page.get("Contents", ())):
+            for item in page.get("Contents", ()):
+                key = item["Key"].removeprefix(root)
                 if key.rpartition("/")[2].startswith(HIDDEN) == is_hidden:
-                    yield key
+                    yield key, item["LastModified"].timestamp()
             if not page.get("IsTruncated"):
                 return
             token = page["NextContinuationToken"]
@@ -218,6 +263,18 @@ class S3Store(PatientStore):
             if _says_not_found(error):
                 raise self._no_bucket() from error
             raise
+
+    def remark(self) -> str:
+        """Whether what is deleted from the bucket is gone."""
+        try:
+            status = self.impatient()._versioning("")
+        except StoreError:
+            return "whether the bucket keeps versions is unknown: no right to see it (s3:GetBucketVersioning)"
+        return VERSIONING[status]
+
+    @patient("check")
+    def _versioning(self, _: str) -> str | None:
+        return self.client.get_bucket_versioning(Bucket=self.bucket).get("Status")
 
     def _no_bucket(self) -> StoreError:
         return StoreError(f"no bucket '{self.bucket}' for {self.url}: create it, or correct the name")
