@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
+# Between this process and the command: a child's peak memory begins with that of its parent, and torch is large.
+SMALL_PARENT = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+printed = subprocess.run([sys.executable, "-m", "dgn.jobs", *sys.argv[1:]], check=True, text=True, stdout=-1).stdout
+wall_s = time.perf_counter() - start
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3, printed.strip()]))
+"""
 
 
 @dataclass(frozen=True)
 class Command:
-    """What a command took: wall time, CPU time, peak memory; and what it printed."""
+    """What a command took: wall time, CPU time of all its processes, peak memory of the largest; what it printed."""
 
     wall_s: float
     cpu_s: float
@@ -24,16 +33,8 @@ class Command:
 
 def run_command(*arguments: str, checkout: Path = HERE) -> Command:
     """Runs `dgn ARGUMENTS` of a checkout. Raises: CalledProcessError if it fails."""
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dgn.jobs", *arguments], cwd=checkout, text=True, stdout=subprocess.PIPE,
+    measured = subprocess.run(
+        [sys.executable, "-c", SMALL_PARENT, *arguments], cwd=checkout, check=True, text=True, stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(checkout)},
     )  # fmt: skip
-    assert process.stdout
-    printed = process.stdout.read()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, process.args, printed)
-    wall_s = time.perf_counter() - start
-    return Command(wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3, printed.strip())
+    return Command(*json.loads(measured.stdout))

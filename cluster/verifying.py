@@ -20,7 +20,7 @@ TASKS_PER_CPU = 2  # under way, so that no core waits for its next task
 
 
 def read_on_cluster(reading: Reading) -> Iterator[list[ShardRead]]:
-    """The answers in order. Ray repeats the tasks of machines that die.
+    """Begins to read, and gives the answers in order. Ray repeats the tasks of machines that die.
 
     Raises: StoreError if a machine cannot use the store, or does not share the folder; Incomplete if the cluster loses
         a task for good.
@@ -28,7 +28,10 @@ def read_on_cluster(reading: Reading) -> Iterator[list[ShardRead]]:
     connection.connect()
     left = reading.tasks()
     most = max(1, round(TASKS_PER_CPU * ray.cluster_resources().get("CPU", 1)))
-    under_way = deque(map(_read.remote, itertools.islice(left, most)))
+    return _answers(deque(map(_read.remote, itertools.islice(left, most))), left)
+
+
+def _answers(under_way: deque[Any], left: Iterator[Reading]) -> Iterator[list[ShardRead]]:
     while under_way:
         answer = _answer(under_way.popleft())
         under_way.extend(map(_read.remote, itertools.islice(left, 1)))

@@ -85,4 +85,10 @@ class Notes:
         if kind is not None:
             self._write()
         elif self._is_there:
+            self._delete()
+
+    def _delete(self) -> None:
+        try:
             self.store.delete(VERIFIED_FILE)
+        except StoreError as error:
+            log.warning("delete %s, or the next dgn verify continues this one: %s", VERIFIED_FILE, error)

@@ -26,6 +26,7 @@ from dgn.runs.run import Run, read_many
 from dgn.runs.stores import LocalStore, open_store
 
 SHARDS_PER_TASK = 32
+MOST_PROCESSES = 16  # of about 100 MB each
 FEW_SHARDS = 256  # which are read before other processes have started
 
 
@@ -134,9 +135,8 @@ def read_here(reading: Reading) -> Iterator[Iterable[list[ShardRead]]]:
     if len(reading.shards) <= FEW_SHARDS:
         yield map(read_shards, reading.tasks())
         return
-    readers = ProcessPoolExecutor(
-        os.cpu_count(), mp_context=multiprocessing.get_context("spawn"), initializer=_start_reader
-    )
+    num_processes = min(os.cpu_count() or 1, MOST_PROCESSES)
+    readers = ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"), _start_reader)
     try:
         yield readers.map(read_shards, reading.tasks())
     except BrokenProcessPool as error:

@@ -164,10 +164,12 @@ def test_notes_that_cannot_be_read_or_written_do_not_end_a_verify(copy, dgn, mon
     (copy / "verified.json").write_text("[]")
     with monkeypatch.context() as patch:
         patch.setattr(LocalStore, "write", refuse)
+        patch.setattr(LocalStore, "delete", refuse)
         code, out, _ = dgn("verify", copy, "--sample", 0)
     assert (code, out.split(", ")[-1]) == (0, "0 problems\n")
     assert "verified.json is not what was written: all shards are checked" in caplog.text
     assert caplog.text.count("what was checked is not noted") == 1
+    assert "delete verified.json, or the next dgn verify continues this one" in caplog.text
 
 
 def refuse(*_):
