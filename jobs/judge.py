@@ -6,10 +6,6 @@ An independent network judges them, and the run's own network scores them again 
 from __future__ import annotations
 
 import logging
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +13,7 @@ import typer
 from dgn.errors import DgnError, Incomplete, RunDamaged
 from dgn.jobs.common.flags import OwnLabels, OwnNetwork, OwnWeights, RunArgument, with_settings
 from dgn.jobs.common.printing import percent, print_json, print_table
-from dgn.jobs.common.progress import LOG_EVERY_S, bar, log_to_stderr
+from dgn.jobs.common.progress import log_to_stderr, shards_done
 from dgn.runs.config import NETWORK_SETTINGS, RunConfig, shown_name
 from dgn.runs.index import update_index
 from dgn.runs.judgements import DISTORTION_NAMES, Judge, judged_shards, write_judgements
@@ -113,7 +109,7 @@ def _judge_run(run: Run, by: RunConfig, moved: dict[str, str | None]) -> tuple[i
     num_pictures, problems = 0, []
     engine = engine_for()
     own, judge = FrozenNetwork(own_frozen, engine), FrozenNetwork(frozen, engine)
-    with _progress_shown(len(todo)) as observe:
+    with shards_done("shards judged", len(todo)) as observe:
         for n, (shard, rows) in enumerate(judge_shards(run, todo, plan, own, judge)):
             if isinstance(rows, RunDamaged):
                 problems.append(rows.problem)
@@ -123,30 +119,6 @@ def _judge_run(run: Run, by: RunConfig, moved: dict[str, str | None]) -> tuple[i
             observe(n + 1, num_pictures)
     update_index(run)
     return num_pictures, problems
-
-
-@contextmanager
-def _progress_shown(num_shards: int) -> Iterator[Callable[[int, int], None]]:
-    """Yields an observer of judged shards and pictures: a bar on a terminal, log lines elsewhere."""
-    start = last = time.monotonic()
-    if not sys.stderr.isatty():
-
-        def report(shards_done: int, num_pictures: int) -> None:
-            nonlocal last
-            if time.monotonic() - last > LOG_EVERY_S:
-                last = time.monotonic()
-                rate = 60 * num_pictures / (last - start)
-                log.info("%d of %d shards judged, %.0f pictures/min", shards_done, num_shards, rate)
-
-        yield report
-        return
-    with bar("shards judged", num_shards) as (progress, task):
-
-        def observe(shards_done: int, num_pictures: int) -> None:
-            rate = 60 * num_pictures / max(time.monotonic() - start, 1e-9)
-            progress.update(task, completed=shards_done, state=f"{rate:.0f} pictures/min")
-
-        yield observe
 
 
 def _print_summaries(found: list[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
@@ -128,10 +129,14 @@ def _columns(text: str | None, form: Format, is_like: bool) -> list[str]:
 
 
 def _check_layers(rows: Rows, conditions: list[Condition]) -> None:
-    """Raises: DgnError if the conditions name a layer that the run lacks, which is then a typing error."""
-    asked = [one.value for one in conditions if (one.column, one.operator) == ("layer", "=")]
-    if asked and asked[0] not in (layers := rows.layers()):
-        raise DgnError(f"the run has no pictures of layer '{asked[0]}': it has {', '.join(layers) or 'none yet'}")
+    """Raises: DgnError if no layer of the run fulfils one of the conditions, which is then a typing error."""
+    of_layer = [one for one in conditions if one.column == "layer"]
+    layers = pa.table({"layer": pa.array(rows.layers() if of_layer else [], pa.string())})
+    for one in of_layer:
+        if not pc.any(one.mask(layers)).as_py():
+            what = f"layer '{one.value}'" if one.operator == "=" else f"a layer {one.operator} '{one.value}'"
+            known = ", ".join(layers["layer"].to_pylist()) or "none yet"
+            raise DgnError(f"the run has no pictures of {what}: it has {known}")
 
 
 def _copy_pictures(run: Run, table: pa.Table, folder: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Any
 
+import pyarrow as pa
 import typer
 
 from dgn.jobs.common.flags import RunArgument
 from dgn.jobs.common.printing import print_json
+from dgn.runs.index import indexed_rows
 from dgn.runs.lease import Lookout
 from dgn.runs.run import Run
 from dgn.runs.shards import Committed
@@ -25,7 +28,7 @@ def command(
 ) -> None:
     opened = Run.at(run)
     statuses = _Statuses(opened)
-    summary = _summary(opened, statuses)
+    summary = _summary(statuses)
     lookout = Lookout(opened.store)
     start, done_at_start = time.monotonic(), summary["pictures_done"]
     while watch and not summary["is_whole"]:
@@ -36,7 +39,7 @@ def command(
         idle = "" if lookout.sees_driver() else "; no driver is at work: dgn resume continues the run"
         print(_line(summary) + pace + idle, flush=True)
         time.sleep(WATCH_S)
-        summary = _summary(opened, statuses)
+        summary = _summary(statuses)
     if as_json:
         print_json(summary)
     else:
@@ -46,21 +49,29 @@ def command(
 
 
 class _Statuses:
-    """Counts of committed pictures by status. Reads every shard only once."""
+    """Counts of committed pictures by status. Every row is read only once, most of them from the index."""
 
     def __init__(self, run: Run):
-        self.run, self.counts, self.seen = run, Counter[str](), set[int]()
+        self.run, self.info = run, run.info()
+        self.counts, self.seen = Counter[str](), Committed(self.info.num_shards)
 
     def update(self, committed: Committed) -> Counter[str]:
+        if not self.seen.count:
+            for part, rows in indexed_rows(self.run, self.info, committed, ["status"]):
+                self._add(part.shard_numbers(), rows)
         new = [shard for shard in committed if shard not in self.seen]
         for shard, table in zip(new, self.run.tables(new, ["status"]), strict=True):
-            self.counts.update(table["status"].to_pylist())
-            self.seen.add(shard)
+            self._add([shard], table)
         return self.counts
 
+    def _add(self, shards: Iterable[int], rows: pa.Table) -> None:
+        self.counts.update({one["values"]: one["counts"] for one in rows["status"].value_counts().to_pylist()})
+        for shard in shards:
+            self.seen.add(shard)
 
-def _summary(run: Run, statuses: _Statuses) -> dict[str, Any]:
-    info = run.info()
+
+def _summary(statuses: _Statuses) -> dict[str, Any]:
+    run, info = statuses.run, statuses.info
     committed = run.committed(info.num_shards)
     counts = statuses.update(committed)
     return {

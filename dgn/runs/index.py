@@ -12,17 +12,19 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
-from dgn.errors import StoreError
+import pyarrow as pa
+
+from dgn.errors import RunDamaged, StoreError
 from dgn.runs.index_file import VERSION, Index, Part, parse_index, read_current, read_index
 from dgn.runs.index_parts import build_part, open_part, read_groups
 from dgn.runs.info import RunInfo
 from dgn.runs.judgements import JUDGED, compact, is_up_to_date, judged_key, judged_shards
 from dgn.runs.layout import INDEX_FILE, made_at
-from dgn.runs.run import Run
+from dgn.runs.run import Run, read_many
 from dgn.runs.shards import Committed
 
 log = logging.getLogger("dgn")
@@ -85,6 +87,33 @@ def _with_judgements(run: Run, part: Part, listed: Mapping[str, set[int]]) -> Pa
     file = open_part(run, part)
     rows = read_groups(run, part, file, range(file.num_row_groups), ["target_id", "shard", "attempt"])
     return replace(part, judged=compact(run, part.id, rows, shards, listed, part.judged))
+
+
+def indexed_rows(
+    run: Run, info: RunInfo, committed: Committed, columns: Sequence[str]
+) -> Iterator[tuple[Part, pa.Table]]:
+    """Some columns of the index's rows, part by part, of the parts whose shards are all whole.
+
+    What cannot be read is left out with a warning: the shards have the same rows.
+    """
+    try:
+        parts = _still_true(read_index(run), info, committed)
+    except StoreError as error:
+        log.warning("%s", error)
+        return
+    found = read_many(lambda number: _rows_if_whole(run, parts[number], columns), range(len(parts)))
+    for part, rows in zip(parts, found, strict=True):
+        if rows is not None:
+            yield part, rows
+
+
+def _rows_if_whole(run: Run, part: Part, columns: Sequence[str]) -> pa.Table | None:
+    try:
+        file = open_part(run, part)
+        return read_groups(run, part, file, range(file.num_row_groups), columns)
+    except RunDamaged as error:
+        log.warning("%s", error)
+        return None
 
 
 def forget_missing(run: Run) -> None:

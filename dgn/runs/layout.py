@@ -6,6 +6,7 @@
     metadata/<shard>.parquet                  THE COMMIT: if this file exists, the shard is whole
     failures/<shard>/<attempt>.json           what went wrong, for people
     lease.json                                the driver at work, so that a second one can be warned about
+    verified.json                             what an unfinished dgn verify has checked, see `verified.py`
     index/current.json                        which parts the index consists of
     index/<part>/rows.parquet                 all columns but the thumbnail, sorted by layer, mode, falling activation
     index/<part>/thumbs.parquet               thumbnails in the same order
@@ -26,6 +27,7 @@ from datetime import UTC, datetime
 
 RUN_FILE = "run.json"
 LEASE_FILE = "lease.json"
+VERIFIED_FILE = "verified.json"
 INDEX_FILE = "index/current.json"
 _TIME = "%Y%m%dT%H%M%SZ"
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import itertools
 import json
 import platform
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
@@ -39,6 +40,7 @@ _DIFFERING = {
     "targets_sha256": "its targets, seeds or shard size differ",
 }
 NUM_READERS = 10  # files that are read at a time: as many connections as the S3 client keeps
+Result = TypeVar("Result")
 
 
 class Run:
@@ -228,24 +230,35 @@ class Run:
         yield from read_many(partial(self._table, columns=columns), shards)
 
     def _table(self, shard: int, columns: list[str] | None) -> pa.Table:
+        return self.shard_rows(shard, self.shard_file(shard), columns)
+
+    def shard_file(self, shard: int) -> bytes:
+        """The committed file of a shard. Raises: RunDamaged if it is gone."""
         key = metadata_key(shard)
         try:
-            data = self.store.read(key)
+            return self.store.read(key)
         except FileNotFoundError as error:
             advice = "dgn resume renders the shard again"
             raise RunDamaged(f"{self.store.url}/{key} disappeared after it was listed", advice) from error
+
+    def shard_rows(self, shard: int, data: bytes, columns: list[str] | None = None) -> pa.Table:
+        """The rows in the committed file of a shard. Raises: RunDamaged if it is not what was committed."""
         try:
             table = schema.parse(data, columns, may_lack=schema.MAY_LACK)
             schema.check_required(table)
         except DgnError as error:
+            where = f"{self.store.url}/{metadata_key(shard)}"
             advice = "delete it, and dgn resume renders the shard again"
-            raise RunDamaged(f"{self.store.url}/{key} is not what was committed: {error}", advice) from error
+            raise RunDamaged(f"{where} is not what was committed: {error}", advice) from error
         return table
 
 
-def read_many(read: Callable[[int], pa.Table], shards: Iterable[int]) -> Iterator[pa.Table]:
+def read_many(read: Callable[[int], Result], shards: Iterable[int]) -> Iterator[Result]:
     """What `read` returns for each shard, in order; several are read at a time."""
     left = iter(shards)
     with ThreadPoolExecutor(NUM_READERS) as readers:
-        while some := list(itertools.islice(left, NUM_READERS)):
-            yield from readers.map(read, some)
+        under_way = deque(readers.submit(read, shard) for shard in itertools.islice(left, NUM_READERS))
+        while under_way:
+            found = under_way.popleft().result()
+            under_way.extend(readers.submit(read, shard) for shard in itertools.islice(left, 1))
+            yield found

@@ -134,11 +134,11 @@ def parse(
     names = list(columns or schema.names)
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        found = file.schema_arrow
-        missing = [name for name in names if name not in found.names and name in may_lack]
+        found, expected = _types(file.schema_arrow), _types(schema)
+        missing = [name for name in names if name not in found and name in may_lack]
         for name in names:
-            if name not in missing and (name not in found.names or found.field(name).type != schema.field(name).type):
-                raise DgnError(f"it has no column {name} of type {schema.field(name).type}")
+            if name not in missing and found.get(name) != expected[name]:
+                raise DgnError(f"it has no column {name} of type {expected[name]}")
         # All in this thread. One of Arrow's may still hold the bytes when Python ends, which then aborts the process.
         table = file.read([name for name in names if name not in missing], use_threads=False)
         table.validate(full=True)  # Parquet does not guarantee that strings are UTF-8
@@ -147,6 +147,10 @@ def parse(
     for name in missing:
         table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
     return table.select(names)
+
+
+def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
+    return dict(zip(schema.names, schema.types, strict=True))
 
 
 def check_required(table: pa.Table) -> None:

@@ -52,6 +52,30 @@ def pictures_done(num_pictures: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
+def shards_done(what: str, num_shards: int) -> Iterator[Callable[[int, int], None]]:
+    """Yields an observer of the numbers of finished shards and pictures: a bar on a terminal, log lines elsewhere."""
+    start = last = time.monotonic()
+    if not sys.stderr.isatty():
+
+        def report(num_done: int, num_pictures: int) -> None:
+            nonlocal last
+            if time.monotonic() - last > LOG_EVERY_S:
+                last = time.monotonic()
+                rate = 60 * num_pictures / (last - start)
+                log.info("%d of %d %s, %.0f pictures/min", num_done, num_shards, what, rate)
+
+        yield report
+        return
+    with bar(what, num_shards) as (progress, task):
+
+        def observe(num_done: int, num_pictures: int) -> None:
+            rate = 60 * num_pictures / max(time.monotonic() - start, 1e-9)
+            progress.update(task, completed=num_done, state=f"{rate:.0f} pictures/min")
+
+        yield observe
+
+
+@contextmanager
 def render_progress(what: str = "pictures") -> Iterator[Callable[[RunProgress], None]]:
     """Yields an observer of the driver: a bar with pictures per minute and time left, or log lines."""
     if not sys.stderr.isatty():

@@ -18,13 +18,14 @@ from dgn.networks.registry import network_named
 from dgn.pictures.codec import encode_png, encode_thumbnail
 from dgn.runs.config import RunConfig
 from dgn.runs.judgements import DISTORTION_NAMES, write_judgements
-from dgn.runs.layout import metadata_key, sha256
+from dgn.runs.layout import image_key, metadata_key, sha256
 from dgn.runs.plan import fingerprint, make_plan
 from dgn.runs.run import Run
 from dgn.runs.schema import BY_NAME, SCHEMA
 from dgn.runs.stores import LocalStore, open_store
 
 NUM_PICTURES = 48
+NOISE = 12  # of 255: PNGs of 103 kB; with 3 they have 73
 STATUSES = np.array(["ok", "not_converged", "dead", "nonfinite"])
 REASONS = {
     "not_converged": "rank 3 on the saved picture: tench is first",
@@ -40,7 +41,7 @@ def draw_pictures():
 
 
 @functools.cache
-def _drawn(are_flat):
+def _drawn(are_flat, noise=NOISE):
     """PNGs and their thumbnails. Flat ones have one colour each and are tiny."""
     stream, side = np.random.default_rng(0), 224
     pngs, thumbnails = [], []
@@ -48,7 +49,7 @@ def _drawn(are_flat):
         coarse = Image.fromarray(stream.integers(0, 256, (1, 1, 3) if are_flat else (7, 7, 3), dtype=np.uint8))
         picture = np.asarray(coarse.resize((side, side), Image.BICUBIC))
         if not are_flat:
-            noisy = picture + stream.integers(-12, 13, (side, side, 3), dtype=np.int16)
+            noisy = picture + stream.integers(-noise, noise + 1, (side, side, 3), dtype=np.int16)
             picture = noisy.clip(0, 255).astype(np.uint8)
         pngs.append(encode_png(picture))
         thumbnails.append(encode_thumbnail(picture))
@@ -56,16 +57,18 @@ def _drawn(are_flat):
 
 
 def write_fake_run(
-    url, seeds=1, targets=("all",), shard_size=256, labels=None, has_pictures=True, seed=0, are_flat=False
-):
-    """Commits every shard. Rows share a few pictures, which lie where the rows say. Returns the Run."""
+    url, seeds=1, targets=("all",), shard_size=256, labels=None, has_pictures=True, seed=0, are_flat=False,
+    noise=NOISE, has_own_files=False,
+):  # fmt: skip
+    """Commits every shard. Rows share a few pictures, which lie where the rows say; with `has_own_files`, each has a
+    file of its own, as in a real run. Returns the Run."""
     config = RunConfig(targets=list(targets), seeds=seeds, shard_size=shard_size, preset="draft", decoder="drawings")
     layers = network_named("vgg16").layers
     plan = make_plan(config, layers)
     run = Run(open_store(url))
     identity = fingerprint(plan, config.render_config("float32"), network_named("vgg16"), "0" * 64, "0" * 64)
     info = run.start(identity, config, plan.num_targets, plan.num_shards)
-    pngs, thumbnails = _drawn(are_flat) if has_pictures else ([b""], [b""])
+    pngs, thumbnails = _drawn(are_flat, noise) if has_pictures else ([b""], [b""])
     names = [f"images/fake/00000000/{n:02d}.png" for n in range(len(pngs))] if has_pictures else ["images/none.png"]
     if has_pictures:
         for name, png in zip(names, pngs, strict=True):
@@ -84,11 +87,24 @@ def write_fake_run(
         }  # fmt: skip
         columns = _figures(shard, stream, layers, labels or layers.labels, of_picture)
         columns |= {name: pa.repeat(pa.scalar(value, BY_NAME[name].type), len(shard)) for name, value in same.items()}
+        if has_own_files:
+            png_of = dict(zip(of_picture["sha256"], pngs, strict=True))
+            columns["file_name"] = _own_files(run.store, index, columns, png_of)
         buffer = io.BytesIO()
         whole = {field.name: columns.get(field.name, pa.nulls(len(shard), field.type)) for field in SCHEMA}
         pq.write_table(pa.table(whole, schema=SCHEMA), buffer)
         _put(run.store, metadata_key(index), buffer.getvalue())
     return run
+
+
+def _own_files(store, shard, columns, png_of):
+    """Writes a file for each row that has a picture. Returns their names."""
+    names = []
+    for target_id, digest in zip(columns["target_id"].to_pylist(), columns["sha256"].to_pylist(), strict=True):
+        names.append(digest and image_key(shard, "00000000", target_id))
+        if digest:
+            _put(store, names[-1], png_of[digest])
+    return pa.array(names, pa.string())
 
 
 def _put(store, key, data):

@@ -112,6 +112,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(folder, dgn, tmp_path):
     (tmp_path / "full" / "x").touch()
     for arguments, says in (
         (["--layer", "conv9_9"], "no pictures of layer 'conv9_9': it has conv1_1, conv3_1, fc8"),
+        (["--layer", "fc8", "--where", "layer=conv9"], "no pictures of layer 'conv9': it has conv1_1, conv3_1, fc8"),
+        (["--where", "layer~conv9"], "no pictures of a layer ~ 'conv9': it has conv1_1, conv3_1, fc8"),
         (["--columns", "target_id,nix"], "unknown column 'nix'"),
         (["--status", "fine"], "unknown status 'fine'"),
         (["--mode", "trained"], "unknown mode 'trained'"),

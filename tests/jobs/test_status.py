@@ -2,9 +2,15 @@
 
 import json
 import shutil
+from collections import Counter
 
+import pytest
+
+from dgn.runs.layout import metadata_key
 from dgn.runs.run import Run
-from tests.helpers.rows import edit_rows
+from dgn.runs.stores import LocalStore
+from tests.helpers.queried import write_queried
+from tests.helpers.rows import edit_rows, every_row
 
 
 def test_status(rendered, dgn):
@@ -14,6 +20,61 @@ def test_status(rendered, dgn):
     assert (content["pictures_done"], content["pictures"], content["is_whole"]) == (8, 8, True)
     assert sum(content["statuses"].values()) == 8
     assert dgn("status", rendered, "--watch")[1].count("8 of 8 pictures") == 1
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory):
+    """52 shards, all but four of them indexed."""
+    return write_queried(tmp_path_factory.mktemp("indexed") / "run", are_flat=True)
+
+
+def lose_current(folder):
+    shutil.rmtree(folder / "index")
+
+
+def damage_current(folder):
+    (folder / "index" / "current.json").write_text('{"version": 1}')
+
+
+def damage_part(folder):
+    [rows] = (folder / "index").rglob("rows.parquet")
+    rows.write_bytes(b"x" * rows.stat().st_size)
+
+
+def lose_shard(folder):
+    (folder / metadata_key(7)).unlink()
+
+
+def leave(folder):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "num_read", "warning"),
+    [
+        (leave, 4, ""), (lose_current, 52, ""), (damage_current, 52, "is not what was written"),
+        (damage_part, 52, "is not what was written"), (lose_shard, 51, ""),
+    ],
+)  # fmt: skip
+def test_status_counts_the_same_with_any_index(indexed, dgn, tmp_path, monkeypatch, caplog, change, num_read, warning):
+    """It reads the shards that no index, or none that can be used, holds."""
+    folder = tmp_path / "run"
+    shutil.copytree(indexed, folder)
+    change(folder)
+    expected = Counter(row["status"] for row in every_row(folder))
+    read = list[str]()
+
+    def note(store, key, read_file=LocalStore.read):
+        read.append(key)
+        return read_file(store, key)
+
+    monkeypatch.setattr(LocalStore, "read", note)
+    code, out, _ = dgn("status", folder, "--json")
+    content = json.loads(out)
+    assert (code, content["statuses"], content["pictures_done"]) == (0, dict(expected), expected.total())
+    assert len([key for key in read if key.startswith("metadata/")]) == num_read
+    assert warning in caplog.text
+    assert bool(warning) == bool(caplog.records)
 
 
 def test_failed_lists_what_is_not_ok_and_what_is_missing(rendered, dgn, tmp_path):

@@ -1,17 +1,27 @@
 """`dgn verify` finds what is broken; `dgn gc` deletes only what no row names."""
 
 import hashlib
+import itertools
 import json
+import logging
 import os
 import shutil
 import time
+from dataclasses import replace
+from functools import partial
 
+import pyarrow.parquet as pq
 import pytest
+import ray
 
+from dgn.cluster import verifying as on_cluster
+from dgn.errors import StoreError
 from dgn.networks.registry import network_named
-from dgn.runs import lease
+from dgn.runs import lease, verifying
 from dgn.runs.lease import Lease
-from dgn.runs.stores import open_store
+from dgn.runs.run import Run
+from dgn.runs.stores import LocalStore, open_store
+from dgn.runs.verifying import Reading, read_shards
 from tests.helpers.rows import assert_one_line, edit_rows
 
 
@@ -19,6 +29,18 @@ from tests.helpers.rows import assert_one_line, edit_rows
 def copy(rendered, tmp_path):
     shutil.copytree(rendered, tmp_path / "run")
     return tmp_path / "run"
+
+
+@pytest.fixture
+def reading_of():
+    """All committed shards of a run."""
+
+    def make(folder):
+        run = Run.at(str(folder))
+        info = run.info()
+        return Reading(run.store.url, info.run_id, list(run.committed(info.num_shards)), {}, 8)
+
+    return make
 
 
 def test_verify_finds_what_is_broken(rendered, copy, dgn):
@@ -34,6 +56,29 @@ def test_verify_finds_what_is_broken(rendered, copy, dgn):
     assert "is missing" in out
     assert "shard 000002 is missing (2 targets)" in out
     assert "is not whole" in err
+
+
+def test_verify_continues_past_shards_that_cannot_be_read(copy, dgn):
+    shards = sorted((copy / "metadata").iterdir())
+    picture = copy / pq.read_table(shards[4])["file_name"][0].as_py()
+    shards[0].write_bytes(shards[0].read_bytes()[:-9])
+    shards[1].write_bytes(b"")
+    picture.unlink()
+    code, out, _ = dgn("verify", copy)
+    first, second, third, last = out.splitlines()
+    assert code == 1
+    assert first.startswith(f"{shards[0]} is not what was committed: ")
+    assert second.startswith(f"{shards[1]} is not what was committed: ")
+    assert third == f"{picture} is missing"
+    found = sum(pq.read_metadata(path).num_rows for path in shards[2:])
+    assert last == f"8 targets expected, {found} found, 0 duplicate or stray, 0 scored again, 3 problems"
+
+
+def test_a_shard_that_disappears_is_a_problem_of_its_own(copy, reading_of):
+    reading = reading_of(copy)
+    (copy / "metadata" / "000003.parquet").unlink()
+    say = f"{copy}/metadata/000003.parquet disappeared after it was listed"
+    assert [list(read.damage) for read in read_shards(reading)] == [[], [], [], [say], []]
 
 
 def test_verify_finds_rows_that_were_edited(copy, dgn):
@@ -83,6 +128,90 @@ def test_other_labels_than_the_runs_are_refused(copy, tmp_path, dgn):
     (copy / "run.json").write_text(json.dumps(content))
     say = "are not those of this run's rows: give theirs with --labels FILE"
     assert_one_line(dgn("verify", copy), 2, say)
+
+
+def test_an_interrupted_verify_continues(copy, dgn, monkeypatch, caplog):
+    """The pictures of shards that were found intact are not read again, unless the shard was rendered again."""
+    caplog.set_level(logging.INFO, "dgn")
+    read, interrupted = list[str](), list[str]()
+    whole = dgn("verify", copy)[1]
+
+    def note(store, key, read_file=LocalStore.read):
+        read.append(key)
+        if key == "metadata/000003.parquet" and not interrupted:
+            interrupted.append(key)
+            raise KeyboardInterrupt
+        return read_file(store, key)
+
+    monkeypatch.setattr(verifying, "SHARDS_PER_TASK", 1)
+    monkeypatch.setattr(LocalStore, "read", note)
+    assert_one_line(dgn("verify", copy, "--sample", 0), 130, "repeat the command to continue")
+    assert json.loads((copy / "verified.json").read_text())["shards"].keys() == {"0", "1", "2"}
+    edit_rows(copy, lambda row: row | {"seconds": 1.0} if row["shard"] == 1 else None)
+    read.clear()
+    code, out, _ = dgn("verify", copy, "--sample", 0)
+    assert (code, out) == (0, whole.replace("8 scored", "0 scored"))
+    assert "pictures of 3 shards are not read again" in caplog.text
+    assert {key.split("/")[1] for key in read if key.startswith("images/")} == {"000001", "000003", "000004"}
+    assert not (copy / "verified.json").exists()
+    read.clear()
+    dgn("verify", copy, "--sample", 0)
+    assert sum(key.startswith("images/") for key in read) == 8
+
+
+def test_notes_that_cannot_be_read_or_written_do_not_end_a_verify(copy, dgn, monkeypatch, caplog):
+    monkeypatch.setattr("dgn.runs.verified.WRITE_EVERY_S", -1)
+    (copy / "verified.json").write_text("[]")
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "write", refuse)
+        patch.setattr(LocalStore, "delete", refuse)
+        code, out, _ = dgn("verify", copy, "--sample", 0)
+    assert (code, out.split(", ")[-1]) == (0, "0 problems\n")
+    assert "verified.json is not what was written: all shards are checked" in caplog.text
+    assert caplog.text.count("what was checked is not noted") == 1
+    assert "delete verified.json, or the next dgn verify continues this one" in caplog.text
+
+
+def refuse(*_):
+    raise StoreError("no permission")
+
+
+@pytest.fixture
+def damaged(copy):
+    """Without a picture and without a shard."""
+    min((copy / "images" / "000004").rglob("*.png")).unlink()
+    (copy / "metadata" / "000001.parquet").unlink()
+    return copy
+
+
+def test_processes_find_the_same(damaged, reading_of, dgn, monkeypatch):
+    expected = dgn("verify", damaged)
+    assert "2 problems" in expected[1]
+    monkeypatch.setattr(verifying, "SHARDS_PER_TASK", 2)
+    monkeypatch.setattr(verifying, "FEW_SHARDS", 0)
+    reading = reading_of(damaged)
+    with verifying.read_here(reading) as read:
+        assert list(itertools.chain.from_iterable(read)) == read_shards(reading)
+    assert dgn("verify", damaged) == expected
+
+
+def test_a_killed_process_ends_a_verify_in_one_line(copy, dgn, monkeypatch):
+    monkeypatch.setattr(verifying, "FEW_SHARDS", 0)
+    monkeypatch.setattr(verifying, "_start_reader", partial(os._exit, 9))
+    assert_one_line(dgn("verify", copy, "--sample", 0), 1, "was killed", "the same command continues")
+
+
+def test_a_cluster_finds_the_same(damaged, reading_of, dgn, monkeypatch):
+    expected = dgn("verify", damaged)
+    reading = reading_of(damaged)
+    monkeypatch.setattr(verifying, "SHARDS_PER_TASK", 2)
+    monkeypatch.setattr(on_cluster, "TASKS_PER_CPU", 1 / ray.cluster_resources()["CPU"])
+    assert list(itertools.chain.from_iterable(on_cluster.read_on_cluster(reading))) == read_shards(reading)
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    monkeypatch.setattr(verifying, "read_shards", refuse)  # of this process
+    assert dgn("verify", damaged) == expected
+    with pytest.raises(StoreError, match="instead of the run another"):
+        list(on_cluster.read_on_cluster(replace(reading, run_id="another")))
 
 
 def test_gc_deletes_only_what_no_row_names(copy, dgn):

@@ -37,12 +37,30 @@ class LocalStore(PatientStore):
     def __init__(self, folder: str):
         self.root = Path(os.path.abspath(Path(folder).expanduser()))  # removes '..', keeps links
         self.url = str(self.root)
+        self._base = self.url.rstrip("/")  # nothing of the root folder
 
     def _path(self, key: str) -> Path:
-        is_name = "\0" not in key and ".." not in key.split("/")
-        if not is_name or not Path(os.path.realpath(self.root / key)).is_relative_to(os.path.realpath(self.root)):
-            raise RunDamaged(f"key '{key}' leads out of the run {self.url}")  # as a link inside the run may
-        return self.root / key
+        return Path(self._checked(key))
+
+    def _checked(self, key: str) -> str:
+        """A key's path. Raises: RunDamaged if it leads out of the run."""
+        parts = key.split("/")
+        path = f"{self._base}/{key}"
+        is_inside = "\0" not in key and not key.startswith("/") and ".." not in parts
+        if is_inside and self._has_link(parts):
+            is_inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root))
+        if not is_inside:
+            raise RunDamaged(f"key '{key}' leads out of the run {self.url}")
+        return path
+
+    def _has_link(self, parts: Sequence[str]) -> bool:
+        """Whether a file or folder below the root is a link, which may lead elsewhere."""
+        path = self._base
+        for part in parts:
+            path = f"{path}/{part}"
+            if os.path.islink(path):
+                return True
+        return False
 
     def passes(self, error: BaseException) -> bool:
         return isinstance(error, OSError) and error.errno in PASSING_ERRNOS
@@ -110,7 +128,8 @@ class LocalStore(PatientStore):
 
     @patient("read")
     def read(self, key: str) -> bytes:
-        return self._path(key).read_bytes()
+        with open(self._checked(key), "rb", buffering=0) as file:  # pathlib would take a fifth of a picture's check
+            return file.read()
 
     @patient("read")
     def read_range(self, key: str, start: int, stop: int) -> bytes:

@@ -80,6 +80,18 @@ def patient(operation: str) -> Callable[[Method[AnyStore, Args, Result]], Method
     def decorate(method: Method[AnyStore, Args, Result]) -> Method[AnyStore, Args, Result]:
         @wraps(method)
         def persist(self: AnyStore, key: str, /, *args: Args.args, **kwargs: Args.kwargs) -> Result:
+            try:
+                return method(self, key, *args, **kwargs)
+            except FileNotFoundError:
+                raise
+            except self.foreign as error:
+                first = [error]
+
+            def again() -> Result:
+                if first:  # the fault that is known, so that only what fails pays for counting tries
+                    raise first.pop()
+                return method(self, key, *args, **kwargs)
+
             retrying = Retrying(
                 retry=retry_if_exception(self.passes),
                 wait=wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
@@ -87,7 +99,7 @@ def patient(operation: str) -> Callable[[Method[AnyStore, Args, Result]], Method
                 before_sleep=partial(_report, f"{self.url}/{key}", operation),
             )
             try:
-                return retrying(method, self, key, *args, **kwargs)
+                return retrying(again)
             except FileNotFoundError:
                 raise
             except RetryError as error:
