@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import torch
 
@@ -16,6 +16,7 @@ from dgn.cluster.context import RunContext
 from dgn.cluster.driver import Driver
 from dgn.cluster.precision import resolve_precision
 from dgn.cluster.progress import Progress
+from dgn.cluster.rules import Workers
 from dgn.cost.tuned import Tuned, load_tuned, tuned_path
 from dgn.engine import engine_for
 from dgn.errors import DgnError
@@ -32,6 +33,7 @@ from dgn.runs.extensions import FailedAgain, MoreTargets, extended, with_extensi
 from dgn.runs.index import forget_missing
 from dgn.runs.info import Extension, RunInfo
 from dgn.runs.networks import describe_network, labels_sha256, load_network
+from dgn.runs.origin import as_begun, kept_render_config
 from dgn.runs.plan import Plan, fingerprint, make_plan
 from dgn.runs.run import Run
 from dgn.runs.stores import LocalStore, open_store
@@ -79,6 +81,16 @@ def launch(
     return Driver(job.run, info, context, job.weights, job.decoder, workers, observe).loop()
 
 
+@connection.until_done()
+def planned_workers(config: RunConfig, num_shards: int) -> Workers:
+    """The workers that settings give on the cluster as it is now, if memory suffices.
+
+    Raises: DgnError if the cluster cannot give them, or there is none.
+    """
+    connection.connect(config.log_format)
+    return fleet.choose_workers(config.workers_range, config.gpus_per_worker, num_shards=num_shards)
+
+
 @dataclass(frozen=True)
 class _Started:
     """A run that is there."""
@@ -119,9 +131,8 @@ class _Job:
         own_plan = make_plan(config, network.layers)
         store = open_store(url)
         begun = Run(store.impatient()).begun()
-        if begun:  # what `auto` was there; the machines may differ from those that it began on
-            was = {"shard_size": begun.run_config.largest_shard, "precision": begun.run_config.precision}
-            config = config.model_copy(update={name: was[name] for name in was if getattr(config, name) == "auto"})
+        if begun:
+            config = as_begun(config, begun)
             own_plan = make_plan(config, network.layers)
         plan = with_extensions(own_plan, begun.extensions if begun else (), network.layers)
         extension = addition.after(plan, Run(store), network.layers) if addition else None
@@ -153,11 +164,7 @@ class _Job:
 
     def start(self) -> _Started:
         """Creates the run, or finds it as these settings want it. Raises: PlanMismatch, DgnError."""
-        precision = cast("Literal['float32', 'bfloat16']", self.config.precision)
-        if self.begun and self.begun.run_config.recipe_settings == self.config.recipe_settings:
-            render = replace(self.begun.render_config, precision=precision)  # a preset may have changed since
-        else:
-            render = self.config.render_config(precision, self.decoder)
+        render = kept_render_config(self.config, self.begun, self.decoder)
         network, labels = self.weights.network, labels_sha256(self.weights.network, self.config)
         decoder_sha256 = self.decoder.sha256 if self.decoder else None
         identity = fingerprint(self.own_plan, render, network, self.weights.sha256, decoder_sha256, labels)

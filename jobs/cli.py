@@ -6,9 +6,11 @@ imported, so that `dgn --help` answers at once.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from importlib import import_module
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -42,6 +44,7 @@ COMMANDS = {
     "doctor": "Check this machine: devices, weights, and whether it can write to a folder or bucket.",
     "tune": "Measure in two minutes what is fastest on this machine's device, for dgn render to use.",
 }
+INTERRUPTED_ADVICE = "interrupted; repeat the command to continue (dgn pretrain --recipe paper: with --resume)"
 INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 
 
@@ -91,21 +94,23 @@ def main() -> None:
     """
     ended_by = signal.SIGINT
 
-    def terminate(*_: object) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal ended_by
-        ended_by = signal.SIGTERM
+        ended_by = signal.Signals(number)
+        if _is_importing(frame):
+            os._exit(_say(INTERRUPTED_ADVICE, 128 + ended_by))
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     arguments = sys.argv[1:] or ["--help"]
     try:
         code = build_app(arguments[0])(arguments, standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         sys.exit(code)
-    except KeyboardInterrupt:  # also while a command is being loaded
-        advice = "repeat the command to continue (dgn pretrain --recipe paper: with --resume)"
-        sys.exit(_say(f"interrupted; {advice}", 128 + ended_by))
+    except KeyboardInterrupt:
+        sys.exit(_say(INTERRUPTED_ADVICE, 128 + ended_by))
     except TyperException as error:
         message = " ".join(error.format_message().split()).rstrip(".").replace("': Value error, ", "': ")
         sys.exit(_say(f"{message}; see --help", 2))
@@ -113,6 +118,15 @@ def main() -> None:
         sys.exit(_say(error, error.exit_code))
 
 
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a signal came during an import, where a library may take the exception for a failed import and go on."""
+    while frame:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _say(what: object, code: int) -> int:
-    print(f"dgn: {printable(what)}", file=sys.stderr)
+    print(f"dgn: {printable(what)}", file=sys.stderr, flush=True)
     return code

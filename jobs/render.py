@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -57,8 +58,7 @@ def command(
         return
     chosen = load_settings(RunConfig, config, settings)
     if dry_run:
-        open_store(run)  # raises for an address that cannot be one
-        print_plan(chosen)
+        print_plan(run, chosen)
     else:
         render(run, chosen)
 
@@ -111,8 +111,12 @@ def render(url: str, config: RunConfig, addition: MoreTargets | FailedAgain | No
         )
 
 
-def print_plan(config: RunConfig) -> None:
-    """Prints targets and shards by mode and layer, memory per target, and operations."""
+def print_plan(url: str, config: RunConfig) -> None:
+    """Prints targets and shards by mode and layer, memory per target, operations, what the run has of them, and the
+    workers if settings or RAY_ADDRESS say something of them.
+
+    Raises: DgnError for settings that the run or the cluster refuses.
+    """
     import torch
 
     from dgn.cost.counted import Cost, count_cost
@@ -120,7 +124,9 @@ def print_plan(config: RunConfig) -> None:
     from dgn.networks.drawable import drawable, without_weights
     from dgn.runs.decoders import needed_decoder
     from dgn.runs.networks import describe_network
+    from dgn.runs.origin import compare_settings
     from dgn.runs.plan import make_plan
+    from dgn.runs.run import Run
 
     network = describe_network(config)
     plan = make_plan(config, network.layers)
@@ -131,6 +137,10 @@ def print_plan(config: RunConfig) -> None:
     precision: Literal["float32", "bfloat16"] = "float32" if tried.dtype == DTYPES["float32"] else "bfloat16"
     render_config = config.render_config(precision, decoder)
     drawing = decoder.on(torch.device("cpu")) if decoder else None
+    run = Run(open_store(url).impatient())
+    begun = run.begun()
+    if begun:
+        compare_settings(run, begun, config, network, decoder)
     print(
         f"{plural(plan.num_targets, 'target')} in {plural(plan.num_shards, 'shard')}, preset {config.preset}, "
         f"{network.name}"
@@ -153,3 +163,12 @@ def print_plan(config: RunConfig) -> None:
     print(f"  {total_ops / 1e15:,.3g} PFLOP in all: {seconds / size:,.2g} device {unit} at {rate}, assumed for a GPU")
     if "pretrained" in modes and not decoder:
         print("the pretrained mode needs --decoder FILE; leave it out with --modes untrained")
+    if begun:
+        num_whole = run.committed(begun.num_shards).count
+        print(f"  {run.store.url} has {num_whole:,} of its {plural(begun.num_shards, 'shard')}")
+    if config.workers or config.gpus_per_worker is not None or os.environ.get("RAY_ADDRESS"):
+        from dgn.cluster.launch import planned_workers
+
+        workers = planned_workers(config, plan.num_shards)
+        each = f"{workers.gpus_each:g} GPU, {workers.cpus_each:g} CPU"
+        print(f"  {plural(workers.at_most, 'worker')}, each with {each}")

@@ -29,7 +29,12 @@ def command(
         ),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help=f"With --status: how many further seeds. [default: {NUM_TRIES}]")
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"{RunConfig.model_fields['seeds'].description} With --status: of each target that failed, the best of "
+            f"which is kept. (default: {NUM_TRIES})",
+        ),
     ] = None,
 ) -> None:
     """The flags say where to render and where files are now. Finished pictures stay: the fingerprint must match."""

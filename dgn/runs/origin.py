@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, cast
 
 from dgn.errors import DgnError, WeightsMissing
+from dgn.method.recipes import RenderConfig
 from dgn.networks.network import Network
 from dgn.networks.own_code import is_code
 from dgn.networks.weights import NetworkWeights
@@ -12,9 +15,12 @@ from dgn.runs.config import RunConfig, shown_name
 from dgn.runs.extensions import with_extensions
 from dgn.runs.info import RunInfo, differences
 from dgn.runs.networks import labels_sha256, load_network
-from dgn.runs.plan import Plan, make_plan
+from dgn.runs.plan import Plan, fingerprint, make_plan
 from dgn.runs.run import Run
 from dgn.runs.validation import validated
+
+if TYPE_CHECKING:
+    from dgn.runs.decoders import Decoder
 
 
 def own_config(info: RunInfo, given: Mapping[str, str | None], *, draws: bool = False) -> RunConfig:
@@ -36,6 +42,29 @@ def own_config(info: RunInfo, given: Mapping[str, str | None], *, draws: bool = 
         name = shown_name(config.generator)
         raise DgnError(f"this run's generator is code, {name}: to run it, name it again with --generator {name}")
     return validated(RunConfig, {**config.model_dump(), **moved})
+
+
+def as_begun(config: RunConfig, begun: RunInfo) -> RunConfig:
+    """Settings with what `auto` was when the run began; the machines may be others now."""
+    was = {"shard_size": begun.run_config.largest_shard, "precision": begun.run_config.precision}
+    return config.model_copy(update={name: was[name] for name in was if getattr(config, name) == "auto"})
+
+
+def kept_render_config(config: RunConfig, begun: RunInfo | None, decoder: Decoder | None) -> RenderConfig:
+    """The numbers of the method, for settings without `auto`. A run keeps those that it began with, whatever its preset
+    has become since."""
+    precision = cast("Literal['float32', 'bfloat16']", config.precision)
+    if begun and begun.run_config.recipe_settings == config.recipe_settings:
+        return replace(begun.render_config, precision=precision)
+    return config.render_config(precision, decoder)
+
+
+def compare_settings(run: Run, begun: RunInfo, config: RunConfig, network: Network, decoder: Decoder | None) -> None:
+    """Whether a run can be continued with settings, as far as they say without files. Raises: PlanMismatch."""
+    config = as_begun(config, begun)
+    render, plan = kept_render_config(config, begun, decoder), make_plan(config, network.layers)
+    files = {name: begun.fingerprint.get(name) for name in ("weights_sha256", "decoder_sha256", "labels_sha256")}
+    run.compare(begun, {**fingerprint(plan, render, network, "", None), **files})
 
 
 def own_plan(run: Run, info: RunInfo, config: RunConfig, network: Network) -> Plan:

@@ -126,12 +126,13 @@ class Run:
             content = {name: value for name, value in vars(info).items() if name != "extensions"}
             self.store.create(RUN_FILE, json.dumps(content, indent=2, sort_keys=True).encode())
         except KeyExists:
-            return self._continued(fingerprint)
+            there = self.info()
+            self.compare(there, fingerprint)
+            return there
         return info
 
-    def _continued(self, fingerprint: dict[str, Any]) -> RunInfo:
-        """The run that is there. Raises: PlanMismatch, naming a setting that differs."""
-        info = self.info()
+    def compare(self, info: RunInfo, fingerprint: dict[str, Any]) -> None:
+        """Raises: PlanMismatch if the run that is there has another fingerprint, naming a setting that differs."""
         differing = sorted(differences(info.identity, fingerprint))
         if differing:
             if version := [one for one in differing if one[0] == "method_version"]:
@@ -147,7 +148,6 @@ class Run:
                 f"{self.store.url} holds a run with other settings: {what}{more}; "
                 "give another folder, or the settings that the run was started with (dgn resume reads them from it)"
             )
-        return info
 
     def expect(self, run_id: str) -> None:
         """Raises: StoreError if this store does not hold the driver's run: it is a folder of this machine alone."""

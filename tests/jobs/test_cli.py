@@ -1,7 +1,9 @@
 """The command line as a whole: which commands there are, what they load, and how they end."""
 
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +46,35 @@ def test_mistyped_commands_and_options_are_one_line(dgn):
     ):
         assert_one_line(dgn(*line), 2, f"dgn: {says}")
     assert dgn()[0] == dgn("query", "--help")[0] == 0
+
+
+SWALLOWS = """
+import time
+print("importing", flush=True)
+try:
+    time.sleep(60)
+except BaseException:  # as some libraries try optional imports
+    print("went on", flush=True)
+time.sleep(60)
+"""
+COMMAND_THAT_IMPORTS = """
+from importlib import import_module
+from dgn.jobs import cli
+cli.import_module = lambda _: import_module("swallows")
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_command_that_is_importing(number, code, tmp_path):
+    (tmp_path / "swallows.py").write_text(SWALLOWS)
+    line = [sys.executable, "-c", COMMAND_THAT_IMPORTS, "status", "run"]
+    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    with subprocess.Popen(line, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert_one_line((process.returncode, out, err), code, "dgn: interrupted; repeat the command to continue")
 
 
 def test_the_version(dgn):

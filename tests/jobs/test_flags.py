@@ -26,7 +26,7 @@ def test_every_setting_is_a_flag_of_render_with_its_description():
         assert option.opts == [f"--{name.replace('_', '-')}"]
         assert option.help.startswith(field.description)
         assert option.default is None  # left out, it does not override the YAML file
-    assert set(options) == {"config", "dry_run"}
+    assert set(options) == {"config", "dry_run", "extend"}
 
 
 def test_the_help_of_a_flag_says_what_is_meant_without_it():

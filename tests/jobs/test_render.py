@@ -56,6 +56,18 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(dgn, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_looks_at_the_run_and_at_the_cluster(rendered, dgn, tmp_path):
+    own = ["--targets", "classes:0-2,heart", "mix:classes:1+2", "filters:conv1_1:0-1", "group:conv5_1:3*0.5+17",
+           "--width", WIDTH, "--updates", 6, "--views", 1, "--shard-size", 2, *MINI]  # fmt: skip
+    code, out, err = dgn("render", rendered, *own, "--dry-run", "--workers", "2")
+    assert code == 0, err
+    assert f"  {rendered} has 5 of its 5 shards\n  2 workers, each with 0 GPU, " in out
+    refused = "holds a run with other settings: render.preset is standard there, draft here"
+    assert_one_line(dgn("render", rendered, *own, "--preset", "draft", "--dry-run"), 2, refused)
+    answer = dgn("render", tmp_path / "run", *own, "--dry-run", "--gpus-per-worker", "1")
+    assert_one_line((answer[0], "", answer[2]), 2, "--gpus-per-worker 1: the cluster has no GPU")
+
+
 def test_the_decoder_that_ships_is_known_by_name(dgn, tmp_path):
     run, command = tmp_path / "run", ["--targets", "classes:star", "--modes", "pretrained", "--decoder", "drawings"]
     code, out, err = dgn("render", run, *command, *QUICK)
