@@ -160,9 +160,11 @@ class S3Store(PatientStore):
             return hint
         if self.is_unsigned:
             return f"; the request was not signed, because {UNSIGNED_BUCKETS} names the bucket"
-        if error.operation_name == "PutObject":
-            return hint if self.encryption else f"{hint}; a bucket that demands encryption needs DGN_S3_ENCRYPTION"
-        return f"{hint}; a public bucket of others may need {UNSIGNED_BUCKETS}={self.bucket}"
+        if error.operation_name == "PutObject" and not self.encryption:
+            return f"{hint}; a bucket that demands encryption needs DGN_S3_ENCRYPTION"
+        if error.operation_name.startswith(("Get", "Head", "List")):
+            return f"{hint}; a public bucket of others may need {UNSIGNED_BUCKETS}={self.bucket}"
+        return hint
 
     @patient("create")
     def create(self, key: str, data: bytes) -> None:
