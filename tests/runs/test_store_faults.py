@@ -201,6 +201,20 @@ def test_a_command_does_not_wait_for_a_wrong_endpoint(bucket, monkeypatch, tmp_p
         assert "\n" not in str(caught.value)
 
 
+def test_the_start_of_a_run_says_why_the_bucket_cannot_be_written(faulty, s3, retries, monkeypatch):
+    """Not why the probe could not be deleted, which was never written."""
+    faulty.inject("AccessDenied", times=1000, method="PUT", lacking="x-amz-server-side-encryption")
+    faulty.inject("AccessDenied", method="DELETE")
+    with pytest.raises(StoreError, match=r"PutObject.*; a bucket that demands encryption needs DGN_S3_ENCRYPTION$"):
+        s3.check(must_write=True)
+    faulty.inject("AccessDenied", method="DELETE")
+    with pytest.raises(StoreError, match=r"DeleteObject.*; check endpoint and credentials \(AWS_\*\)$"):
+        s3.delete("images/x.png")
+    monkeypatch.setenv("DGN_S3_ENCRYPTION", "AES256")
+    S3Store(s3.url).check(must_write=True)
+    assert retries == []
+
+
 @pytest.mark.usefixtures("quick")
 def test_the_probe_of_create_once_survives_a_lost_answer(faulty, s3):
     faulty.inject("reset after", method="PUT")
@@ -208,17 +222,15 @@ def test_the_probe_of_create_once_survives_a_lost_answer(faulty, s3):
     assert list(s3.list("", is_hidden=True)) == []
 
 
-def test_doctor_refuses_a_store_where_two_can_win(faulty, s3, dgn):
+def test_a_store_where_two_can_win_at_once_is_refused(faulty, s3):
     """It honours create-once for writers one after the other, and looks too early where they come at once."""
     faulty.inject("race", times=1000, method="PUT", having="if-none-match")
     s3.create("first.png", b"one")
     with pytest.raises(KeyExists):
         s3.create("first.png", b"two")
     s3.delete("first.png")
-    code, out, err = dgn("doctor", s3.url, "--discriminator", "vgg16-mini")
-    assert (code, err.count("\n")) == (2, 1)
-    assert "ignores create-once (If-None-Match): 2 of 8 writers at once created one key" in err
-    assert "ok  store" not in out
+    with pytest.raises(StoreError, match=r"ignores create-once \(If-None-Match\): 2 of 8 writers at once created one"):
+        s3.check(must_write=True)
     assert list(s3.list("", is_hidden=True)) == []
 
 

@@ -10,6 +10,7 @@ import io
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Barrier
 from typing import Any, Protocol
 
@@ -95,11 +96,19 @@ class RangeFile(io.RawIOBase):
 
 
 def check_create_once(store: Store) -> None:
-    """Several writers create a key at once. Leaves nothing behind. Raises: StoreError if more than one of them wins.
-
-    None may win: a writer whose answer was lost tries again, and finds its own bytes.
-    """
+    """Several writers create a key at once. Leaves nothing behind. Raises: StoreError if more than one of them wins."""
     key = f"{HIDDEN}probe-{uuid.uuid4().hex}"
+    try:
+        _race_to_create(store, key)
+    except BaseException:
+        with suppress(StoreError):  # must not hide what went wrong before
+            store.delete(key)
+        raise
+    store.delete(key)
+
+
+def _race_to_create(store: Store, key: str) -> None:
+    """None may win: a writer whose answer was lost tries again, and finds its own bytes."""
     names = [b"%d" % number for number in range(NUM_WRITERS)]
     start = Barrier(NUM_WRITERS)
 
@@ -111,16 +120,13 @@ def check_create_once(store: Store) -> None:
             return False
         return True
 
-    try:
-        with ThreadPoolExecutor(NUM_WRITERS) as writers:
-            winners = [name for name, is_winner in zip(names, writers.map(is_created, names), strict=True) if is_winner]
-        if len(winners) > 1:
-            raise StoreError(
-                f"{store.url} ignores create-once (If-None-Match): {len(winners)} of {NUM_WRITERS} writers at once "
-                "created one key, so workers could overwrite each other's results; use a store that honours it "
-                "(AWS S3, MinIO, Ceph) or a local folder"
-            )
-        if store.read(key) not in (winners or names):
-            raise StoreError(f"{store.url} reported that a key exists and overwrote it nevertheless")
-    finally:
-        store.delete(key)
+    with ThreadPoolExecutor(NUM_WRITERS) as writers:
+        winners = [name for name, is_winner in zip(names, writers.map(is_created, names), strict=True) if is_winner]
+    if len(winners) > 1:
+        raise StoreError(
+            f"{store.url} ignores create-once (If-None-Match): {len(winners)} of {NUM_WRITERS} writers at once created "
+            "one key, so workers could overwrite each other's results; use a store that honours it (AWS S3, MinIO, "
+            "Ceph) or a local folder"
+        )
+    if store.read(key) not in (winners or names):
+        raise StoreError(f"{store.url} reported that a key exists and overwrote it nevertheless")

@@ -40,8 +40,6 @@ CHECKSUM_HINT = (
     "; if the server does not know AWS's newer checksums, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required and "
     "AWS_RESPONSE_CHECKSUM_VALIDATION=when_required"
 )
-
-
 # Settings of one's own, for what the usual AWS settings lack. Every machine must have them, as it must have those.
 UNSIGNED_BUCKETS = "DGN_S3_UNSIGNED"  # names of public buckets, with commas
 ENCRYPTION = {"ServerSideEncryption": "DGN_S3_ENCRYPTION", "SSEKMSKeyId": "DGN_S3_KMS_KEY"}  # by botocore's arguments
@@ -152,7 +150,8 @@ class S3Store(PatientStore):
         return self._no_bucket() if _says_no_bucket(error) else super().in_one_line(error)
 
     def hint(self, error: BaseException | None) -> str:
-        if any(word in str(error).lower() for word in CHECKSUM_WORDS):
+        is_answer = isinstance(error, (ClientError, exceptions.FlexibleChecksumError))  # others may name the key
+        if is_answer and any(word in str(error).lower() for word in CHECKSUM_WORDS):
             return CHECKSUM_HINT
         hint = "; check endpoint and credentials (AWS_*)"
         if isinstance(error, exceptions.NoCredentialsError):
@@ -161,9 +160,11 @@ class S3Store(PatientStore):
             return hint
         if self.is_unsigned:
             return f"; the request was not signed, because {UNSIGNED_BUCKETS} names the bucket"
-        if error.operation_name == "PutObject":
-            return hint if self.encryption else f"{hint}; a bucket that demands encryption needs DGN_S3_ENCRYPTION"
-        return f"{hint}; a public bucket of others may need {UNSIGNED_BUCKETS}={self.bucket}"
+        if error.operation_name == "PutObject" and not self.encryption:
+            return f"{hint}; a bucket that demands encryption needs DGN_S3_ENCRYPTION"
+        if error.operation_name.startswith(("Get", "Head", "List")):
+            return f"{hint}; a public bucket of others may need {UNSIGNED_BUCKETS}={self.bucket}"
+        return hint
 
     @patient("create")
     def create(self, key: str, data: bytes) -> None:
