@@ -32,8 +32,8 @@ def command(
         int | None,
         typer.Option(
             min=1,
-            help=f"{RunConfig.model_fields['seeds'].description} With --status: of each target that failed, the best of "
-            f"which is kept. (default: {NUM_TRIES})",
+            help=f"{RunConfig.model_fields['seeds'].description} With --status: of each target that failed, the best "
+            f"is kept. (default: {NUM_TRIES})",
         ),
     ] = None,
 ) -> None:
