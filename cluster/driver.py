@@ -213,8 +213,13 @@ class Driver:
     def _find_deaths(self) -> Iterator[Event]:
         """Also of workers without a shard: their next one would be charged."""
         for worker, error in self.vital_signs.deaths():
-            self.errors[worker] = error
-            yield events.WorkerLost(worker, self._cause(error, self.actors[worker]))
+            actor = self.actors[worker]
+            if actor.handle is None:  # the driver ended it
+                continue
+            self.errors[worker], cause = error, self._cause(error, actor)
+            if all(call.worker != worker for call in self.calls.values()):
+                log.warning("a worker without a shard died (%s)", cause, extra=self._about(cause=cause))
+            yield events.WorkerLost(worker, cause)
 
     # Decisions: what to do about it.
 

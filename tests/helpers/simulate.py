@@ -5,6 +5,7 @@ python -m tests.helpers.simulate --seed N --spared 0,1,5    # these faults do no
 """
 
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -19,8 +20,14 @@ def failure(seed, schedule_class=Schedule, spared=frozenset()):
     try:
         run.finish()
     except Exception as error:  # a broken schedule may raise anything
-        return f"{type(error).__name__}: {error}", set(run.cluster.struck) - spared
+        return in_words(error), set(run.cluster.struck) - spared
     return None
+
+
+def in_words(error):
+    """With the line that failed, since most assertions have no message."""
+    line = traceback.extract_tb(error.__traceback__)[-1].line
+    return f"{type(error).__name__}: {str(error) or line}"
 
 
 def fewest_faults(seed, schedule_class=Schedule):
@@ -47,7 +54,7 @@ def explained(seed, schedule_class=Schedule):
     try:
         run.finish()
     except Exception as error:
-        what = f"{type(error).__name__}: {error}"
+        what = in_words(error)
     faults = "\n".join(f"    {number}: {about}" for number, about in run.cluster.struck.items() if number not in spared)
     return f"seed {seed}: {what}; with these faults alone:\n{faults}\n{command(seed, spared)} shows every step"
 
@@ -69,7 +76,7 @@ def main(
         run.finish()
         print(f"seed {seed} ends well")
     except AssertionError as error:
-        print(f"seed {seed} fails: {error}")
+        print(f"seed {seed} fails: {in_words(error)}")
         sys.exit(1)
     finally:
         print("faults that struck:")

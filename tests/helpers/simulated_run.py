@@ -22,6 +22,7 @@ RULES = Rules(  # shorter than the real ones
     pulse_s=4,
     silence_s=25,
 )
+NO_NEWS = (events.TimePassed(), events.MachinesLeaving(frozenset()))  # every few seconds
 MAX_ROUNDS = 5000  # of one driver
 MAX_DRIVERS = 30
 
@@ -77,7 +78,8 @@ class SimulatedRun:
 
     def pass_on(self, seen):
         for event in seen:
-            self.say("", event)
+            if self.tell and event not in NO_NEWS and not isinstance(event, events.PlacesCounted):
+                self.say("", event)
             self.note(event)
         for decision in self.schedule.handle(seen, self.cluster.now):
             self.say("  ->", decision)

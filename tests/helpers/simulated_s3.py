@@ -20,7 +20,7 @@ from dgn.runs.layout import image_key, metadata_key, sha256
 from dgn.runs.run import Run
 from dgn.runs.stores import s3
 
-NUM_SHARDS, NUM_TARGETS, PAGE = 2, 2, 1  # NUM_TARGETS in each shard; PAGE keys in an answer
+NUM_SHARDS, NUM_TARGETS, PAGE = 3, 2, 2  # NUM_TARGETS in each shard; PAGE keys in an answer
 FAULTS = ("lost answer", "late", "ConditionalRequestConflict", "SlowDown", "AccessDenied", "death", "death after")
 STATUSES = {"ConditionalRequestConflict": 409, "SlowDown": 503, "AccessDenied": 403, "PreconditionFailed": 412}
 FAULTY_STEPS = 60  # from then on nothing fails

@@ -11,7 +11,7 @@ from dgn.runs.run import Run
 from dgn.runs.stores import KeyExists, S3Store
 from tests.helpers.simulated_s3 import Writer, simulate
 
-NUM_SEEDS = 150
+NUM_SEEDS = 100
 ENOUGH = 50  # seeds within which every broken protocol is found
 
 
