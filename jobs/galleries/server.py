@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
+import signal
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import PurePosixPath
@@ -37,6 +38,7 @@ def serve_page(run: Run, port: int, hosts: Iterable[str] = ()) -> None:
     """
     names = [checked_host(host) for host in hosts]
     index = update_index(run)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio replaces only this one by its own, orderly end
     try:
         asyncio.run(_serve(run.store, port, names, f"{describe(index)} of {run.store.url}"))
     except OSError as error:

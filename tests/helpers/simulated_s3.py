@@ -8,6 +8,7 @@ listings come in pages and in any order, and writers die.
 import contextlib
 import logging
 import threading
+from datetime import UTC, datetime
 from random import Random
 from types import SimpleNamespace
 from unittest import mock
@@ -23,6 +24,7 @@ from dgn.runs.stores import s3
 NUM_SHARDS, NUM_TARGETS, PAGE = 3, 2, 2  # NUM_TARGETS in each shard; PAGE keys in an answer
 FAULTS = ("lost answer", "late", "ConditionalRequestConflict", "SlowDown", "AccessDenied", "death", "death after")
 STATUSES = {"ConditionalRequestConflict": 409, "SlowDown": 503, "AccessDenied": 403, "PreconditionFailed": 412}
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FAULTY_STEPS = 60  # from then on nothing fails
 MOST_STEPS = 2000
 
@@ -109,7 +111,7 @@ class Client:
         def page():
             found = sorted(key for key in self.objects if key.startswith(Prefix) and key > ContinuationToken)
             shown = found[:PAGE]
-            contents = [{"Key": key} for key in self.chance.sample(shown, len(shown))]
+            contents = [{"Key": key, "LastModified": NOW} for key in self.chance.sample(shown, len(shown))]
             return {
                 "Contents": contents,
                 "IsTruncated": len(found) > PAGE,

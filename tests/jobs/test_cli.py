@@ -155,7 +155,8 @@ def test_commands_of_the_readme_run(line, readmes, dgn, decoder, tmp_path, monke
         file = words[words.index("--weights") + 1]
         shutil.copy(request.getfixturevalue("real_weights") / file.replace(".", "-imagenet."), file)
     if words[0] == "render":
-        words.append("--dry-run")
+        words = [*words, "--dry-run"]
+        words[1] = str(tmp_path / "run")  # it compares with a run that is there
     if "--sql" in words and "judged" in line:
         assert dgn("judge", readmes, "--by", "vgg16-mini-b")[0] == 0
     (tmp_path / "decoder.safetensors").write_bytes(serialise(decoder, {"width": WIDTH}))
