@@ -37,6 +37,7 @@ def test_a_cluster_whose_machines_are_still_to_come(tmp_path):
 
 def test_an_address_where_no_cluster_is(monkeypatch, dgn, tmp_path):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.shutdown", lambda: None)  # the Ray of other tests may be this process's
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     code, _, error = dgn("render", tmp_path / "run", *LINE)
     assert code == 2
