@@ -56,7 +56,7 @@ class MoreTargets:
         if not extension.num_targets:
             raise DgnError(
                 f"{run.store.url} has all of these targets already: to draw them with more seeds, give "
-                "--seed FIRST --seeds N; to go on with the run, leave --extend out"
+                "--seed FIRST --seeds N; to continue the run, leave out --extend"
             )
         return extension
 
@@ -161,7 +161,7 @@ def _rest(block: TargetBlock, other: TargetBlock) -> Iterator[TargetBlock]:
 
 
 def _names(block: TargetBlock) -> list[Hashable]:
-    """What tells the groups of blocks of one kind apart."""
+    """Keys of the groups, unique among blocks of the same kind."""
     if isinstance(block.groups, Directions):
         vectors = block.groups.vectors_DU
         return [

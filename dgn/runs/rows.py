@@ -38,7 +38,7 @@ def make_row(
     """The row of one target.
 
     Args:
-        png, thumbnail: the picture's files, None if there is no picture.
+        png, thumbnail: the encoded picture, or None without a picture.
         target: the one of whose tries this picture is the best; None for the picture's own.
     """
     result, scores = scored.result, scored.scores

@@ -84,7 +84,7 @@ class Run:
         return info
 
     def begun(self) -> RunInfo | None:
-        """As `info`, or None if there is no run."""
+        """Like `info`, but None if there is no run."""
         return self.info() if self.store.exists(RUN_FILE) else None
 
     def _extensions(self) -> Iterator[Extension]:

@@ -155,7 +155,7 @@ class S3Store(PatientStore):
             return CHECKSUM_HINT
         hint = "; check endpoint and credentials (AWS_*)"
         if isinstance(error, exceptions.NoCredentialsError):
-            return f"{hint}, or set {UNSIGNED_BUCKETS}={self.bucket} to read a public bucket without any"
+            return f"{hint}, or set {UNSIGNED_BUCKETS}={self.bucket} to read a public bucket without credentials"
         if not isinstance(error, ClientError) or _code(error) not in NO_ACCESS:
             return hint
         if self.is_unsigned:
