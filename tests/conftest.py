@@ -1,5 +1,6 @@
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -86,9 +87,12 @@ def quick_config():
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that no outgoing connection takes before its server binds it, as it may one that the system hands out."""
+    while True:
+        port = random.SystemRandom().randrange(20000, 32768)  # above Ray's workers, below the system's own choice
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager

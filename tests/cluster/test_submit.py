@@ -44,8 +44,8 @@ def test_submit_a_run_to_s3(bucket, s3_server, tmp_path, ray_folder):
     shutil.copytree(ROOT, sources, ignore=left_out, symlinks=True)
     head = [str(scripts / "ray"), "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
     head += [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-    # The agent's default port is one for all Rays of a machine; another test's would take it.
-    head += [f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats", f"--temp-dir={ray_folder}"]
+    # An agent whose port is taken lives on without its HTTP service, and no job is ever accepted: 0 takes a free one.
+    head += ["--dashboard-agent-listen-port=0", "--disable-usage-stats", f"--temp-dir={ray_folder}"]
     url = f"s3://{bucket}/run"
     line = readme[0].replace("http://HEAD:8265", f"http://127.0.0.1:{dashboard}").replace("s3://bucket/run", url)
     options = ["--targets", "classes:0-1", "--discriminator", "vgg16-mini", "--width", str(WIDTH), "--updates", "3"]
