@@ -1,12 +1,14 @@
 """What a store takes and gives, on a local folder and on S3: `python -m benchmarks.storage --out FILE.json`.
 
 Pictures as a worker writes them (four threads), commits of 32 rows one after the other, then everything read back as
-`dgn verify` and the queries do (ten threads). Pictures and rows are drawn at random and as large as real ones; S3 is a
-real server on loopback, on the same cores.
+`dgn verify` and the queries do (ten threads); the same with pictures packed into the committed files, which two
+threads write, as many as a worker holds shards. Pictures and rows are drawn at random and as large as real ones; S3 is
+a real server on loopback, on the same cores.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 import time
@@ -20,6 +22,7 @@ import typer
 
 from benchmarks.machine import machine
 from dgn.cluster.worker import NUM_SAVERS
+from dgn.runs import packed
 from dgn.runs.layout import image_key
 from dgn.runs.run import NUM_READERS, Run
 from dgn.runs.stores import open_store
@@ -29,6 +32,7 @@ from tests.helpers.fake_runs import draw_pictures, write_fake_run
 from tests.helpers.machines import surroundings
 
 SHARD_SIZE = 32
+NUM_SHARDS_HELD = 2  # by a worker: one is rendered while the other is saved
 
 
 def measure(url: str, shards: list[list[dict[str, Any]]], pngs: list[bytes]) -> dict[str, Any]:
@@ -58,6 +62,33 @@ def measure(url: str, shards: list[list[dict[str, Any]]], pngs: list[bytes]) -> 
         "pictures_read_per_s": len(keys) / _seconds(lambda: _at_once(NUM_READERS, read, len(keys))),
         "rows_read_per_s": len(keys) / _seconds(read_rows),
         "commits_listed_per_s": len(shards) / _seconds(lambda: run.committed(len(shards))),
+        **_measure_packed(Run(open_store(f"{url}-packed")), shards, pngs),
+    }
+
+
+def _measure_packed(run: Run, shards: list[list[dict[str, Any]]], pngs: list[bytes]) -> dict[str, float]:
+    num_pictures = sum(map(len, shards))
+    numbers = itertools.count()
+    filled = [[{**row, packed.PNG: pngs[next(numbers) % len(pngs)]} for row in rows] for rows in shards]
+
+    def read_pictures() -> None:
+        names = [
+            name for table in run.tables(range(len(shards)), ["file_name"]) for name in table["file_name"].to_pylist()
+        ]
+        _at_once(NUM_READERS, lambda n: run.unchecked_picture(names[n]), num_pictures)
+
+    def read_rows() -> None:
+        assert sum(table.num_rows for table in run.tables(range(len(shards)))) == num_pictures
+
+    written_s = _seconds(
+        lambda: _at_once(NUM_SHARDS_HELD, lambda n: run.commit(n, "0" * 8, filled[n], {}), len(shards))
+    )
+    return {
+        "packed_pictures_committed_per_s": num_pictures / written_s,
+        "packed_pictures_read_per_s": num_pictures / _seconds(read_pictures),
+        "packed_shards_read_whole_per_s": len(shards)
+        / _seconds(lambda: _at_once(NUM_READERS, run.shard_file, len(shards))),
+        "packed_rows_read_per_s": num_pictures / _seconds(read_rows),
     }
 
 
@@ -93,7 +124,7 @@ def main(
     }
     for name in stores[0]:
         print(
-            f"{name:<26}" + "".join(f"{one[name]:>12,.0f}" if name != "store" else f"{one[name]:>12}" for one in stores)
+            f"{name:<32}" + "".join(f"{one[name]:>12,.0f}" if name != "store" else f"{one[name]:>12}" for one in stores)
         )
     if out:
         out.write_text(json.dumps(figures, indent=2) + "\n")

@@ -27,6 +27,7 @@ class RunContext:
     fingerprint: dict[str, Any]
     batch_size: int | None  # None: as tuned, or chosen by the device's memory
     tuned: Mapping[str, Tuned] = field(default_factory=dict)  # by device model
+    is_packed: bool = False  # whether pictures go into their shard's file
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,9 @@ def launch(
     info = job.run.extend(started.info, job.extension) if job.extension else started.info
     batch_size = None if config.batch_size == "auto" else config.batch_size
     context = RunContext(
-        job.run.store.url, info.run_id, job.plan, started.render, started.fingerprint, batch_size, tuned
-    )
+        job.run.store.url, info.run_id, job.plan, started.render, started.fingerprint, batch_size, tuned,
+        is_packed=bool(job.config.pack),
+    )  # fmt: skip
     forget_missing(job.run)
     return Driver(job.run, info, context, job.weights, job.decoder, workers, observe).loop()
 

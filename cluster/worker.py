@@ -123,15 +123,15 @@ class RenderWorker(DeviceWorker):
         return _Rendered(index, started_at, saving, self.busy_s, ended_at - self.first_at)
 
     def _save(self, pictures: list[tuple[Target, ScoredPicture]], shard: int, attempt: str) -> list[Row]:
-        """Writes a batch's PNGs and returns its rows."""
+        """Writes a batch's PNGs, unless rows hold them, and returns its rows."""
         rows = []
         origin = Provenance(self.context.run_id, shard, attempt, self.engine.name)
         for target, one in pictures:
             png = thumbnail = None
             if one.picture_HW3 is not None:
                 png, thumbnail = encode_png(one.picture_HW3), encode_thumbnail(one.picture_HW3)
-            row = make_row(one, self.classifier.layers, origin, png, thumbnail, target)
-            if png is not None:
+            row = make_row(one, self.classifier.layers, origin, png, thumbnail, target, self.context.is_packed)
+            if png is not None and not self.context.is_packed:
                 self.run.store.write(row["file_name"], png)
             self._note_step()
             about = {**self._about(shard, attempt), "target": row["target_id"]}

@@ -7,7 +7,7 @@ import io
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from dgn.jobs.common.flags import RunArgument
 from dgn.jobs.common.printing import print_json, print_table
 from dgn.runs.alike import SIMILARITY
 from dgn.runs.conditions import Condition, check_columns, condition, parse_condition
+from dgn.runs.packed import place_of
 from dgn.runs.query import Rows
 from dgn.runs.run import NUM_READERS, Run
 from dgn.runs.schema import QUERY_COLUMNS
@@ -28,6 +29,7 @@ from dgn.runs.sql import check_unique, select
 from dgn.statuses import Status
 from dgn.text import plural, printable
 
+OF_COPIES = ("target_id", "file_name", "sha256")  # what --copy-to needs
 SHOWN = ("target_id", "layer", "unit", "label", "mode", "status", "activation", "rank", "probability")
 
 
@@ -104,7 +106,7 @@ def command(
     if sql is not None:
         table = select(rows, sql)
     else:
-        needed = names if copy_to is None else list(dict.fromkeys([*names, "file_name", "sha256"]))
+        needed = names if copy_to is None else list(dict.fromkeys([*names, *OF_COPIES]))
         if like is None:
             table = rows.select(conditions, needed, by or By.activation, top)
         else:
@@ -140,7 +142,7 @@ def _check_layers(rows: Rows, conditions: list[Condition]) -> None:
 
 
 def _copy_pictures(run: Run, table: pa.Table, folder: Path) -> None:
-    """Copies under the pictures' own names, which are unique in a run; checks them if the rows have sha256.
+    """Copies under the targets' names, which are unique in a run; checks them if the rows have sha256.
 
     Raises: DgnError, RunDamaged.
     """
@@ -165,17 +167,26 @@ def _pictures(table: pa.Table) -> dict[str, tuple[str, Any]]:
     """file_name and sha256 of the rows' pictures, by the copy's name. Raises: DgnError."""
     if "file_name" not in table.column_names:
         raise DgnError("--copy-to needs the column file_name: SELECT it too")
-    digests = table["sha256"].to_pylist() if "sha256" in table.column_names else [None] * table.num_rows
     pictures: dict[str, tuple[str, Any]] = {}
-    for key, digest in zip(table["file_name"].to_pylist(), digests, strict=True):
+    for row in table.select([name for name in OF_COPIES if name in table.column_names]).to_pylist():
+        key, digest = row["file_name"], row.get("sha256")
         if key is None:  # there is no picture
             continue
-        if not (isinstance(key, str) and key.startswith("images/") and key.endswith(".png")):
-            raise DgnError(f"--copy-to: file_name {key} is not a picture of a run: expected images/....png")
-        name = key.rpartition("/")[2]
+        name = _copy_name(key, row.get("target_id"))
         if pictures.setdefault(name, (key, digest)) != (key, digest):
             raise DgnError(f"--copy-to: {pictures[name][0]} and {key} would be one file {name}: ask for one of them")
     return pictures
+
+
+def _copy_name(key: object, target_id: object) -> str:
+    """Raises: DgnError."""
+    if isinstance(key, str) and key.startswith("images/") and key.endswith(".png"):
+        return key.rpartition("/")[2]
+    if not (isinstance(key, str) and place_of(key)):
+        raise DgnError(f"--copy-to: file_name {key} is not a picture of a run: expected images/....png")
+    if not (isinstance(target_id, str) and target_id == PurePosixPath(target_id).name):
+        raise DgnError("--copy-to needs the column target_id, which names copies of packed pictures: SELECT it too")
+    return f"{target_id}.png"
 
 
 def _print(table: pa.Table, form: Format) -> None:

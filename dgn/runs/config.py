@@ -166,6 +166,11 @@ class RunConfig(BaseModel):
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         default="auto", description="Targets that a device optimises at a time."
     )
+    pack: bool | None = Field(
+        default=None,
+        description="Put pictures into the committed file of their shard, one file instead of one per picture: for a "
+        "million pictures on a bucket. Default: as the run began, or not.",
+    )
     workers: WorkerCount | None = Field(
         default=None,
         description="Number of workers, N or MIN-MAX. Default: one per GPU or, without GPUs, as many as have "

@@ -3,7 +3,8 @@
     run.json                                  what the run is: settings, fingerprint, counts; created once
     extensions/<n>.json                       targets that were added later, see `extensions.py`; created once
     images/<shard>/<attempt>/<target_id>.png
-    metadata/<shard>.parquet                  THE COMMIT: if this file exists, the shard is whole
+    metadata/<shard>.parquet                  THE COMMIT: if this file exists, the shard is whole; with --pack it holds
+                                              the pictures, too, see `packed.py`
     failures/<shard>/<attempt>.json           what went wrong, for people
     lease.json                                the driver at work, so that a second one can be warned about
     verified.json                             what an unfinished dgn verify has checked, see `verified.py`

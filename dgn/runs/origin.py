@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dgn.errors import DgnError, WeightsMissing
 from dgn.method.recipes import RenderConfig
@@ -45,9 +45,12 @@ def own_config(info: RunInfo, given: Mapping[str, str | None], *, draws: bool = 
 
 
 def as_begun(config: RunConfig, begun: RunInfo) -> RunConfig:
-    """Settings with what `auto` was when the run began; the machines may be others now."""
-    was = {"shard_size": begun.run_config.largest_shard, "precision": begun.run_config.precision}
-    return config.model_copy(update={name: was[name] for name in was if getattr(config, name) == "auto"})
+    """Settings with what the run itself chose when it began; the machines may be others now."""
+    was: dict[str, Any] = {"shard_size": begun.run_config.largest_shard, "precision": begun.run_config.precision}
+    update = {name: was[name] for name in was if getattr(config, name) == "auto"}
+    if config.pack is None:
+        update["pack"] = begun.run_config.pack
+    return config.model_copy(update=update)
 
 
 def kept_render_config(config: RunConfig, begun: RunInfo | None, decoder: Decoder | None) -> RenderConfig:

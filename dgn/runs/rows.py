@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dgn.runs.layout import image_key, sha256
+from dgn.runs.packed import PNG
 
 if TYPE_CHECKING:
     from dgn.networks.layers import Layers
@@ -34,12 +35,14 @@ def make_row(
     png: bytes | None = None,
     thumbnail: bytes | None = None,
     target: Target | None = None,
+    is_packed: bool = False,
 ) -> Row:
     """The row of one target.
 
     Args:
         png, thumbnail: the encoded picture, or None without a picture.
         target: the one of whose tries this picture is the best; None for the picture's own.
+        is_packed: whether the row holds its PNG itself; where that lies is known when the shard is committed.
     """
     result, scores = scored.result, scored.scores
     target = target or result.target
@@ -66,6 +69,8 @@ def make_row(
         "host": platform.node(),
         "rendered_at": datetime.now(UTC),
     }
+    if is_packed:
+        row[PNG] = png
     if scores is None or png is None:
         return row
     _, height, width = result.picture_3HW.shape
@@ -76,7 +81,7 @@ def make_row(
         "probability": scores.probability,
         "top5": [asdict(top) for top in scores.top5],
         "others_sum": scores.others_sum,
-        "file_name": image_key(origin.shard, origin.attempt, target.target_id),
+        "file_name": None if is_packed else image_key(origin.shard, origin.attempt, target.target_id),
         "sha256": sha256(png),
         "bytes": len(png),
         "width": width,

@@ -13,6 +13,7 @@ import platform
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -22,13 +23,13 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from dgn.errors import DgnError, PlanMismatch, RunDamaged, StoreError
-from dgn.runs import schema
+from dgn.errors import DgnError, PlanMismatch, RunDamaged, StoreError, Truncated
+from dgn.runs import packed, schema
 from dgn.runs.config import RunConfig
 from dgn.runs.info import EXAMPLES_VERSION, Extension, RunInfo, differences
 from dgn.runs.layout import RUN_FILE, extension_key, failure_key, metadata_key, new_run_id, sha256
 from dgn.runs.shards import Committed
-from dgn.runs.stores import KeyExists, Store, open_store
+from dgn.runs.stores import EndFile, KeyExists, Store, open_store
 from dgn.runs.validation import first_problem
 from dgn.text import NOT_JSON
 
@@ -39,6 +40,8 @@ _DIFFERING = {
     "labels_sha256": "its labels are not those that it was started with",
     "targets_sha256": "its targets, seeds or shard size differ",
 }
+# Of a shard's file. 32 rows with their thumbnails take less, so one request reads them, and few packed pictures.
+END_BYTES = 1 << 18
 NUM_READERS = 10  # files that are read at a time: as many connections as the S3 client keeps
 Result = TypeVar("Result")
 
@@ -172,13 +175,16 @@ class Run:
         return committed
 
     def commit(self, shard: int, attempt: str, rows: list[dict[str, Any]], metadata: dict[str, Any]) -> None:
-        """Makes a shard whole; its pictures were written before. If another attempt was first, deletes this one's.
+        """Makes a shard whole. Its pictures were written before, or are packed into it if the rows have them.
 
-        A writer whose answer was lost reads its own attempt back, and so knows that it was first.
+        If another attempt was first, deletes this one's pictures. A writer whose answer was lost reads its own attempt
+        back, and so knows that it was first.
         """
         key = metadata_key(shard)
+        is_packed = packed.PNG in rows[0]
+        data = packed.serialise(shard, rows, metadata) if is_packed else schema.serialise(rows, metadata)
         try:
-            self.store.create(key, schema.serialise(rows, metadata))
+            self.store.create(key, data)
         except KeyExists:
             first = schema.parse(self.store.read(key), ["attempt"])["attempt"][0].as_py()
             if first != attempt:
@@ -192,17 +198,24 @@ class Run:
         Raises: RunDamaged if it is missing or has changed, and where the row has no sha256.
         """
         data = self.unchecked_picture(file_name)
+        self.check_picture(file_name, data, digest)
+        return data
+
+    def check_picture(self, file_name: str, data: bytes, digest: str | None) -> None:
+        """Raises: RunDamaged if these are not the bytes that were committed."""
         if sha256(data) != digest:
             where = f"{self.store.url}/{file_name}"
             raise RunDamaged(f"{where} is not its row's picture: its {len(data)} bytes have another sha256", VERIFY)
-        return data
 
     def unchecked_picture(self, file_name: str) -> bytes:
-        """The bytes of a picture's file, whatever they are. Raises: RunDamaged if it is missing."""
+        """The bytes of a picture's file or place, whatever they are. Raises: RunDamaged if it is missing."""
+        place = packed.place_of(file_name)
         try:
-            return self.store.read(file_name)
+            return self.store.read_range(*place) if place else self.store.read(file_name)
         except FileNotFoundError as error:
             raise RunDamaged(f"{self.store.url}/{file_name} is missing", VERIFY) from error
+        except Truncated as error:
+            raise RunDamaged(str(error), VERIFY) from error
 
     def note_failure(self, shard: int, attempt: str, error: str, details: dict[str, Any]) -> None:
         """Writes down a failed attempt, for people."""
@@ -230,22 +243,34 @@ class Run:
         yield from read_many(partial(self._table, columns=columns), shards)
 
     def _table(self, shard: int, columns: list[str] | None) -> pa.Table:
-        return self.shard_rows(shard, self.shard_file(shard), columns)
+        key = metadata_key(shard)
+        with self._expected(key):
+            end, num_bytes = self.store.read_end(key, END_BYTES)
+        data = end if len(end) == num_bytes else EndFile(self.store, key, end, num_bytes)
+        return self.shard_rows(shard, data, columns)
 
     def shard_file(self, shard: int) -> bytes:
         """The committed file of a shard. Raises: RunDamaged if it is gone."""
         key = metadata_key(shard)
-        try:
+        with self._expected(key):
             return self.store.read(key)
+
+    @contextmanager
+    def _expected(self, key: str) -> Iterator[None]:
+        """Raises: RunDamaged if a file that was listed is gone."""
+        try:
+            yield
         except FileNotFoundError as error:
             advice = "dgn resume renders the shard again"
             raise RunDamaged(f"{self.store.url}/{key} disappeared after it was listed", advice) from error
 
-    def shard_rows(self, shard: int, data: bytes, columns: list[str] | None = None) -> pa.Table:
+    def shard_rows(self, shard: int, data: bytes | EndFile, columns: list[str] | None = None) -> pa.Table:
         """The rows in the committed file of a shard. Raises: RunDamaged if it is not what was committed."""
         try:
             table = schema.parse(data, columns, may_lack=schema.MAY_LACK)
             schema.check_required(table)
+        except StoreError:
+            raise  # it could not be read, which says nothing about what it is
         except DgnError as error:
             where = f"{self.store.url}/{metadata_key(shard)}"
             advice = "delete it, and dgn resume renders the shard again"

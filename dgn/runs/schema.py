@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dgn.errors import DgnError
+from dgn.runs.stores.base import EndFile
 from dgn.statuses import Status
 from dgn.text import in_one_line
 
@@ -88,7 +89,9 @@ COLUMNS = (
     Column("activation_curve", pa.list_(pa.float32()), "Activation over the updates",
            "the activation at up to 64 updates, evenly spread; a class's first ones are at half size"),
     Column("updates", pa.int32(), "Updates", "updates that were made", section="origin"),
-    Column("file_name", pa.string(), "File", "path of the PNG, relative to the run; null if there is no picture"),
+    Column("file_name", pa.string(), "File",
+           "path of the PNG, relative to the run; `metadata/SHARD.parquet#bytes=FIRST-LAST` if it is packed into its "
+           "shard's file; null if there is no picture"),
     Column("sha256", pa.string(), "SHA-256", "SHA-256 of the PNG file", section="origin"),
     Column("bytes", pa.int64(), "Bytes", "size of the PNG file", section="origin"),
     Column("width", pa.int32(), "Width", "width of the picture, in pixels"),
@@ -106,20 +109,26 @@ QUERY_COLUMNS = tuple(column.name for column in COLUMNS if column.name != THUMBN
 MAY_LACK = frozenset(column.name for column in COLUMNS if not column.is_required)  # if an earlier dgn wrote the file
 
 
-def serialise(rows: Sequence[Mapping[str, Any]], metadata: dict[str, Any], schema: pa.Schema = SCHEMA) -> bytes:
+def serialise(
+    rows: Sequence[Mapping[str, Any]], metadata: dict[str, Any], schema: pa.Schema = SCHEMA, is_plain: bool = False
+) -> bytes:
     """A whole Parquet file in memory. `metadata` (settings, hashes, versions) is stored under the key `dgn` as JSON.
 
     A row need not have every column; missing ones are null. Columns that the schema lacks are a mistake in dgn.
+
+    Args:
+        is_plain: stores values as they are, neither compressed nor in dictionaries.
     """
     assert all(row.keys() <= set(schema.names) for row in rows), "a row has columns that the schema lacks"
     described = schema.with_metadata({"dgn": json.dumps({"schema_version": VERSION, **metadata}, sort_keys=True)})
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=described), buffer, compression="snappy")
+    table = pa.Table.from_pylist(list(rows), schema=described)
+    pq.write_table(table, buffer, compression="none" if is_plain else "snappy", use_dictionary=not is_plain)
     return buffer.getvalue()
 
 
 def parse(
-    data: bytes,
+    data: bytes | EndFile,
     columns: Sequence[str] | None = None,
     schema: pa.Schema = SCHEMA,
     may_lack: Collection[str] = (),
@@ -129,11 +138,11 @@ def parse(
     Args:
         may_lack: columns that are null if the file lacks them.
 
-    Raises: DgnError if the bytes are not a whole Parquet file of this schema.
+    Raises: DgnError if the bytes are not a whole Parquet file of this schema; StoreError if they cannot be read.
     """
     names = list(columns or schema.names)
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
+        file = pq.ParquetFile(pa.BufferReader(data) if isinstance(data, bytes) else data)
         found, expected = _types(file.schema_arrow), _types(schema)
         missing = [name for name in names if name not in found and name in may_lack]
         for name in names:

@@ -20,7 +20,8 @@ from functools import partial
 from typing import NamedTuple
 
 from dgn.errors import Incomplete, RunDamaged
-from dgn.runs.layout import sha256
+from dgn.runs.layout import metadata_key, sha256
+from dgn.runs.packed import place_of
 from dgn.runs.plan import Shard
 from dgn.runs.run import Run, read_many
 from dgn.runs.stores import LocalStore, open_store
@@ -108,17 +109,21 @@ def _read_shard(run: Run, reading: Reading, shard: int) -> ShardRead:
     for target_id, file_name, picture_sha256, activation in zip(*columns, strict=True):
         if file_name is None:
             continue
-        if is_read and (problem := _problem(run, file_name, picture_sha256)):
+        if is_read and (problem := _problem(run, shard, data, file_name, picture_sha256)):
             damage.append(problem)
         else:
             pictures.append(IntactPicture(picture_sha256, shard, target_id, file_name, activation))
     return ShardRead(shard, digest, columns[0], damage, heapq.nsmallest(reading.num_sampled, pictures))
 
 
-def _problem(run: Run, file_name: str, digest: str | None) -> str | None:
-    """What is wrong with a picture's file."""
+def _problem(run: Run, shard: int, data: bytes, file_name: str, digest: str | None) -> str | None:
+    """What is wrong with a picture. `data`: its shard's file, in which it may be packed."""
+    place = place_of(file_name)
     try:
-        run.picture(file_name, digest)
+        if place and place.key == metadata_key(shard):
+            run.check_picture(file_name, data[place.start : place.stop], digest)
+        else:
+            run.picture(file_name, digest)
     except RunDamaged as error:
         return error.problem
     return None

@@ -64,7 +64,10 @@ def flag(name: str, model: type[BaseModel] = RunConfig) -> Any:
     """The annotation of a setting's flag."""
     field = model.model_fields[name]
     help_text = f"{field.description} {_default(field)}".strip()
-    option = typer.Option(f"--{name.replace('_', '-')}", help=help_text, metavar=_metavar(field))
+    written = f"--{name.replace('_', '-')}"
+    if bool in get_args(field.annotation):
+        return Annotated[bool | None, typer.Option(written, help=help_text)]
+    option = typer.Option(written, help=help_text, metavar=_metavar(field))
     kind = list[str] if name == "targets" else str
     return Annotated[kind | None, option]
 

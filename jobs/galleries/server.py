@@ -21,7 +21,7 @@ from dgn.runs.run import Run
 from dgn.runs.stores import Store
 from dgn.text import printable
 
-SERVED = ("index/", "images/", "examples/sheets/", "alike/")  # of the run
+SERVED = ("index/", "images/", "metadata/", "examples/sheets/", "alike/")  # of the run
 PICTURES = {".png": "image/png", ".webp": "image/webp"}
 LOOPBACK = "127.0.0.1"
 HOST_NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")

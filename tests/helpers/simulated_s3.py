@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutE
 from dgn.errors import StoreError
 from dgn.runs import schema
 from dgn.runs.layout import image_key, metadata_key, sha256
+from dgn.runs.packed import PNG, Place, place_of
 from dgn.runs.run import Run
 from dgn.runs.stores import s3
 
@@ -89,11 +90,14 @@ class Client:
 
         self.request(write, Key, is_conditional=IfNoneMatch is not None)
 
-    def get_object(self, Bucket, Key, **_):
+    def get_object(self, Bucket, Key, Range="bytes=0-", **_):
         def read():
             if Key not in self.objects:
                 raise refusal("NoSuchKey", 404)
-            return {"Body": SimpleNamespace(read=lambda: self.objects[Key])}
+            data = self.objects[Key]
+            first, last = Range.removeprefix("bytes=").split("-")
+            asked = data[int(first) : int(last or len(data)) + 1] if first else data[-int(last) :]
+            return {"Body": SimpleNamespace(read=lambda: asked), "ContentRange": f"bytes 0-0/{len(data)}"}
 
         return self.request(read, Key)
 
@@ -102,7 +106,7 @@ class Client:
 
     def delete_object(self, Bucket, Key):
         def delete():
-            assert Key not in self.named, "a picture that a committed row names is deleted"
+            assert Key.removeprefix("run/") not in self.named, "a picture that a committed row names is deleted"
             self.objects.pop(Key, None)
 
         self.request(delete, Key)
@@ -162,13 +166,15 @@ class Client:
         if "metadata/" in key:
             assert key not in self.objects, "a commit is overwritten"
             for row in schema.parse(data, ["file_name", "sha256"]).to_pylist():
-                self.named[f"run/{row['file_name']}"] = row["sha256"]
+                self.named[row["file_name"]] = row["sha256"]
         self.objects[key] = data
         self.check_pictures()
 
     def check_pictures(self):
-        for key, digest in self.named.items():
-            assert sha256(self.objects.get(key, b"")) == digest, "a committed row names no picture, or another one"
+        for name, digest in self.named.items():
+            place = place_of(name) or Place(name, 0, None)
+            picture = self.objects.get(f"run/{place.key}", b"")[place.start : place.stop]
+            assert sha256(picture) == digest, "a committed row names no picture, or another one"
 
 
 def refusal(code, status=None):
@@ -179,8 +185,8 @@ def refusal(code, status=None):
 class Writer:
     """A driver with a worker of its own: renders what is missing until nothing is, whatever else is at work."""
 
-    def __init__(self, run, name, client):
-        self.run, self.name, self.client, self.num_attempts = run, name, client, 0
+    def __init__(self, run, name, client, is_packed):
+        self.run, self.name, self.client, self.num_attempts, self.is_packed = run, name, client, 0, is_packed
 
     def work(self):
         while missing := self.missing():
@@ -207,7 +213,7 @@ class Writer:
         self.commit(shard, attempt, pictures)
 
     def save(self, pictures):
-        for key, data in pictures.items():
+        for key, data in pictures.items() if not self.is_packed else ():
             self.run.store.write(key, data)
 
     def commit(self, shard, attempt, pictures):
@@ -218,18 +224,23 @@ class Writer:
             }
             for key, data in pictures.items()
         ]  # fmt: skip
+        if self.is_packed:
+            rows = [{**row, "file_name": None, PNG: pictures[row["file_name"]]} for row in rows]
         self.run.commit(shard, attempt, rows, {"run_id": "r"})
 
 
-def simulate(seed, run_class=Run, writer_class=Writer, store_class=s3.S3Store):
-    """Raises: AssertionError if a target is not there exactly once, or its picture is not the row's."""
+def simulate(seed, run_class=Run, writer_class=Writer, store_class=s3.S3Store, packed=""):
+    """Raises: AssertionError if a target is not there exactly once, or its picture is not the row's.
+
+    `packed`: which writers pack pictures into the committed file, some of the letters a to c.
+    """
     chance = Random(seed)
     turns = Turns(chance)
     client = Client(turns)
     nap = SimpleNamespace(sleep=lambda _: None)  # for tenacity, which waits between tries
     with mock.patch.object(s3, "_new_client", return_value=client), mock.patch("tenacity.nap.time", nap):
         run = run_class(store_class("s3://bucket/run"))
-        writers = [writer_class(run, name, client) for name in "abc"[: chance.randrange(2, 4)]]
+        writers = [writer_class(run, name, client, name in packed) for name in "abc"[: chance.randrange(2, 4)]]
         logging.disable(logging.WARNING)
         try:
             turns.run([writer.work for writer in writers])
@@ -245,6 +256,6 @@ def check_end(client):
     assert sorted(tables) == [f"run/{metadata_key(shard)}" for shard in range(NUM_SHARDS)]
     targets = [name for data in tables.values() for name in schema.parse(data, ["target_id"])["target_id"].to_pylist()]
     assert sorted(targets) == [f"t{shard}-{n}.png" for shard in range(NUM_SHARDS) for n in range(NUM_TARGETS)]
-    left = {key for key in client.objects if "images/" in key} - client.named.keys()
+    left = {key for key in client.objects if "images/" in key} - {f"run/{name}" for name in client.named}
     owners = {key.split("/")[-2] for key in left}
     assert not owners & (client.finished - client.excused), "a loser left its pictures"

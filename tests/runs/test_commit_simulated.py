@@ -24,9 +24,10 @@ def failure(seed, **broken):
     return None
 
 
-def test_every_target_is_there_once_whatever_the_store_does():
-    failures = {seed: found for seed in range(NUM_SEEDS) if (found := failure(seed))}
-    assert failures == {}, "tests.helpers.simulated_s3.simulate(SEED) does it again"
+@pytest.mark.parametrize("packed", ["", "b", "abc"])
+def test_every_target_is_there_once_whatever_the_store_does(packed):
+    failures = {seed: found for seed in range(NUM_SEEDS) if (found := failure(seed, packed=packed))}
+    assert failures == {}, f"tests.helpers.simulated_s3.simulate(SEED, packed='{packed}') does it again"
 
 
 class CommitsFirst(Writer):

@@ -43,6 +43,16 @@ def test_reads_writes_lists_deletes(store):
         store.read("images/000001/ab/x.png")
 
 
+def test_the_end_of_a_key(store):
+    store.write("images/x.png", b"0123456789")
+    assert store.read_end("images/x.png", 4) == (b"6789", 10)
+    assert store.read_end("images/x.png", 10) == store.read_end("images/x.png", 99) == (b"0123456789", 10)
+    store.write("images/none.png", b"")
+    assert store.read_end("images/none.png", 4) == (b"", 0)
+    with pytest.raises(FileNotFoundError):
+        store.read_end("images/missing.png", 4)
+
+
 def test_a_listing_says_when_a_key_was_written(store):
     before = time.time() - 2  # S3 gives whole seconds
     store.write("images/x.png", b"")

@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 from dgn.errors import StoreError
-from dgn.runs.stores.base import HIDDEN, KeyExists, RangeFile, Store, check_create_once
+from dgn.runs.stores.base import HIDDEN, EndFile, KeyExists, RangeFile, Store, check_create_once
 from dgn.runs.stores.local import LocalStore
 from dgn.runs.stores.patience import retry_observers
 from dgn.runs.stores.s3 import S3Store
 
 __all__ = [
-    "HIDDEN", "KeyExists", "LocalStore", "RangeFile", "S3Store", "Store", "check_create_once", "open_store", "read_url",
-    "retry_observers",
+    "HIDDEN", "EndFile", "KeyExists", "LocalStore", "RangeFile", "S3Store", "Store", "check_create_once", "open_store",
+    "read_url", "retry_observers",
 ]  # fmt: skip
 
 

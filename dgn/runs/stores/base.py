@@ -41,6 +41,9 @@ class Store(Protocol):
     def read_range(self, key: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a key. Raises: FileNotFoundError; Truncated if the key is shorter."""
 
+    def read_end(self, key: str, num_bytes: int) -> tuple[bytes, int]:
+        """The last bytes of a key, at most so many, and how many the key has. Raises: FileNotFoundError."""
+
     def exists(self, key: str) -> bool:
         """Whether a key exists now, uncached."""
 
@@ -91,6 +94,23 @@ class RangeFile(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         stop = self.num_bytes if size < 0 else min(self.at + size, self.num_bytes)
         data = self.store.read_range(self.key, self.at, stop) if stop > self.at else b""
+        self.at += len(data)
+        return data
+
+
+class EndFile(RangeFile):
+    """A key whose end is here, as a readable file. What lies before is read when it is first needed, in one request."""
+
+    def __init__(self, store: Store, key: str, end: bytes, num_bytes: int):
+        super().__init__(store, key, num_bytes)
+        self.end, self.first = end, num_bytes - len(end)  # the end begins at this byte
+
+    def read(self, size: int = -1) -> bytes:
+        stop = self.num_bytes if size < 0 else min(self.at + size, self.num_bytes)
+        if self.at < self.first and self.at < stop:
+            self.end = self.store.read_range(self.key, self.at, self.first) + self.end
+            self.first = self.at
+        data = self.end[self.at - self.first : stop - self.first]
         self.at += len(data)
         return data
 

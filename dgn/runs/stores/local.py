@@ -137,6 +137,13 @@ class LocalStore(PatientStore):
             file.seek(start)
             return self.check_length(key, file.read(stop - start), start, stop)
 
+    @patient("read")
+    def read_end(self, key: str, num_bytes: int) -> tuple[bytes, int]:
+        with self._path(key).open("rb") as file:
+            whole = file.seek(0, os.SEEK_END)
+            file.seek(max(whole - num_bytes, 0))
+            return file.read(), whole
+
     @patient("exists")
     def exists(self, key: str) -> bool:
         return self._path(key).exists()

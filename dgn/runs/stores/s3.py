@@ -196,9 +196,24 @@ class S3Store(PatientStore):
             data = b""
         return self.check_length(key, data, start, stop)
 
-    def _get(self, key: str, **more: str) -> bytes:
+    @patient("read")
+    def read_end(self, key: str, num_bytes: int) -> tuple[bytes, int]:
         try:
-            return self.client.get_object(**self._place(key), **more)["Body"].read()  # botocore checks its length
+            answer = self._answer(key, Range=f"bytes=-{num_bytes}")
+        except ClientError as error:
+            if _code(error) != "InvalidRange":  # an empty object has no last byte
+                raise
+            return b"", 0
+        data = answer["Body"].read()
+        whole = answer.get("ContentRange", "").rpartition("/")[2]
+        return data, int(whole) if whole else len(data)
+
+    def _get(self, key: str, **more: str) -> bytes:
+        return self._answer(key, **more)["Body"].read()  # botocore checks its length
+
+    def _answer(self, key: str, **more: str) -> dict[str, Any]:
+        try:
+            return self.client.get_object(**self._place(key), **more)
         except ClientError as error:
             if _says_not_found(error):
                 raise FileNotFoundError(errno.ENOENT, "no such key", f"{self.url}/{key}") from error

@@ -113,17 +113,17 @@ class Detail {
 
   #picture(row, details) {
     if (!details.file_name) return [box(details.reason ?? 'no picture', details.status)]
-    let href
-    try {
-      href = `../${encodeKey(details.file_name)}`
-    } catch (error) {
-      return [box(error.message, 'missing')]
-    }
     const image = new Image(details.width, details.height)
     image.alt = `Picture that excites ${nameOf(this.table, row)}, ${details.mode}`
     image.onerror = () => image.replaceWith(box(`picture missing: ${details.file_name}`, 'missing'))
-    image.src = href
-    return [image, element('figcaption', {}, element('a', { href }, 'The PNG itself'))]
+    const link = element('a', {}, 'The PNG itself')
+    pictureAddress(this.table.source, details.file_name).then(address => {
+      if (this.row !== row) return URL.revokeObjectURL(address) // another was opened meanwhile
+      URL.revokeObjectURL(this.address) // of the picture before; does nothing if that is a file
+      this.address = image.src = link.href = address
+      if (address.startsWith('blob:')) link.download = `${details.target_id}.png`
+    }).catch(error => image.replaceWith(box(`picture missing: ${error.message}`, 'missing')))
+    return [image, element('figcaption', {}, link)]
   }
 
   /** The photographs that excite the same unit most, by `dgn examples`. */

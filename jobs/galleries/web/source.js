@@ -127,8 +127,10 @@ class ScriptSource {
     return this.files.get(key)
   }
 
-  range(key, start, end) {
-    return this.file(key).slice(start, end)
+  async range(key, start, end) {
+    const file = this.file(key)
+    if (!file) throw new Error(`it is a part of ${key}, which needs a web server with byte ranges: dgn gallery serve RUN`)
+    return file.slice(start, end)
   }
 
   #open(key, byteLength) {
@@ -167,6 +169,17 @@ function encodeKey(key) {
   const names = key.split('/')
   if (names.some(name => ['', '.', '..'].includes(name))) throw new Error(`not a file of a run: ${key}`)
   return names.map(encodeURIComponent).join('/')
+}
+
+const PACKED = /^(metadata\/\d{6,}\.parquet)#bytes=(\d+)-(\d+)$/ // as in dgn/runs/packed.py
+
+/** Where <img> finds a picture: its file, or its bytes in the file of its shard, for the caller to revoke. */
+async function pictureAddress(source, fileName) {
+  const packed = PACKED.exec(fileName)
+  if (!packed) return `../${encodeKey(fileName)}`
+  const [, key, first, last] = packed
+  const bytes = await source.range(key, Number(first), Number(last) + 1)
+  return URL.createObjectURL(new Blob([bytes], { type: 'image/png' }))
 }
 
 /** Thumbnails as addresses for <img>, fetched together where they lie together. */
