@@ -11,11 +11,19 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
 # Between this process and the command: a child's peak memory begins with that of its parent, and torch is large.
+# It adopts and awaits processes that outlive the command by a moment, or their CPU time would be missing.
 SMALL_PARENT = """
-import json, resource, subprocess, sys, time
+import ctypes, json, os, resource, subprocess, sys, time
+PR_SET_CHILD_SUBREAPER = 36
+ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 start = time.perf_counter()
 printed = subprocess.run([sys.executable, "-m", "dgn.jobs", *sys.argv[1:]], check=True, text=True, stdout=-1).stdout
 wall_s = time.perf_counter() - start
+try:
+    while True:
+        os.wait()
+except ChildProcessError:
+    pass
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(json.dumps([wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3, printed.strip()]))
 """

@@ -22,8 +22,9 @@ from dgn.pictures.example_sheets import draw_example_sheet
 from dgn.runs import examples as files
 from dgn.runs.config import RunConfig
 from dgn.runs.examples import Done, Examples, Merger
+from dgn.runs.extensions import own_plan
 from dgn.runs.info import EXAMPLES_VERSION, RunInfo
-from dgn.runs.origin import own_config, own_plan, own_weights
+from dgn.runs.origin import own_config, own_weights
 from dgn.runs.photographs import PhotographPlan, list_photographs, make_photograph_plan, photograph_store
 from dgn.runs.plan import Plan
 from dgn.runs.run import NUM_READERS, Run
@@ -67,7 +68,7 @@ def find_examples(
     config = own_config(info, moved)
     weights = own_weights(info, config, "--discriminator-{}")
     layers = weights.network.layers
-    subjects = subjects_of(own_plan(run, info, config, weights.network))
+    subjects = subjects_of(own_plan(run, info, config, weights.network.layers))
     store = photograph_store(images)
     listing = list_photographs(store)
     if listing.left_out:

@@ -169,7 +169,8 @@ class _Job:
         network, labels = self.weights.network, labels_sha256(self.weights.network, self.config)
         decoder_sha256 = self.decoder.sha256 if self.decoder else None
         identity = fingerprint(self.own_plan, render, network, self.weights.sha256, decoder_sha256, labels)
-        info = self.run.start(identity, self.config, self.own_plan.num_targets, self.own_plan.num_shards)
+        numbers = self.own_plan.num_targets, self.own_plan.num_shards
+        info = self.run.start(identity, self.config, *numbers, network.layers)
         if info.extensions != (self.begun.extensions if self.begun else ()):
             raise DgnError(f"{self.run.store.url} got other targets at the same time: repeat the command")
         return _Started(info, render, identity)

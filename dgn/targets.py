@@ -83,8 +83,7 @@ class Target:
     def target_id(self) -> str:
         """Stable, unique in a run, and usable as a file name: `fc8-00668-untrained-s0`, `...-s1to3` for the best of
         three seeds."""
-        last = f"to{self.seed + self.num_tries - 1}" if self.num_tries > 1 else ""
-        return f"{self.subject}-{self.mode}-s{self.seed}{last}"
+        return _target_id(self.subject, self.mode, self.seed, self.num_tries)
 
     @property
     def tries(self) -> list[Target]:
@@ -174,5 +173,19 @@ class TargetBlock:
         name = self.groups.names[which] if isinstance(self.groups, Directions) else ""
         return Target(self.groups[which], self.mode, self.first_seed + seed, self.measure, name, self.num_tries)
 
+    def target_ids(self, start: int, stop: int) -> Iterator[str]:
+        """Those of the targets [start, stop). A group's part of them is made once for all its seeds."""
+        subject, group = "", -1
+        for i in range(start, stop):
+            which, seed = divmod(i, self.num_seeds)
+            if which != group:
+                subject, group = self.target(i).subject, which
+            yield _target_id(subject, self.mode, self.first_seed + seed, self.num_tries)
+
     def __iter__(self) -> Iterator[Target]:
         return (self.target(i) for i in range(len(self)))
+
+
+def _target_id(subject: str, mode: Mode, seed: int, num_tries: int) -> str:
+    last = f"to{seed + num_tries - 1}" if num_tries > 1 else ""
+    return f"{subject}-{mode}-s{seed}{last}"

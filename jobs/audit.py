@@ -93,13 +93,14 @@ def _audit(run: Run, judge: NetworkWeights, moved: dict[str, str | None], images
     from dgn.pictures.paths import path_layers
     from dgn.pictures.second_opinion import check_independent
     from dgn.runs.audit import Audit
+    from dgn.runs.extensions import own_plan
     from dgn.runs.labelled import LabelledPhotographs
-    from dgn.runs.origin import own_config, own_plan, own_weights
+    from dgn.runs.origin import own_config, own_weights
 
     info = run.info()
     config = own_config(info, moved)
     weights = own_weights(info, config, "--discriminator-{}")
-    own_plan(run, info, config, weights.network)
+    own_plan(run, info, config, weights.network.layers)
     if remark := check_independent(judge, weights):
         log.warning("%s", remark)
     engine = engine_for()

@@ -96,7 +96,8 @@ def _side(run: Run, moved: dict[str, str | None], name: str, judge_sha256: str) 
     """Raises: DgnError if the judge is the run's own network."""
     from dgn.networks.frozen import FrozenNetwork
     from dgn.runs.comparison import Side
-    from dgn.runs.origin import own_config, own_plan, own_weights
+    from dgn.runs.extensions import own_plan
+    from dgn.runs.origin import own_config, own_weights
 
     info = run.info()
     config = own_config(info, moved)
@@ -106,4 +107,4 @@ def _side(run: Run, moved: dict[str, str | None], name: str, judge_sha256: str) 
             f"{weights.network.name} made the pictures of {run.store.url}: name another network with --by, one that "
             "took no part"
         )
-    return Side.of(run, own_plan(run, info, config, weights.network), FrozenNetwork(weights))
+    return Side.of(run, own_plan(run, info, config, weights.network.layers), FrozenNetwork(weights))

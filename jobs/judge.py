@@ -81,15 +81,16 @@ def _judge_run(run: Run, by: RunConfig, moved: dict[str, str | None]) -> tuple[i
     from dgn.networks.frozen import FrozenNetwork
     from dgn.pictures import distortions
     from dgn.pictures.second_opinion import check_independent
+    from dgn.runs.extensions import own_plan
     from dgn.runs.judging import judge_shards
     from dgn.runs.networks import load_network
-    from dgn.runs.origin import own_config, own_plan, own_weights
+    from dgn.runs.origin import own_config, own_weights
 
     info = run.info()
     config = own_config(info, moved)
     frozen = load_network(by)
     own_frozen = own_weights(info, config, "--discriminator-{}")
-    plan = own_plan(run, info, config, own_frozen.network)
+    plan = own_plan(run, info, config, own_frozen.network.layers)
     remark = check_independent(frozen, own_frozen)
     if not run.committed(info.num_shards).count:
         raise DgnError(f"{run.store.url} has no pictures yet")

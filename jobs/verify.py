@@ -17,6 +17,7 @@ from dgn.errors import DgnError, Incomplete, WeightsMissing
 from dgn.jobs.common.flags import RunArgument, flag
 from dgn.jobs.common.progress import log_to_stderr, shards_done
 from dgn.runs.config import RunConfig
+from dgn.runs.extensions import own_plan
 from dgn.runs.info import RunInfo
 from dgn.runs.layout import VERIFIED_FILE
 from dgn.runs.run import Run
@@ -76,14 +77,16 @@ def _network_and_plan(
     run: Run, info: RunInfo, moved: Mapping[str, str | None], is_scored: bool
 ) -> tuple[FrozenNetwork | None, Plan]:
     """The run's network, unless nothing is scored again, and its targets. Raises: DgnError if either is another."""
+    if info.layers and not is_scored:
+        return None, own_plan(run, info, info.run_config, info.layers)
     from dgn.networks.frozen import FrozenNetwork
-    from dgn.runs.origin import own_config, own_plan, own_weights
+    from dgn.runs.origin import own_config, own_weights
 
     config = own_config(info, moved)
     if not is_scored:
-        return None, own_plan(run, info, config, _described(config))
+        return None, own_plan(run, info, config, _described(config).layers)
     weights = own_weights(info, config)
-    return FrozenNetwork(weights), own_plan(run, info, config, weights.network)
+    return FrozenNetwork(weights), own_plan(run, info, config, weights.network.layers)
 
 
 def _described(config: RunConfig) -> Network:

@@ -15,8 +15,9 @@ from typing import Any
 from dgn.errors import DgnError
 from dgn.networks.layers import Layers
 from dgn.networks.specs import parse_targets
-from dgn.runs.info import Again, Extension
-from dgn.runs.plan import Plan
+from dgn.runs.config import RunConfig
+from dgn.runs.info import Again, Extension, RunInfo
+from dgn.runs.plan import Plan, make_plan
 from dgn.runs.run import Run
 from dgn.statuses import Status
 from dgn.targets import Directions, TargetBlock
@@ -38,6 +39,18 @@ def with_extensions(plan: Plan, extensions: Iterable[Extension], layers: Layers)
     """A run's whole plan, from that of its settings. Raises: TargetError."""
     for extension in extensions:
         plan = extended(plan, extension, layers)
+    return plan
+
+
+def own_plan(run: Run, info: RunInfo, config: RunConfig, layers: Layers) -> Plan:
+    """The run's targets. Raises: DgnError if its settings give other targets than it was started with."""
+    plan = with_extensions(make_plan(config, layers), info.extensions, layers)
+    is_same_size = (plan.num_targets, plan.num_shards) == (info.num_targets, info.num_shards)
+    if not is_same_size or plan.targets_sha256() != info.targets_sha256:
+        why = (
+            "it was edited" if "network" in info.fingerprint else "it was edited, or an earlier dgn drew these filters"
+        )
+        raise DgnError(f"{run.store.url}: the settings in run.json do not give its own target list; {why}")
     return plan
 
 

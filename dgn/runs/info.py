@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, cast
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 
 from dgn.errors import DgnError, StoreError
 from dgn.method.recipes import RenderConfig
+from dgn.networks.layers import Layers
 from dgn.runs.config import RunConfig
 from dgn.runs.layout import RUN_FILE
 from dgn.runs.shards import MAX_SHARDS
@@ -90,6 +92,7 @@ class RunInfo:
 
     Args:
         num_targets, num_shards: with the extensions.
+        layers: of the network, so that the target list can be made without it; None in runs from before this entry.
     """
 
     run_id: str
@@ -100,7 +103,14 @@ class RunInfo:
     config: Annotated[dict[str, Any], AfterValidator(_having("preset"))]
     num_targets: int
     num_shards: Annotated[int, Field(ge=0, le=MAX_SHARDS)]
+    layers: Layers | None = None
     extensions: tuple[Extension, ...] = ()
+
+    def as_json(self) -> str:
+        """The content of run.json: what people read comes first, the layers in one line last."""
+        content = {name: value for name, value in vars(self).items() if name not in ("extensions", "layers")}
+        layers = json.dumps(TypeAdapter(Layers | None).dump_python(self.layers, mode="json"))
+        return json.dumps(content, indent=2, sort_keys=True).removesuffix("\n}") + f',\n  "layers": {layers}\n}}\n'
 
     def extended(self, extension: Extension) -> RunInfo:
         return replace(

@@ -12,10 +12,9 @@ from dgn.networks.network import Network
 from dgn.networks.own_code import is_code
 from dgn.networks.weights import NetworkWeights
 from dgn.runs.config import RunConfig, shown_name
-from dgn.runs.extensions import with_extensions
 from dgn.runs.info import RunInfo, differences
 from dgn.runs.networks import labels_sha256, load_network
-from dgn.runs.plan import Plan, fingerprint, make_plan
+from dgn.runs.plan import fingerprint, make_plan
 from dgn.runs.run import Run
 from dgn.runs.validation import validated
 
@@ -68,18 +67,6 @@ def compare_settings(run: Run, begun: RunInfo, config: RunConfig, network: Netwo
     render, plan = kept_render_config(config, begun, decoder), make_plan(config, network.layers)
     files = {name: begun.fingerprint.get(name) for name in ("weights_sha256", "decoder_sha256", "labels_sha256")}
     run.compare(begun, {**fingerprint(plan, render, network, "", None), **files})
-
-
-def own_plan(run: Run, info: RunInfo, config: RunConfig, network: Network) -> Plan:
-    """The run's targets. Raises: DgnError if its settings give other targets than it was started with."""
-    plan = with_extensions(make_plan(config, network.layers), info.extensions, network.layers)
-    is_same_size = (plan.num_targets, plan.num_shards) == (info.num_targets, info.num_shards)
-    if not is_same_size or plan.targets_sha256() != info.targets_sha256:
-        why = (
-            "it was edited" if "network" in info.fingerprint else "it was edited, or an earlier dgn drew these filters"
-        )
-        raise DgnError(f"{run.store.url}: the settings in run.json do not give its own target list; {why}")
-    return plan
 
 
 def own_weights(info: RunInfo, config: RunConfig, flags: str = "--{}") -> NetworkWeights:

@@ -42,6 +42,10 @@ class Shard:
         return [self.block.target(i) for i in range(self.start, self.stop)]
 
     @property
+    def target_ids(self) -> list[str]:
+        return list(self.block.target_ids(self.start, self.stop))
+
+    @property
     def kind(self) -> tuple[str, str]:
         """Mode and layer: shards of one kind take about as long."""
         return self.block.mode, self.block.layer

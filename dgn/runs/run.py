@@ -24,6 +24,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from dgn.errors import DgnError, PlanMismatch, RunDamaged, StoreError, Truncated
+from dgn.networks.layers import Layers
 from dgn.runs import packed, schema
 from dgn.runs.config import RunConfig
 from dgn.runs.info import EXAMPLES_VERSION, Extension, RunInfo, differences
@@ -111,7 +112,14 @@ class Run:
             raise DgnError(f"{self.store.url} got other targets at the same time: repeat the command") from error
         return info.extended(extension)
 
-    def start(self, fingerprint: dict[str, Any], config: RunConfig, num_targets: int, num_shards: int) -> RunInfo:
+    def start(
+        self,
+        fingerprint: dict[str, Any],
+        config: RunConfig,
+        num_targets: int,
+        num_shards: int,
+        layers: Layers | None = None,
+    ) -> RunInfo:
         """Creates run.json, or continues the run that is there.
 
         Raises: PlanMismatch if that run has another fingerprint.
@@ -124,10 +132,10 @@ class Run:
             config=config.model_dump(mode="json"),
             num_targets=num_targets,
             num_shards=num_shards,
+            layers=layers,
         )
         try:
-            content = {name: value for name, value in vars(info).items() if name != "extensions"}
-            self.store.create(RUN_FILE, json.dumps(content, indent=2, sort_keys=True).encode())
+            self.store.create(RUN_FILE, info.as_json().encode())
         except KeyExists:
             there = self.info()
             self.compare(there, fingerprint)

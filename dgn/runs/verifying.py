@@ -141,7 +141,9 @@ def read_here(reading: Reading) -> Iterator[Iterable[list[ShardRead]]]:
         yield map(read_shards, reading.tasks())
         return
     num_processes = min(os.cpu_count() or 1, MOST_PROCESSES)
-    readers = ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"), _start_reader)
+    context = multiprocessing.get_context("forkserver")  # whose processes share one import
+    context.set_forkserver_preload([__name__])
+    readers = ProcessPoolExecutor(num_processes, context, _start_reader)
     try:
         yield readers.map(read_shards, reading.tasks())
     except BrokenProcessPool as error:
@@ -176,7 +178,7 @@ def compare(read: ShardRead, shard: Shard) -> ShardCheck:
     """Everything that is wrong with a shard."""
     if read.sha256 is None:
         return ShardCheck(0, 0, list(read.damage))
-    missing = dict.fromkeys(target.target_id for target in shard.targets)
+    missing = dict.fromkeys(shard.target_ids)
     extra = [target_id for target_id in read.targets if missing.pop(target_id, target_id) is not None]
     problems = [f"{target_id} is a duplicate, or not of shard {shard.index:06d}" for target_id in extra]
     problems += [*read.damage, *(f"{target_id} has no row in shard {shard.index:06d}" for target_id in missing)]

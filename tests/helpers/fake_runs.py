@@ -67,7 +67,7 @@ def write_fake_run(
     plan = make_plan(config, layers)
     run = Run(open_store(url))
     identity = fingerprint(plan, config.render_config("float32"), network_named("vgg16"), "0" * 64, "0" * 64)
-    info = run.start(identity, config, plan.num_targets, plan.num_shards)
+    info = run.start(identity, config, plan.num_targets, plan.num_shards, layers)
     pngs, thumbnails = _drawn(are_flat, noise) if has_pictures else ([b""], [b""])
     names = [f"images/fake/00000000/{n:02d}.png" for n in range(len(pngs))] if has_pictures else ["images/none.png"]
     if has_pictures:

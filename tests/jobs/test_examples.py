@@ -203,7 +203,8 @@ def test_a_folder_that_is_away_is_no_folder_of_lost_photographs(rendered, tmp_pa
     from dgn.cluster.examples import subjects_of
     from dgn.cluster.examples_worker import ExamplesWorker
     from dgn.networks.weights import load_weights
-    from dgn.runs.origin import own_config, own_plan
+    from dgn.runs.extensions import own_plan
+    from dgn.runs.origin import own_config
     from dgn.runs.photographs import list_photographs, make_photograph_plan, photograph_store
 
     folder = write_drawings(tmp_path / "photographs", 5)
@@ -211,7 +212,7 @@ def test_a_folder_that_is_away_is_no_folder_of_lost_photographs(rendered, tmp_pa
     plan = make_photograph_plan(store, list_photographs(store), "image")
     run, weights = Run.at(str(rendered)), load_weights("vgg16-mini")
     info = run.info()
-    subjects = subjects_of(own_plan(run, info, own_config(info, {}), weights.network))
+    subjects = subjects_of(own_plan(run, info, own_config(info, {}), weights.network.layers))
     worker = ExamplesWorker(ExamplesContext(str(tmp_path / "out"), "run", plan, subjects, {}), weights, None)
     path = next(folder.rglob("*.png"))
     data = path.read_bytes()

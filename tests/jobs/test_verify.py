@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -212,6 +214,30 @@ def test_a_cluster_finds_the_same(damaged, reading_of, dgn, monkeypatch):
     assert dgn("verify", damaged) == expected
     with pytest.raises(StoreError, match="instead of the run another"):
         list(on_cluster.read_on_cluster(replace(reading, run_id="another")))
+
+
+def test_without_a_sample_neither_network_nor_pytorch_is_needed(copy, dgn):
+    """Also of a network that is code, which nobody has to name again."""
+    code = "import sys; sys.argv = ['dgn', 'verify', *sys.argv[1:]]; from dgn.jobs.cli import main\n"
+    code += "try: main()\nfinally: print('torch' in sys.modules)"
+    path = copy / "run.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"config": content["config"] | {"discriminator": "/nowhere/net.py:make"}}))
+    checks = [sys.executable, "-c", code, str(copy), "--sample"]
+    shown = subprocess.run([*checks, "0"], capture_output=True, text=True, check=True).stdout
+    assert shown == "8 targets expected, 8 found, 0 duplicate or stray, 0 scored again, 0 problems\nFalse\n"
+    assert_one_line(dgn("verify", copy), 2, "this run's network is code")
+
+
+def test_layers_that_give_other_targets_are_refused(copy, dgn):
+    path = copy / "run.json"
+    content = json.loads(path.read_text())
+    content["layers"]["labels"][0:2] = reversed(content["layers"]["labels"][0:2])  # of classes that are not named
+    path.write_text(json.dumps(content))
+    assert dgn("verify", copy, "--sample", "0")[0] == 0
+    content["layers"]["class_layer"] = "conv5_2"
+    path.write_text(json.dumps(content))
+    assert_one_line(dgn("verify", copy, "--sample", "0"), 2, "do not give its own target list", "it was edited")
 
 
 def test_gc_deletes_only_what_no_row_names(copy, dgn):
