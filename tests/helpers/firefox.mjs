@@ -9,11 +9,32 @@ const browser = await puppeteer.launch({ browser: 'firefox', executablePath, tim
 let page
 let complaints
 
+/** Firefox before 144 has the size, but not the orientation that puppeteer sets at the same time. */
+async function resize(width, height) {
+  await page.setViewport({ width, height }).catch(error => {
+    if (!error.message.includes('setScreenOrientationOverride')) throw error
+  })
+  await until(`innerWidth === ${width} && innerHeight === ${height}`, 60_000)
+}
+
+/** What an expression is in the page, once it is something. Puppeteer's own wait needs eval, which the page forbids. */
+function until(code, timeout) {
+  const looks = `new Promise(done => {
+    const look = () => { const found = ${code}; found ? done(found) : requestAnimationFrame(look) }
+    look()
+  })`
+  let timer
+  const late = new Promise((_, fail) => {
+    timer = setTimeout(() => fail(new Error(`not within ${timeout} ms: ${code}`)), timeout)
+  })
+  return Promise.race([page.evaluate(looks), late]).finally(() => clearTimeout(timer))
+}
+
 const calls = {
   async open(width, height) {
     page = await browser.newPage()
     page.setDefaultTimeout(60_000)
-    await page.setViewport({ width, height })
+    await resize(width, height)
     complaints = []
     page.on('console', message => { if (message.type() === 'error') complaints.push(message.text()) })
     page.on('pageerror', error => complaints.push(error.message))
@@ -22,11 +43,18 @@ const calls = {
   complaints: () => complaints,
   async goto(url) { await page.goto(url) },
   evaluate: code => page.evaluate(code),
-  wait: (code, timeout) => page.waitForFunction(code, { timeout }).then(handle => handle.jsonValue()),
+  wait: until,
   press: key => page.keyboard.press(key),
   click: selector => page.click(selector),
+  write: (selector, text) => page.type(selector, text),
+  async drag(points) {
+    await page.mouse.move(...points[0])
+    await page.mouse.down()
+    for (const point of points) await page.mouse.move(...point, { steps: 3 })
+    await page.mouse.up()
+  },
   choose: (selector, value) => page.select(selector, value),
-  resize: (width, height) => page.setViewport({ width, height }),
+  resize,
   async back() { await page.goBack() },
   async forward() { await page.goForward() },
   async wheel(x, y, deltaY) {

@@ -89,6 +89,13 @@ class FirefoxVisitor(Guest):
     def choose(self, selector, value):
         self.call("choose", selector, value)
 
+    def write(self, selector, text):
+        self.call("write", selector, text)
+
+    def drag(self, points):
+        """Presses the mouse's button at the first point, and lets it go at the last one. Pixels of the page."""
+        self.call("drag", points)
+
     def wheel(self, px):
         self.call("wheel", 640, 500, px)
 

@@ -26,7 +26,9 @@ FLAGS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 MARKUP = "<img src=x onerror=alert(1)>"  # a label
+LABELS = [MARKUP, "=HYPERLINK(1)", "-dash, comma", 'a "quoted" label', *map("class {}".format, range(996))]
 MOST_PICTURES = 120  # in the page
+MARGIN_PX = 32  # around the whole map, as in map.js
 LOADED = "image => image.complete && image.naturalWidth > 0"
 MAP_DRAWN = "document.getElementById('map').dataset.state === 'drawn'"  # all thumbnails that are in sight
 NOW_WHEN = "ready => (%s) ? performance.now() : null"
@@ -160,6 +162,17 @@ def loaded(guest, url):
     guest.goto(url)
     guest.when("document.documentElement.dataset.ready")
     return guest
+
+
+def on_map(guest, figures):
+    """Where the pictures lie on the whole map, in pixels of the page; and its left and upper edge and its side."""
+    left, top, width, height = guest.evaluate(
+        "(() => { const box = document.getElementById('map').getBoundingClientRect(); "
+        "return [box.x, box.y, box.width, box.height] })()"
+    )
+    side = min(width, height) - 2 * MARGIN_PX
+    left, top = left + (width - side) / 2, top + (height - side) / 2
+    return left + figures["x"] * side, top + figures["y"] * side, (left, top, side)
 
 
 def all_rows(folder):

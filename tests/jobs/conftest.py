@@ -1,13 +1,17 @@
 """Runs that several files of this folder read. Nobody changes them; tests that do copy them."""
 
+import json
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 
 from dgn.jobs.galleries.build import build_page
 from tests.conftest import WIDTH
+from tests.helpers.fake_alike import write_fake_alike
 from tests.helpers.fake_runs import write_fake_run
-from tests.helpers.gallery_tour import MARKUP, a_browser
+from tests.helpers.firefox import a_firefox
+from tests.helpers.gallery_tour import LABELS, MARKUP, a_browser, all_rows
 from tests.helpers.reported import write_reported
 from tests.helpers.sheets import write_shown
 
@@ -50,6 +54,12 @@ def browser():
         yield browser
 
 
+@pytest.fixture(scope="module")
+def firefox():
+    with a_firefox() as firefox:
+        yield firefox
+
+
 @pytest.fixture(scope="session")
 def everything(tmp_path_factory):
     """6,224 rows with a page: every class in both modes and every filter of VGG-16."""
@@ -85,3 +95,24 @@ def several(tmp_path_factory):
 def pairs(tmp_path_factory):
     """Six classes in both modes from two seeds each."""
     return write_shown(tmp_path_factory.mktemp("pairs") / "run", ["classes:95-100"], seeds=2, both_modes=True)
+
+
+@pytest.fixture(scope="session")
+def alike(tmp_path_factory):
+    """300 rows with a page and a map."""
+    folder = tmp_path_factory.mktemp("alike") / "run"
+    targets = ["classes:0-99", "filters:conv5_1:0-49"]
+    run = write_fake_run(str(folder), targets=targets, seeds=2, shard_size=50, labels=LABELS)
+    build_page(run, None)  # makes the index
+    write_fake_alike(folder)
+    build_page(run, None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def figures(alike):
+    """The rows with their figures, by id."""
+    current = json.loads((alike / "alike" / "current.json").read_text())
+    found = pq.read_table(alike / current["table"]).to_pandas()
+    found["similar_ids"] = [list(found["target_id"].iloc[list(one)]) for one in found["similar"]]
+    return all_rows(alike).to_pandas().merge(found, on="target_id", how="left").set_index("target_id")

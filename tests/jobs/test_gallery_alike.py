@@ -15,41 +15,20 @@ from dgn.jobs.galleries.build import build_page
 from dgn.runs.run import Run
 from dgn.runs.stores import open_store
 from tests.helpers.fake_alike import write_fake_alike
-from tests.helpers.fake_runs import write_fake_run
-from tests.helpers.gallery_tour import MAP_DRAWN, MARKUP, Visitor, address, all_rows, gallery_server, visit
+from tests.helpers.firefox import FirefoxVisitor
+from tests.helpers.gallery_tour import (
+    LABELS,
+    MAP_DRAWN,
+    MARKUP,
+    Visitor,
+    address,
+    gallery_server,
+    loaded,
+    on_map,
+    visit,
+)  # fmt: skip
 
-LABELS = [MARKUP, "=HYPERLINK(1)", "-dash, comma", 'a "quoted" label', *map("class {}".format, range(996))]
-MARGIN_PX = 32  # around the whole map, as in map.js
 BARS_PX = 34  # of a histogram
-
-
-@pytest.fixture(scope="module")
-def alike(tmp_path_factory):
-    """300 rows with a page and a map."""
-    folder = tmp_path_factory.mktemp("alike") / "run"
-    targets = ["classes:0-99", "filters:conv5_1:0-49"]
-    run = write_fake_run(str(folder), targets=targets, seeds=2, shard_size=50, labels=LABELS)
-    build_page(run, None)  # makes the index
-    write_fake_alike(folder)
-    build_page(run, None)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def figures(alike):
-    """The rows with their figures, by id."""
-    current = json.loads((alike / "alike" / "current.json").read_text())
-    found = pq.read_table(alike / current["table"]).to_pandas()
-    found["similar_ids"] = [list(found["target_id"].iloc[list(one)]) for one in found["similar"]]
-    return all_rows(alike).to_pandas().merge(found, on="target_id", how="left").set_index("target_id")
-
-
-def on_screen(visitor, figures):
-    """Where the pictures lie on the whole map, in pixels of the page."""
-    box = visitor.page.locator("#map").bounding_box()
-    side = min(box["width"], box["height"]) - 2 * MARGIN_PX
-    left, top = box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2
-    return left + figures["x"] * side, top + figures["y"] * side, (left, top, side)
 
 
 def saved(page, button):
@@ -68,7 +47,7 @@ def test_a_lasso_selects_what_lies_inside(alike, figures, browser):
         assert not [one for one in visitor.requests if "data/alike" in one.url]
         page.click("#views a:last-child")
         visitor.when(MAP_DRAWN)
-        x, y, (left, top, side) = on_screen(visitor, figures)
+        x, y, (left, top, side) = on_map(visitor, figures)
         ends = [left + 0.3 * side, top + 0.2 * side, left + 0.75 * side, top + 0.7 * side]
         is_in = (x > ends[0]) & (x < ends[2]) & (y > ends[1]) & (y < ends[3]) & (figures["layer"] == "fc8")
         expected = set(figures.index[is_in])
@@ -103,6 +82,37 @@ def test_a_lasso_selects_what_lies_inside(alike, figures, browser):
         assert not visitor.complaints, visitor.complaints
 
 
+def test_a_lasso_and_tags_in_firefox(alike, figures, firefox):
+    with loaded(FirefoxVisitor(firefox), address(alike, "#layer=fc8")) as guest:
+        guest.evaluate(
+            "globalThis.files = []; const make = URL.createObjectURL.bind(URL);"
+            "URL.createObjectURL = blob => { files.push(blob); return make(blob) }; 0"
+        )
+        guest.click("#views a:last-child")
+        guest.when(MAP_DRAWN)
+        x, y, (left, top, side) = on_map(guest, figures)
+        start, end = (left + 0.3 * side, top + 0.2 * side), (left + 0.75 * side, top + 0.7 * side)
+        is_in = (x > start[0]) & (x < end[0]) & (y > start[1]) & (y < end[1]) & (figures["layer"] == "fc8")
+        guest.click("#lasso")
+        guest.drag([start, (end[0], start[1]), end, (start[0], end[1])])
+        assert guest.text("#selection output") == f"{is_in.sum()} selected"
+        guest.click("#export-ids")
+        assert set(guest.evaluate("files.at(-1).text()").splitlines()) == set(figures.index[is_in])
+        guest.click("#selection a")
+        counted(guest, is_in.sum())
+        chosen = guest.items()[0]
+        guest.go(f"#id={chosen}")
+        guest.when("document.querySelector('[aria-label=\"Add a tag\"]')")
+        guest.write("[aria-label='Add a tag']", "two words")
+        guest.press("Enter")
+        guest.goto(address(alike))
+        guest.when("document.documentElement.dataset.ready")
+        guest.choose("[name=tag]", "two words")
+        counted(guest, 1)
+        assert guest.items() == [chosen]
+        assert not guest.complaints, guest.complaints
+
+
 def test_formulas_become_text_and_come_back(alike, browser):
     texts = [*LABELS[:4], "+1", "@x", "'quoted", "", "two\nlines", "鶴"]
     with visit(browser, address(alike)) as visitor:
@@ -123,7 +133,7 @@ def test_fingers_pan_pinch_and_draw(alike, figures, browser):
             places = [{"x": x, "y": y, "id": n} for n, (x, y) in enumerate(points)]
             fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
 
-        x, _, (left, top, side) = on_screen(visitor, figures)
+        x, _, (left, top, side) = on_map(visitor, figures)
         page.click("#lasso")
         touch("touchStart", (left, top))
         for place in ((left + side / 2, top), (left + side / 2, top + side), (left, top + side)):
@@ -165,7 +175,7 @@ def test_keys_move_the_map_and_open_the_picture_in_the_middle(alike, figures, br
         visitor.when("document.activeElement.tagName === 'CANVAS'")
         page.keyboard.press("0")
         visitor.when(MAP_DRAWN)
-        x, y, _ = on_screen(visitor, figures.dropna(subset=["x"]))
+        x, y, _ = on_map(visitor, figures.dropna(subset=["x"]))
         alone = ((x.values[:, None] - x.values) ** 2 + (y.values[:, None] - y.values) ** 2 < 60**2).sum(1).argmin()
         page.mouse.click(float(x.iloc[alone]), float(y.iloc[alone]))
         visitor.when("document.querySelector('dialog[open] dl')")

@@ -6,7 +6,7 @@ from pathlib import Path
 import axe_playwright_python
 import pytest
 
-from tests.helpers.firefox import FirefoxVisitor, a_firefox
+from tests.helpers.firefox import FirefoxVisitor
 from tests.helpers.gallery_tour import address, all_rows, loaded, place, tour, visit
 
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
@@ -26,12 +26,6 @@ globalThis.position = () => sight()[0][0] * rowPx() - sight()[0][1] + GAP_PX
 globalThis.topRow = () => Math.floor(position() / rowPx())
 globalThis.focused = () => Number(document.activeElement.dataset.item)
 0"""
-
-
-@pytest.fixture(scope="module")
-def firefox():
-    with a_firefox() as firefox:
-        yield firefox
 
 
 @pytest.fixture(params=["chromium", "firefox"])
