@@ -6,6 +6,7 @@
 # make lock: renews requirements.lock.
 # make hyparquet: renews the gallery's Parquet reader.
 # make puppeteer: installs what the gallery's tests drive Firefox with.
+# make azurite: installs the server that the tests of Azure Blob Storage use.
 # make decoders: makes the decoder of drawings again, with PHOTOGRAPHS=FOLDER that of photographs too.
 # Each sets up .venv first, where it needs it.
 PYTHON ?= python3
@@ -16,7 +17,7 @@ DEMO_FLAGS ?=
 # Keep bytecode, or each of Ray's worker processes would compile torch and Ray anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test ray-up lint docs lock hyparquet puppeteer decoders setup clean
+.PHONY: demo test ray-up lint docs lock hyparquet puppeteer azurite decoders setup clean
 
 setup: .venv/.installed
 
@@ -65,6 +66,12 @@ PUPPETEER_VERSION := 24.43.1
 puppeteer:
 	mkdir -p build/puppeteer && cd build/puppeteer && npm install --silent --no-save --no-package-lock --prefix . \
 		puppeteer-core@$(PUPPETEER_VERSION)
+
+# Needs npm.
+AZURITE_VERSION := 3.37.0
+azurite:
+	mkdir -p build/azurite && cd build/azurite && npm install --silent --no-save --no-package-lock --prefix . \
+		azurite@$(AZURITE_VERSION)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ from dgn.runs.layout import sha256
 from dgn.runs.stores import open_store
 from dgn.runs.stores.base import HIDDEN
 from dgn.runs.stores.local import LocalStore
-from dgn.text import in_one_line
+from dgn.text import A_BUCKET, in_one_line
 
 log = logging.getLogger("dgn")
 WORKER_BYTES = 1.2e9  # of a worker, without its network's weights; measured, docs/performance.md
@@ -183,7 +183,7 @@ def check_shared(store: LocalStore) -> None:
             if seen != key.encode():
                 raise StoreError(
                     f"{store.url} is not shared: the machine {address} does not see what this machine writes there; "
-                    "give s3://bucket/prefix, or a folder of a network file system that all machines mount"
+                    f"give {A_BUCKET}, or a folder of a network file system that all machines mount"
                 )
     finally:
         beside.delete(key)
@@ -195,7 +195,7 @@ def check_seen(store: LocalStore, key: str) -> None:
     for address, seen in _on_other_machines(store.url, key):
         if seen is None or sha256(seen) != expected:
             raise StoreError(
-                f"{store.url} is not shared: the machine {address} does not see its {key}; give s3://bucket/prefix, or "
+                f"{store.url} is not shared: the machine {address} does not see its {key}; give {A_BUCKET}, or "
                 "a folder of a network file system that all machines mount"
             )
 

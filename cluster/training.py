@@ -33,7 +33,7 @@ from dgn.method.autoencoder import Autoencoder, add_noise, along_axes, central_c
 from dgn.method.decoder import FORMAT_VERSION
 from dgn.pictures.ceiling import Ceiling
 from dgn.runs.stores.base import KeyExists, Store
-from dgn.runs.stores.s3 import S3Store
+from dgn.runs.stores.local import LocalStore
 from dgn.text import NOT_JSON, in_one_line, printable
 
 log = logging.getLogger("dgn")
@@ -151,12 +151,12 @@ def _cpus_each(num_workers: int) -> float:
 
 def _storage(folder: Store) -> dict[str, Any]:
     """Ray Train's settings for keeping checkpoints in `folder`."""
-    if isinstance(folder, S3Store):
-        parent, _, name = folder.url.removeprefix("s3://").rpartition("/")
-        handler = pyarrow.fs.FSSpecHandler(folder.fs)
-        return {"storage_path": parent, "name": name, "storage_filesystem": pyarrow.fs.PyFileSystem(handler)}
-    parent, _, name = folder.url.rpartition("/")
-    return {"storage_path": parent, "name": name}
+    files, root = folder.arrow()
+    parent, _, name = root.rpartition("/")
+    if isinstance(folder, LocalStore):
+        return {"storage_path": parent, "name": name}
+    handler = pyarrow.fs.FSSpecHandler(files)
+    return {"storage_path": parent, "name": name, "storage_filesystem": pyarrow.fs.PyFileSystem(handler)}
 
 
 def _check_folder(folder: Store, identity: dict[str, Any], is_resumed: bool) -> None:

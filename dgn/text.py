@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 NOT_JSON = (json.JSONDecodeError, UnicodeDecodeError, RecursionError)  # what `json.loads` raises for other bytes
 MAX_CHARS = 300
+A_BUCKET = "s3://, gs:// or az://bucket/prefix"  # the addresses of buckets, in help and messages
 
 
 def printable(text: object) -> str:

@@ -18,7 +18,7 @@ from dgn.runs import schema
 from dgn.runs.config import NETWORK_SETTINGS, RunConfig
 from dgn.runs.run import Run
 from dgn.runs.validation import validated
-from dgn.text import plural, printable
+from dgn.text import A_BUCKET, plural, printable
 
 if TYPE_CHECKING:
     from dgn.networks.weights import NetworkWeights
@@ -40,7 +40,7 @@ def command(
         str | None,
         typer.Option(
             metavar="IMAGES",
-            help="A folder or s3://bucket/prefix of photographs in folders named as the classes, with which pictures "
+            help=f"A folder, or {A_BUCKET}, of photographs in folders named as the classes, with which pictures "
             "are compared.",
         ),
     ] = None,

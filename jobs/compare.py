@@ -15,7 +15,7 @@ from dgn.jobs.common.progress import bar
 from dgn.runs.config import NETWORK_SETTINGS, RunConfig
 from dgn.runs.run import Run
 from dgn.runs.validation import validated
-from dgn.text import plural, printable
+from dgn.text import A_BUCKET, plural, printable
 
 JUDGE_SETTINGS = NETWORK_SETTINGS[1:]  # --by names it
 PAGE, TABLE = "index.html", "compare.parquet"
@@ -24,7 +24,7 @@ NUM_PRINTED = 10
 
 @with_settings(RunConfig, *JUDGE_SETTINGS)
 def command(
-    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="A folder or s3://bucket/prefix.")],
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help=f"A folder, or {A_BUCKET}.")],
     run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="Another run of the same targets.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, for the page and the Parquet file.")],
     settings: dict[str, Any],

@@ -14,7 +14,7 @@ from dgn.runs.config import RunConfig
 from dgn.runs.examples import Done, Examples
 from dgn.runs.run import Run
 from dgn.runs.validation import validated
-from dgn.text import plural, printable
+from dgn.text import A_BUCKET, plural, printable
 
 
 @with_settings(RunConfig, "workers", "gpus_per_worker", "log_format")
@@ -24,7 +24,7 @@ def command(
         str,
         typer.Argument(
             metavar="IMAGES",
-            help="A folder or s3://bucket/prefix of photographs, or of Parquet files with an image column.",
+            help=f"A folder, or {A_BUCKET}, of photographs, or of Parquet files with an image column.",
         ),
     ],
     settings: dict[str, Any],

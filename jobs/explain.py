@@ -20,7 +20,7 @@ from dgn.jobs.render import render
 from dgn.runs.config import RunConfig
 from dgn.runs.run import Run
 from dgn.targets import MODES
-from dgn.text import plural, printable
+from dgn.text import A_BUCKET, plural, printable
 
 if TYPE_CHECKING:
     from dgn.networks.layers import Layers
@@ -38,7 +38,7 @@ def command(
         Path, typer.Argument(metavar="OUT", help="A new folder, for the sheets, the Parquet file and new pictures.")
     ],
     photographs: Annotated[
-        list[str], typer.Argument(metavar="PHOTO", help="Photographs, or folders or s3://bucket/prefix of them.")
+        list[str], typer.Argument(metavar="PHOTO", help=f"Photographs; or folders of them, or {A_BUCKET}.")
     ],
     settings: dict[str, Any],
     layers: Annotated[

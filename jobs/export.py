@@ -22,7 +22,7 @@ from dgn.runs.run import VERIFY, Run
 from dgn.runs.stores import open_store
 from dgn.runs.stores.base import Store
 from dgn.runs.stores.local import LocalStore
-from dgn.text import plural
+from dgn.text import A_BUCKET, plural
 
 
 class Form(StrEnum):
@@ -32,7 +32,7 @@ class Form(StrEnum):
 
 def command(
     run: RunArgument,
-    out: Annotated[str, typer.Argument(metavar="OUT", help="A new folder or s3://bucket/prefix.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help=f"A new folder, or {A_BUCKET}.")],
     form: Annotated[
         Form,
         typer.Option("--format", help="hf: Parquet for datasets.load_dataset. tar: tar files and index.parquet."),
@@ -45,9 +45,7 @@ def command(
     opened = Run.at(run)
     store = open_store(out)
     if os.path.isfile(store.url):
-        raise DgnError(
-            f"{store.url} is a file: expected a new or an empty folder for the export, or s3://bucket/prefix"
-        )
+        raise DgnError(f"{store.url} is a file: expected a new or an empty folder for the export, or {A_BUCKET}")
     store.check(must_write=True)
     for is_hidden in (False, True):
         if (found := next(store.list("", is_hidden), None)) is not None:

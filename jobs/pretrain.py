@@ -18,6 +18,7 @@ from dgn.jobs.common.flags import with_settings
 from dgn.jobs.common.progress import bar, log_to_stderr
 from dgn.runs.stores import open_store
 from dgn.runs.validation import validated
+from dgn.text import A_BUCKET
 
 if TYPE_CHECKING:
     from dgn.cluster.training import Outcome
@@ -32,9 +33,9 @@ log = logging.getLogger("dgn")
 @with_settings(TrainingSettings)
 def command(
     images: Annotated[
-        str, typer.Argument(help="Folder or s3:// prefix of JPEG, PNG and WebP files, or of Parquet files.")
+        str, typer.Argument(help=f"Folder, or {A_BUCKET}, of JPEG, PNG and WebP files, or of Parquet files.")
     ],
-    out: Annotated[str, typer.Argument(metavar="OUT.safetensors", help="File or s3:// object to write.")],
+    out: Annotated[str, typer.Argument(metavar="OUT.safetensors", help="File to write, or object in a bucket.")],
     settings: dict[str, Any],
     workers: Annotated[
         int | None,
@@ -144,7 +145,7 @@ def _fitted(images: str, column: str, settings: TrainingSettings, ceiling: Ceili
 def _split(out: str) -> tuple[str, str]:
     parent, _, name = out.rpartition("/")
     if not name.endswith(".safetensors") or name == ".safetensors":
-        raise DgnError(f"OUT is '{out}': expected a file or s3:// object ending in .safetensors")
+        raise DgnError(f"OUT is '{out}': expected a file, or an object in a bucket, ending in .safetensors")
     return parent or ("/" if out.startswith("/") else "."), name
 
 

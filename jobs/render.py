@@ -47,7 +47,7 @@ def command(
 ) -> None:
     if more_targets and "targets" not in settings:
         raise DgnError(
-            f"unexpected '{more_targets[0]}': targets come after --targets, and RUN is one folder or s3:// prefix"
+            f"unexpected '{more_targets[0]}': targets come after --targets, and RUN is one folder or address"
         )
     if more_targets:
         settings["targets"] = [*settings["targets"], *more_targets]

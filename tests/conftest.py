@@ -1,6 +1,7 @@
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 import urllib.request
 import uuid
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -140,15 +142,49 @@ def s3_server(tmp_path_factory):
         yield environment
 
 
+def bucket_name(request):
+    name = "b-" + re.sub("[^a-z0-9]+", "-", request.node.name.lower())[:40].strip("-")
+    return f"{name}-{uuid.uuid4().hex[:8]}"  # tests of several files share a server, and some have the same name
+
+
 @pytest.fixture
 def bucket(s3_server, monkeypatch, request):
     """An empty bucket's name; this process and its children see the server."""
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
-    name = "b-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:40].strip("-")
-    name += f"-{uuid.uuid4().hex[:8]}"  # tests of several files share a server, and some have the same name
+    name = bucket_name(request)
     urllib.request.urlopen(urllib.request.Request(f"{s3_server['AWS_ENDPOINT_URL']}/{name}", method="PUT")).close()
     return name
+
+
+@pytest.fixture(scope="session")
+def cloud_servers(tmp_path_factory):
+    """Starts the server for `gs` or `az` when it is first asked for. Gives the environment that reaches it."""
+    from tests.helpers import emulators
+
+    with contextlib.ExitStack() as stack:
+
+        @cache
+        def environment(scheme):
+            start = {"gs": emulators.running_gcs, "az": emulators.running_azure}[scheme]
+            return stack.enter_context(start(tmp_path_factory.mktemp(scheme)))
+
+        yield environment
+
+
+@pytest.fixture
+def cloud_bucket(cloud_servers, monkeypatch, request):
+    """Makes an empty bucket of `gs` or `az`, whose name it returns; this process and its children see the server."""
+    from tests.helpers import emulators
+
+    def make(scheme):
+        for name, value in cloud_servers(scheme).items():
+            monkeypatch.setenv(name, value)
+        name = bucket_name(request)
+        {"gs": emulators.make_gcs_bucket, "az": emulators.make_azure_container}[scheme](cloud_servers(scheme), name)
+        return name
+
+    return make
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 
 def open_run(url: str | Path) -> OpenRun:
-    """Opens a run of `dgn render` for reading, a folder or `s3://bucket/prefix`. It may still be rendering.
+    """Opens a run of `dgn render` for reading, a folder or `s3://`, `gs://` or `az://bucket/prefix`. It may still be
+    rendering.
 
     Raises: StoreError if the address holds no run.
     """
@@ -46,7 +47,7 @@ class OpenRun:
 
     @property
     def url(self) -> str:
-        """The run's folder or `s3://bucket/prefix`."""
+        """The run's folder, or its address in a bucket."""
         return self._run.store.url
 
     @property

@@ -88,8 +88,8 @@ class RunConfig(BaseModel):
     )
     weights: str | None = Field(
         default=None,
-        description="The classifier's weights, as any trainer saves them: a file, s3:// or https://. None of the "
-        "file's code is run. Default: those that come with it or are downloaded.",
+        description="The classifier's weights, as any trainer saves them: a file, s3://, gs://, az:// or "
+        "https://. None of the file's code is run. Default: those that come with it or are downloaded.",
     )
     weights_sha256: Annotated[str, BeforeValidator(_check_sha256)] | None = Field(
         default=None, description="SHA-256 that the weights must have; needed for https://. Default: any."

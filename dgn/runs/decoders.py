@@ -1,4 +1,4 @@
-"""What draws the pretrained mode: a decoder from a file, an S3 object or dgn itself, or a generator of one's own."""
+"""What draws the pretrained mode: a decoder from a file, a bucket or dgn itself, or a generator of one's own."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def needed_decoder(
 
 
 def load_decoder(source: str, width: float | None = None) -> FrozenDecoder:
-    """A decoder by path, by `s3://` address, or one of those that come with dgn by its name.
+    """A decoder by path, by its address in a bucket, or one of those that come with dgn by its name.
 
     Args:
         width: the generator's, if it was given; the decoder must have the same.

@@ -21,8 +21,10 @@ from dgn.networks.own_code import is_code, own_code
 from dgn.networks.registry import network_named
 from dgn.networks.weights import NetworkWeights, file_sha256, load_weights
 from dgn.runs.config import RunConfig
-from dgn.runs.stores import read_url
+from dgn.runs.stores import in_bucket, read_url
 from dgn.text import in_one_line
+
+EXPECTED_LABELS = "expected a file, s3://, gs:// or az:// with one label per class"
 
 
 def describe_network(config: RunConfig) -> Network:
@@ -80,13 +82,13 @@ def _labelled(network: Network, config: RunConfig) -> Network:
     if config.labels is None:
         return network
     is_here = "://" not in config.labels
-    if not (config.labels.startswith("s3://") or (is_here and Path(config.labels).expanduser().is_file())):
+    if not (in_bucket(config.labels) or (is_here and Path(config.labels).expanduser().is_file())):
         what = "no labels file at" if is_here else "labels"
-        raise DgnError(f"{what} {config.labels}: expected a file or s3:// with one label per class")
+        raise DgnError(f"{what} {config.labels}: {EXPECTED_LABELS}")
     try:
         data = read_url(config.labels)
     except FileNotFoundError as error:
-        raise DgnError(f"no labels at {config.labels}: expected a file or s3:// with one label per class") from error
+        raise DgnError(f"no labels at {config.labels}: {EXPECTED_LABELS}") from error
     name = Path(config.labels).name
     labels = parse_labels(data, name)
     try:
@@ -103,7 +105,7 @@ def _fetched(source: str, sha256: str | None) -> Iterator[Path]:
     """
     if source.startswith("https://"):
         path = _downloaded(source, sha256)
-    elif source.startswith("s3://"):
+    elif in_bucket(source):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(source).name
             try:
@@ -114,7 +116,7 @@ def _fetched(source: str, sha256: str | None) -> Iterator[Path]:
             yield path
         return
     elif "://" in source:
-        raise DgnError(f"weights {source}: expected a file, s3:// or https://")
+        raise DgnError(f"weights {source}: expected a file, s3://, gs://, az:// or https://")
     else:
         path = Path(source).expanduser()
         if sha256 is not None and path.is_file():

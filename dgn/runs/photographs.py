@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from dgn.errors import DgnError, StoreError
 from dgn.pictures.photographs import SUFFIXES
 from dgn.runs.stores import LocalStore, Store, open_store
-from dgn.text import in_one_line, plural
+from dgn.text import A_BUCKET, in_one_line, plural
 
 log = logging.getLogger("dgn")
 
@@ -57,12 +57,12 @@ class PhotographFolder(LocalStore):
 
 
 def photograph_store(url: str) -> Store:
-    """The store at a folder or `s3://bucket/prefix`. Raises: StoreError if the folder does not exist."""
+    """The store at a folder or in a bucket. Raises: StoreError if the folder does not exist."""
     store = open_store(url)
     if isinstance(store, LocalStore):
         if not store.root.is_dir():
             what = "a file" if store.root.exists() else "not there"
-            raise StoreError(f"{store.url} is {what}: expected a folder of photographs, or s3://bucket/prefix")
+            raise StoreError(f"{store.url} is {what}: expected a folder of photographs, or {A_BUCKET}")
         return PhotographFolder(url)
     return store
 

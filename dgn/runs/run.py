@@ -32,7 +32,7 @@ from dgn.runs.layout import RUN_FILE, extension_key, failure_key, metadata_key, 
 from dgn.runs.shards import Committed
 from dgn.runs.stores import EndFile, KeyExists, Store, open_store
 from dgn.runs.validation import first_problem
-from dgn.text import NOT_JSON
+from dgn.text import A_BUCKET, NOT_JSON
 
 VERIFY = "dgn verify lists everything that is wrong"  # advice that ends a message
 # Differences between fingerprints that say nothing as hashes.
@@ -43,7 +43,7 @@ _DIFFERING = {
 }
 # Of a shard's file. 32 rows with their thumbnails take less, so one request reads them, and few packed pictures.
 END_BYTES = 1 << 18
-NUM_READERS = 10  # files that are read at a time: as many connections as the S3 client keeps
+NUM_READERS = 10  # files that are read at a time: as many connections as the clients of S3 and Azure keep
 Result = TypeVar("Result")
 
 
@@ -57,7 +57,7 @@ class Run:
 
     @classmethod
     def at(cls, url: str) -> Run:
-        """The run at a folder or `s3://bucket/prefix`. Raises: StoreError if the folder or bucket does not exist."""
+        """The run at a folder or in a bucket. Raises: StoreError if the folder or bucket does not exist."""
         store = open_store(url)
         store.check(must_write=False)
         return cls(store)
@@ -169,7 +169,7 @@ class Run:
         if found != run_id:
             raise StoreError(
                 f"{self.store.url} on {platform.node()} holds {found} instead of the run {run_id}: all machines must "
-                "share it; give s3://bucket/prefix, or a folder of a network file system that all machines mount"
+                f"share it; give {A_BUCKET}, or a folder of a network file system that all machines mount"
             )
 
     def committed(self, num_shards: int) -> Committed:

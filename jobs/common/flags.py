@@ -16,8 +16,9 @@ from pydantic.fields import FieldInfo
 from dgn.errors import DgnError
 from dgn.runs.config import RunConfig
 from dgn.runs.validation import Settings, validated
+from dgn.text import A_BUCKET
 
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A folder or s3://bucket/prefix.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help=f"A folder, or {A_BUCKET}.")]
 
 # Where what made RUN's pictures is now, for commands whose other flags describe another network, or none.
 OwnNetwork = Annotated[

@@ -25,8 +25,10 @@ def log_to_stderr(log_format: Literal["text", "json"] = "text") -> None:
     """Logs lines of text. JSON lines are written by Ray, from `connection.connect` on."""
     if log_format == "text":
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for chatty in ("ray", "botocore", "aiobotocore", "s3fs", "fsspec", "urllib3"):
+    for chatty in ("ray", "botocore", "aiobotocore", "s3fs", "adlfs", "fsspec", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    for doubling in ("azure", "gcsfs", "google"):  # they log what they raise, over many lines
+        logging.getLogger(doubling).setLevel(logging.CRITICAL)
 
 
 @contextmanager

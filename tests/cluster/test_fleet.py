@@ -152,7 +152,7 @@ def test_a_folder_that_a_machine_does_not_share_is_refused(shared_machines, tmp_
         assert job.wait() == 2
         last = job.log.strip().splitlines()[-1]
         assert last.startswith(f"dgn: {shared / 'run'} is not shared: the machine ")
-        assert "give s3://bucket/prefix" in last
+        assert "give s3://, gs:// or az://bucket/prefix" in last
         assert not list(shared.iterdir()), "nothing is written"
     finally:
         for process in [*psutil.Process(node.pid).children(recursive=True), node]:

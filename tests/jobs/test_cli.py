@@ -25,7 +25,7 @@ def test_an_empty_run_is_refused(dgn):
     assert dgn("status", "") == (
         2,
         "",
-        "dgn: the address of the run is empty: expected a folder or s3://bucket/prefix\n",
+        "dgn: the address of the run is empty: expected a folder, or s3://, gs:// or az://bucket/prefix\n",
     )
 
 

@@ -159,7 +159,10 @@ def test_bad_input_ends_in_one_line_before_anything_is_written(rendered, photogr
     shutil.copytree(rendered, run)
     (tmp_path / "empty").mkdir()
     for arguments, says in (
-        ((run, tmp_path / "missing"), "is not there: expected a folder of photographs, or s3://bucket/prefix"),
+        (
+            (run, tmp_path / "missing"),
+            "is not there: expected a folder of photographs, or s3://, gs:// or az://bucket/prefix",
+        ),
         ((run, tmp_path / "empty"), "no pictures in"),
         ((run, photographs / "notes.txt"), "is a file: expected a folder of photographs"),
         ((tmp_path / "none", photographs), "no run at"),

@@ -74,7 +74,7 @@ BAD = {
     ),
     "no labels": (
         ("build", *SEES, "--labels", "none.txt"),
-        "none.txt: expected a file or s3:// with one label per class",
+        "none.txt: expected a file, s3://, gs:// or az:// with one label per class",
     ),
     "not a number": (("build", *SEES, "--weights", "nan.pth"), "4.bias"),
     "a web page": (("build", *SEES, "--weights", "page.pth"), "is a web page instead of the file that it links to"),

@@ -1,4 +1,8 @@
-"""Stores: create-once, whole files, and lines for stores that cannot be used. S3 is a real server."""
+"""Stores: create-once, whole files, and lines for stores that cannot be used.
+
+S3 is a real server. So are those for Google's and Azure's storage, but they are not Google's and Azure's own: what only
+those could show is at the head of test_clouds.py.
+"""
 
 import errno
 import json
@@ -20,10 +24,12 @@ from dgn.runs.stores.s3 import S3Store
 from tests.conftest import free_port, server
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "gs", "az"])
 def store(request, tmp_path):
     if request.param == "local":
         return LocalStore(str(tmp_path / "run"))
+    if request.param != "s3":
+        return open_store(f"{request.param}://{request.getfixturevalue('cloud_bucket')(request.param)}/some/run")
     return S3Store(f"s3://{request.getfixturevalue('bucket')}/some/run")
 
 

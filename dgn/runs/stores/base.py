@@ -144,9 +144,9 @@ def _race_to_create(store: Store, key: str) -> None:
         winners = [name for name, is_winner in zip(names, writers.map(is_created, names), strict=True) if is_winner]
     if len(winners) > 1:
         raise StoreError(
-            f"{store.url} ignores create-once (If-None-Match): {len(winners)} of {NUM_WRITERS} writers at once created "
-            "one key, so workers could overwrite each other's results; use a store that honours it (AWS S3, MinIO, "
-            "Ceph) or a local folder"
+            f"{store.url} ignores create-once: {len(winners)} of {NUM_WRITERS} writers at once created one key, so "
+            "workers could overwrite each other's results; use a store that honours it (If-None-Match on AWS S3, "
+            "MinIO, Ceph and Azure, ifGenerationMatch on Google Cloud Storage) or a local folder"
         )
     if store.read(key) not in (winners or names):
         raise StoreError(f"{store.url} reported that a key exists and overwrote it nevertheless")

@@ -15,6 +15,7 @@ from typing import Any
 from dgn.errors import RunDamaged, StoreError
 from dgn.runs.stores.base import HIDDEN, KeyExists, check_create_once
 from dgn.runs.stores.patience import PatientStore, patient
+from dgn.text import A_BUCKET
 
 PASSING_ERRNOS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}  # of network file systems
 ADVICE = {
@@ -100,7 +101,7 @@ class LocalStore(PatientStore):
                     raise
                 raise StoreError(
                     f"the file system of {self.url} has no hard links (exFAT and some network drives have none), and "
-                    "no other way to create a file once: give a folder on another file system, or s3://bucket/prefix"
+                    f"no other way to create a file once: give a folder on another file system, or {A_BUCKET}"
                 ) from error
 
     @patient("write")

@@ -36,7 +36,7 @@ class PatientStore:
     """What the stores share: patience with faults that pass by themselves, and one line for all others."""
 
     url: str
-    foreign: tuple[type[Exception], ...]  # errors of the disk, or of S3 and its client
+    foreign: tuple[type[Exception], ...]  # errors of the disk, or of the service and its client
     patience_s: float | None = None  # None: PATIENCE_S
 
     def impatient(self) -> Self:
@@ -57,6 +57,10 @@ class PatientStore:
         """Ends the message about a fault: what to look at."""
         return ""
 
+    def text(self, error: BaseException | None) -> str:
+        """A fault on one line."""
+        return " ".join(str(error).split())
+
     def check_length(self, key: str, data: bytes, start: int, stop: int) -> bytes:
         """The data of a range. Raises: Truncated if it is not all there."""
         if len(data) != stop - start:
@@ -65,7 +69,7 @@ class PatientStore:
 
     def in_one_line(self, error: BaseException) -> StoreError:
         """A fault that does not pass, as an error for people."""
-        return StoreError(f"cannot use {self.url}: {_text(error)}{self.hint(error)}")
+        return StoreError(f"cannot use {self.url}: {self.text(error)}{self.hint(error)}")
 
 
 def patient(operation: str) -> Callable[[Method[AnyStore, Args, Result]], Method[AnyStore, Args, Result]]:
@@ -96,7 +100,7 @@ def patient(operation: str) -> Callable[[Method[AnyStore, Args, Result]], Method
                 retry=retry_if_exception(self.passes),
                 wait=wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
                 stop=stop_before_delay(PATIENCE_S if self.patience_s is None else self.patience_s),
-                before_sleep=partial(_report, f"{self.url}/{key}", operation),
+                before_sleep=partial(_report, self, f"{self.url}/{key}", operation),
             )
             try:
                 return retrying(again)
@@ -106,7 +110,7 @@ def patient(operation: str) -> Callable[[Method[AnyStore, Args, Result]], Method
                 last, seconds = error.last_attempt, retrying.statistics["delay_since_first_attempt"]
                 tried = f"{operation} {key}".rstrip() + f" failed {last.attempt_number} times in {seconds:.0f} s"
                 cause = last.exception()
-                what = f"{tried}, at last: {_text(cause)}{self.hint(cause)}"
+                what = f"{tried}, at last: {self.text(cause)}{self.hint(cause)}"
                 raise StoreError(f"cannot use {self.url}: {what}") from cause
             except self.foreign as error:
                 raise self.in_one_line(error) from error
@@ -116,13 +120,9 @@ def patient(operation: str) -> Callable[[Method[AnyStore, Args, Result]], Method
     return decorate
 
 
-def _report(where: str, operation: str, state: RetryCallState) -> None:
+def _report(store: PatientStore, where: str, operation: str, state: RetryCallState) -> None:
     error = state.outcome and state.outcome.exception()
     assert error
-    log.warning("%s %s: %s; next try in %.1f s", operation, where, _text(error), state.upcoming_sleep)
+    log.warning("%s %s: %s; next try in %.1f s", operation, where, store.text(error), state.upcoming_sleep)
     for observer in retry_observers:
         observer(operation, error)
-
-
-def _text(error: BaseException | None) -> str:
-    return " ".join(str(error).split())

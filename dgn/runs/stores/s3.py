@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import mimetypes
 import os
-from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,9 +13,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from dgn.errors import RunDamaged, StoreError
-from dgn.runs.stores.base import HIDDEN, KeyExists, check_create_once
-from dgn.runs.stores.patience import PatientStore, patient
+from dgn.errors import StoreError
+from dgn.runs.stores.base import KeyExists
+from dgn.runs.stores.buckets import PASSING_STATUSES, BucketStore, Page, media_type
+from dgn.runs.stores.patience import patient
 
 # A connection refused, reset, closed or silent; a body that ended early or does not match its checksum; truncated XML.
 # botocore passes on urllib3's HTTPError when TLS breaks within a body.
@@ -26,7 +25,6 @@ PASSING_ERRORS = (
     exceptions.FlexibleChecksumError, ResponseParserError, HTTPError,
 )  # fmt: skip
 ERRORS = (BotoCoreError, ClientError, ResponseParserError, HTTPError)
-PASSING_STATUSES = {408, 429, 500, 502, 503, 504}  # of SlowDown and InternalError; HEAD has no codes
 # Passing errors with status 400 or 409: a body lost on its way to S3, and concurrent writers of one key. AWS asks for
 # another try after ConditionalRequestConflict: it does not mean that the key exists, which PreconditionFailed does.
 PASSING_CODES = {
@@ -96,21 +94,14 @@ def _status(error: ClientError) -> int:
     return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
-def _kind(key: str) -> str:
-    """The media type, by which browsers decide to show a page or picture."""
-    return mimetypes.guess_type(key)[0] or "application/octet-stream"
-
-
-class S3Store(PatientStore):
+class S3Store(BucketStore):
     """A prefix of an S3 bucket. Credentials, region and endpoint come from the usual AWS settings."""
 
+    scheme = "s3"
     foreign = ERRORS
 
     def __init__(self, url: str):
-        self.bucket, _, self.prefix = url.removeprefix("s3://").rstrip("/").partition("/")
-        self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
-        if not self.bucket:
-            raise StoreError(f"no bucket in '{url}': expected s3://bucket/prefix")
+        super().__init__(url)
         self.is_unsigned = self.bucket in os.environ.get(UNSIGNED_BUCKETS, "").split(",")
         self.encryption = {argument: os.environ[name] for argument, name in ENCRYPTION.items() if os.environ.get(name)}
         try:
@@ -139,15 +130,13 @@ class S3Store(PatientStore):
         )  # fmt: skip
 
     def _place(self, key: str) -> dict[str, str]:
-        if ".." in key.split("/"):
-            raise RunDamaged(f"key '{key}' leads out of the run {self.url}")
-        return {"Bucket": self.bucket, "Key": f"{self.prefix}/{key}".lstrip("/")}
+        return {"Bucket": self.bucket, "Key": self.name(key)}
 
     def passes(self, error: BaseException) -> bool:
         return _passes(error)
 
     def in_one_line(self, error: BaseException) -> StoreError:
-        return self._no_bucket() if _says_no_bucket(error) else super().in_one_line(error)
+        return self.no_bucket() if _says_no_bucket(error) else super().in_one_line(error)
 
     def hint(self, error: BaseException | None) -> str:
         is_answer = isinstance(error, (ClientError, exceptions.FlexibleChecksumError))  # others may name the key
@@ -180,7 +169,7 @@ class S3Store(PatientStore):
         self._put(key, data)
 
     def _put(self, key: str, data: bytes, **more: str) -> None:
-        self.client.put_object(**self._place(key), Body=data, ContentType=_kind(key), **self.encryption, **more)
+        self.client.put_object(**self._place(key), Body=data, ContentType=media_type(key), **self.encryption, **more)
 
     @patient("read")
     def read(self, key: str) -> bytes:
@@ -229,47 +218,16 @@ class S3Store(PatientStore):
             raise
         return True
 
-    def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
-        return (key for key, _ in self.list_dated(prefix, is_hidden))
-
-    def list_dated(self, prefix: str, is_hidden: bool = False) -> Iterator[tuple[str, float]]:
-        root = f"{self.prefix}/".lstrip("/")
-        token = None
-        while True:
-            page = self._page(prefix, token)
-            for item in page.get("Contents", ()):
-                key = item["Key"].removeprefix(root)
-                if key.rpartition("/")[2].startswith(HIDDEN) == is_hidden:
-                    yield key, item["LastModified"].timestamp()
-            if not page.get("IsTruncated"):
-                return
-            token = page["NextContinuationToken"]
-
     @patient("list")
-    def _page(self, prefix: str, token: str | None) -> dict[str, Any]:
-        """Up to a thousand keys, from all folders below."""
-        place = self._place(f"{prefix.rstrip('/')}/" if prefix else "")
+    def _page(self, prefix: str, token: str | None) -> Page:
         following = {"ContinuationToken": token} if token else {}
-        return self.client.list_objects_v2(Bucket=place["Bucket"], Prefix=place["Key"], **following)
+        page = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.name(prefix), **following)
+        items = [(item["Key"], item["LastModified"].timestamp()) for item in page.get("Contents", ())]
+        return items, page["NextContinuationToken"] if page.get("IsTruncated") else None
 
     @patient("delete")
     def delete(self, key: str) -> None:
         self.client.delete_object(**self._place(key))
-
-    def delete_folder(self, prefix: str) -> None:
-        for is_hidden in (False, True):
-            # One by one: a bulk delete reports failures inside a successful answer.
-            for key in self.list(prefix, is_hidden):
-                self.delete(key)
-
-    def arrow(self) -> tuple[Any, str]:
-        return self.fs, f"{self.bucket}/{self.prefix}".rstrip("/")
-
-    def check(self, must_write: bool) -> None:
-        hurried = self.impatient()
-        hurried._find_bucket("")
-        if must_write:
-            check_create_once(hurried)
 
     @patient("check")
     def _find_bucket(self, _: str) -> None:
@@ -277,7 +235,7 @@ class S3Store(PatientStore):
             self.client.head_bucket(Bucket=self.bucket)
         except ClientError as error:
             if _says_not_found(error):
-                raise self._no_bucket() from error
+                raise self.no_bucket() from error
             raise
 
     def remark(self) -> str:
@@ -291,6 +249,3 @@ class S3Store(PatientStore):
     @patient("check")
     def _versioning(self, _: str) -> str | None:
         return self.client.get_bucket_versioning(Bucket=self.bucket).get("Status")
-
-    def _no_bucket(self) -> StoreError:
-        return StoreError(f"no bucket '{self.bucket}' for {self.url}: create it, or correct the name")
