@@ -158,7 +158,7 @@ def bucket(s3_server, monkeypatch, request):
 
 
 @pytest.fixture(scope="session")
-def cloud_servers(tmp_path_factory):
+def cloud_servers():
     """Starts the server for `gs` or `az` when it is first asked for. Gives the environment that reaches it."""
     from tests.helpers import emulators
 
@@ -167,7 +167,7 @@ def cloud_servers(tmp_path_factory):
         @cache
         def environment(scheme):
             start = {"gs": emulators.running_gcs, "az": emulators.running_azure}[scheme]
-            return stack.enter_context(start(tmp_path_factory.mktemp(scheme)))
+            return stack.enter_context(start())
 
         yield environment
 

@@ -161,7 +161,7 @@ def arrow_dataset(run: Run, keys: Sequence[str], schema: pa.Schema) -> ds.Datase
     def open_footer(key: str) -> None:
         try:
             pq.read_metadata(f"{root}/{key}", filesystem=files)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, *run.store.foreign) as error:
             raise unreadable(f"{run.store.url}/{key}: {error}") from error
 
     with ThreadPoolExecutor(NUM_READERS) as readers:

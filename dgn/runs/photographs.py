@@ -231,11 +231,12 @@ def read_photograph(store: Store, key: str) -> bytes:
 def open_table(store: Store, key: str) -> pq.ParquetFile:
     """A Parquet file, of which only what is asked for is read. Raises: DgnError, StoreError."""
     files, root = store.arrow()
+    faults: tuple[type[Exception], ...] = (OSError, *store.foreign)
     try:
         return pq.ParquetFile(f"{root}/{key}", filesystem=files)
     except pa.ArrowInvalid as error:
         raise DgnError(f"{store.url}/{key} is not a Parquet file: {in_one_line(error)}") from error
-    except OSError as error:
+    except faults as error:
         raise StoreError(f"cannot read {store.url}/{key}: {in_one_line(error)}") from error
 
 

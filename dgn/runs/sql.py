@@ -43,7 +43,7 @@ def select(rows: Rows, sql: str) -> pa.Table:
             table = answer.to_arrow_table()
         except duckdb.Error as error:
             raise _problem(" ".join(str(error).split())) from error
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, *rows.run.store.foreign) as error:
             raise unreadable(str(error)) from error
     check_unique(table.column_names, "--sql", "tell them apart with AS")
     return table

@@ -31,7 +31,7 @@ from dgn.method.autoencoder import Autoencoder, along_axes, central_crop
 from dgn.method.decoder import FORMAT_VERSION, read_decoder
 from dgn.method.lapped import Sums, fitted
 from dgn.networks.embedded.drawings import LABELS, draw
-from dgn.runs.stores import read_url
+from dgn.runs.stores import open_store, read_url
 
 EPOCHS = 4
 SETTINGS = [
@@ -252,16 +252,16 @@ def test_driver_and_worker_killed_and_resumed_give_the_same_file(photos, trained
 
 
 @pytest.mark.slow
-def test_parquet_on_s3_to_s3(photos, bucket):
-    import s3fs
-
-    fs = s3fs.S3FileSystem(skip_instance_cache=True)
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_parquet_in_a_bucket_to_the_same(scheme, photos, request):
+    bucket = request.getfixturevalue("bucket") if scheme == "s3" else request.getfixturevalue("cloud_bucket")(scheme)
+    fs, _ = open_store(f"{scheme}://{bucket}").arrow()
     images = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(photos.rglob("*.*")) if path.is_file()]
     for part in range(2):
         with fs.open(f"{bucket}/photos/{part}.parquet", "wb") as file:
             pq.write_table(pa.table({"image": images[part::2], "label": list(range(len(images[part::2])))}), file)
-    out = f"s3://{bucket}/out/decoder.safetensors"
-    train = [sys.executable, "-m", "jobs", "pretrain", f"s3://{bucket}/photos", out, *SETTINGS]
+    out = f"{scheme}://{bucket}/out/decoder.safetensors"
+    train = [sys.executable, "-m", "jobs", "pretrain", f"{scheme}://{bucket}/photos", out, *SETTINGS]
     ended = subprocess.run([*train, "--epochs", "1", "--workers", "2"], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "48 photographs (2 held out, 2 skipped), 1 epochs" in ended.stdout

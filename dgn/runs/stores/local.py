@@ -33,7 +33,7 @@ _HERE, _NOREPLACE = -100, 1  # AT_FDCWD, RENAME_NOREPLACE
 class LocalStore(PatientStore):
     """A folder."""
 
-    foreign = (OSError,)
+    foreign: tuple[type[Exception], ...] = (OSError,)
 
     def __init__(self, folder: str):
         self.root = Path(os.path.abspath(Path(folder).expanduser()))  # removes '..', keeps links

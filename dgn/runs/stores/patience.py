@@ -36,7 +36,7 @@ class PatientStore:
     """What the stores share: patience with faults that pass by themselves, and one line for all others."""
 
     url: str
-    foreign: tuple[type[Exception], ...]  # errors of the disk, or of the service and its client
+    foreign: tuple[type[Exception], ...]
     patience_s: float | None = None  # None: PATIENCE_S
 
     def impatient(self) -> Self:

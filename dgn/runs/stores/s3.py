@@ -98,7 +98,7 @@ class S3Store(BucketStore):
     """A prefix of an S3 bucket. Credentials, region and endpoint come from the usual AWS settings."""
 
     scheme = "s3"
-    foreign = ERRORS
+    foreign: tuple[type[Exception], ...] = ERRORS
 
     def __init__(self, url: str):
         super().__init__(url)
