@@ -13,12 +13,12 @@ LINE = ["--targets", "classes:0-3", "filters:conv1_1:0", "--shard-size", "2", *Q
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("scheme", ["gs", "az"])
-def test_a_run_is_rendered_and_read(scheme, cloud_bucket, cloud_servers, dgn, monkeypatch):
+@pytest.mark.parametrize(("scheme", "pack"), [("gs", ()), ("az", ("--pack",))])
+def test_a_run_is_rendered_and_read(scheme, pack, cloud_bucket, cloud_servers, dgn, monkeypatch):
     url = f"{scheme}://{cloud_bucket(scheme)}/some/run"
     # The tests' Ray was started before the server.
     monkeypatch.setattr(driver, "WORKER_ENVIRONMENT", {**driver.WORKER_ENVIRONMENT, **cloud_servers(scheme)})
-    code, _, err = dgn("render", url, *LINE)
+    code, _, err = dgn("render", url, *LINE, *pack)
     assert code == 0, err
     code, out, err = dgn("verify", url, "--sample", "1")
     assert code == 0, out + err
@@ -28,6 +28,6 @@ def test_a_run_is_rendered_and_read(scheme, cloud_bucket, cloud_servers, dgn, mo
     assert json.loads(out) == [{"num": 5}], err
     assert len(front_door.open_run(url).best("fc8", 3)) == 3
     store = open_store(url)
-    assert len(list(store.list("images"))) == 5
+    assert len(list(store.list("images"))) == (0 if pack else 5)
     store.delete(max(store.list("metadata")))
     assert "3 of 5" in dgn("status", url)[1]
