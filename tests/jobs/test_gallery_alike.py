@@ -15,7 +15,6 @@ from dgn.jobs.galleries.build import build_page
 from dgn.runs.run import Run
 from dgn.runs.stores import open_store
 from tests.helpers.fake_alike import write_fake_alike
-from tests.helpers.firefox import FirefoxVisitor
 from tests.helpers.gallery_tour import (
     LABELS,
     MAP_DRAWN,
@@ -23,7 +22,6 @@ from tests.helpers.gallery_tour import (
     Visitor,
     address,
     gallery_server,
-    loaded,
     on_map,
     visit,
 )  # fmt: skip
@@ -80,37 +78,6 @@ def test_a_lasso_selects_what_lies_inside(alike, figures, browser):
         counted(visitor, ((figures["layer"] == "fc8") & (figures["status"] == "ok")).sum())
         assert not page.locator("#selection").is_visible()
         assert not visitor.complaints, visitor.complaints
-
-
-def test_a_lasso_and_tags_in_firefox(alike, figures, firefox):
-    with loaded(FirefoxVisitor(firefox), address(alike, "#layer=fc8")) as guest:
-        guest.evaluate(
-            "globalThis.files = []; const make = URL.createObjectURL.bind(URL);"
-            "URL.createObjectURL = blob => { files.push(blob); return make(blob) }; 0"
-        )
-        guest.click("#views a:last-child")
-        guest.when(MAP_DRAWN)
-        x, y, (left, top, side) = on_map(guest, figures)
-        start, end = (left + 0.3 * side, top + 0.2 * side), (left + 0.75 * side, top + 0.7 * side)
-        is_in = (x > start[0]) & (x < end[0]) & (y > start[1]) & (y < end[1]) & (figures["layer"] == "fc8")
-        guest.click("#lasso")
-        guest.drag([start, (end[0], start[1]), end, (start[0], end[1])])
-        assert guest.text("#selection output") == f"{is_in.sum()} selected"
-        guest.click("#export-ids")
-        assert set(guest.evaluate("files.at(-1).text()").splitlines()) == set(figures.index[is_in])
-        guest.click("#selection a")
-        counted(guest, is_in.sum())
-        chosen = guest.items()[0]
-        guest.go(f"#id={chosen}")
-        guest.when("document.querySelector('[aria-label=\"Add a tag\"]')")
-        guest.write("[aria-label='Add a tag']", "two words")
-        guest.press("Enter")
-        guest.goto(address(alike))
-        guest.when("document.documentElement.dataset.ready")
-        guest.choose("[name=tag]", "two words")
-        counted(guest, 1)
-        assert guest.items() == [chosen]
-        assert not guest.complaints, guest.complaints
 
 
 def test_formulas_become_text_and_come_back(alike, browser):

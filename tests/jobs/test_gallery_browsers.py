@@ -7,7 +7,7 @@ import axe_playwright_python
 import pytest
 
 from tests.helpers.firefox import FirefoxVisitor
-from tests.helpers.gallery_tour import address, all_rows, loaded, place, tour, visit
+from tests.helpers.gallery_tour import MAP_DRAWN, address, all_rows, loaded, on_map, place, tour, visit
 
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 STEP_PX = 180
@@ -183,6 +183,37 @@ def test_an_address_and_the_way_back_in_a_long_view(visit_in, everything):
         guest.forward()
         guest.when(is_open)
         assert guest.evaluate("position()") == at > 20_000
+        assert not guest.complaints, guest.complaints
+
+
+def test_a_lasso_and_tags_in_firefox(alike, figures, firefox):
+    with loaded(FirefoxVisitor(firefox), address(alike, "#layer=fc8")) as guest:
+        guest.evaluate(
+            "globalThis.files = []; const make = URL.createObjectURL.bind(URL);"
+            "URL.createObjectURL = blob => { files.push(blob); return make(blob) }; 0"
+        )
+        guest.click("#views a:last-child")
+        guest.when(MAP_DRAWN)
+        x, y, (left, top, side) = on_map(guest, figures)
+        start, end = (left + 0.3 * side, top + 0.2 * side), (left + 0.75 * side, top + 0.7 * side)
+        is_in = (x > start[0]) & (x < end[0]) & (y > start[1]) & (y < end[1]) & (figures["layer"] == "fc8")
+        guest.click("#lasso")
+        guest.drag([start, (end[0], start[1]), end, (start[0], end[1])])
+        assert guest.text("#selection output") == f"{is_in.sum()} selected"
+        guest.click("#export-ids")
+        assert set(guest.evaluate("files.at(-1).text()").splitlines()) == set(figures.index[is_in])
+        guest.click("#selection a")
+        guest.when(f"document.getElementById('count').innerText.startsWith('{is_in.sum()} of')")
+        chosen = guest.items()[0]
+        guest.go(f"#id={chosen}")
+        guest.when("document.querySelector('[aria-label=\"Add a tag\"]')")
+        guest.write("[aria-label='Add a tag']", "two words")
+        guest.press("Enter")
+        guest.goto(address(alike))
+        guest.when("document.documentElement.dataset.ready")
+        guest.choose("[name=tag]", "two words")
+        guest.when("document.getElementById('count').innerText.startsWith('1 of')")
+        assert guest.items() == [chosen]
         assert not guest.complaints, guest.complaints
 
 
