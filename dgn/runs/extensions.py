@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from dgn.errors import DgnError
@@ -90,34 +91,53 @@ class FailedAgain:
         )
         if not again:
             raise DgnError(
-                f"no target of {run.store.url} is {' or '.join(self.statuses)}, or a later try of it succeeded: there "
-                "is nothing to draw again"
+                f"no target of {run.store.url} is {' or '.join(self.statuses)}, or a later try of it succeeded or is "
+                "not drawn yet: there is nothing to draw again; to continue the run, leave out --status"
             )
         return _counted(plan, layers, again=again)
 
     def _failed(self, plan: Plan, run: Run) -> dict[int, set[int]]:
         """Which groups failed: their numbers in the block that had them first, by that block's number."""
-        first: dict[Hashable, tuple[int, int]] = {}
-        succeeded_again: set[Hashable] = set()
         numbers = {id(block): n for n, block in enumerate(plan.blocks)}
-        committed = list(run.committed(plan.num_shards))
-        for index, table in zip(committed, run.tables(committed, ["target_id", "status"]), strict=True):
+        names = cache(lambda number: _names(plan.blocks[number]))
+        tries = _shards_of_tries(plan, run)
+        first: dict[Hashable, tuple[int, int]] = {}
+        settled: set[Hashable] = set()  # by a try that succeeded, or that an interrupted job has left to draw
+        committed = run.committed(plan.num_shards)
+        for index in tries:
+            if index not in committed:
+                shard = plan.shard(index)
+                settled.update(names(numbers[id(shard.block)])[shard.start : shard.stop])
+        whole = list(committed)
+        for index, table in zip(whole, run.tables(whole, ["target_id", "status"]), strict=True):
             has_failed = {row["target_id"]: row["status"] in self.statuses for row in table.to_pylist()}
-            shard = plan.shard(index)
-            if shard.block.num_tries == 1 and not any(has_failed.values()):
+            if index not in tries and not any(has_failed.values()):
                 continue
-            names = _names(shard.block)
-            for place in range(shard.start, shard.stop):
+            shard = plan.shard(index)
+            number = numbers[id(shard.block)]
+            for place, target_id in enumerate(shard.target_ids, shard.start):
                 which = place // shard.block.num_seeds
-                if has_failed.get(shard.block.target(place).target_id):
-                    first.setdefault(names[which], (numbers[id(shard.block)], which))
-                elif shard.block.num_tries > 1:
-                    succeeded_again.add(names[which])
+                if has_failed.get(target_id):
+                    first.setdefault(names(number)[which], (number, which))
+                elif index in tries:
+                    settled.add(names(number)[which])
         failed: dict[int, set[int]] = {}
         for name, (number, which) in first.items():
-            if name not in succeeded_again:
+            if name not in settled:
                 failed.setdefault(number, set()).add(which)
         return failed
+
+
+def _shards_of_tries(plan: Plan, run: Run) -> set[int]:
+    """The shards of targets that were drawn once more, or are to be."""
+    shards: set[int] = set()
+    stop = plan.num_shards
+    for extension in reversed(run.info().extensions):
+        start = stop - extension.num_shards
+        if extension.again:
+            shards.update(range(start, stop))
+        stop = start
+    return shards
 
 
 def _counted(plan: Plan, layers: Layers, **what: Any) -> Extension:
@@ -174,13 +194,8 @@ def _rest(block: TargetBlock, other: TargetBlock) -> Iterator[TargetBlock]:
 
 
 def _names(block: TargetBlock) -> list[Hashable]:
-    """Keys of the groups, unique among blocks of the same kind."""
-    if isinstance(block.groups, Directions):
-        vectors = block.groups.vectors_DU
-        return [
-            (_kind(block), name, vector.tobytes()) for name, vector in zip(block.groups.names, vectors, strict=True)
-        ]
-    return [(_kind(block), group) for group in block.groups]
+    """Keys of the groups, as unique as the target_ids that are made of them."""
+    return [(_kind(block), block.target(n * block.num_seeds).subject) for n in range(len(block.groups))]
 
 
 def _some(block: TargetBlock, which: Sequence[int]) -> Any:

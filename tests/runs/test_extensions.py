@@ -77,6 +77,17 @@ def test_directions_are_told_apart_by_name_and_numbers(tmp_path, run):
             assert set(ids(after)[before.num_targets :]) == wanted
 
 
+def test_a_direction_is_the_same_in_another_type_and_length(tmp_path, run):
+    file = tmp_path / "a.npy"
+    vectors = np.eye(8, dtype=np.float32) + 0.1
+    np.save(file, vectors)
+    before = plan_of(f"direction:conv1_1:{file}")
+    np.save(file, 3 * vectors.astype(np.float64))
+    assert ids(plan_of(f"direction:conv1_1:{file}")) == ids(before)
+    with pytest.raises(DgnError, match="has all"):
+        MoreTargets((f"direction:conv1_1:{file}",), None, 0, 1).after(before, run, LAYERS)
+
+
 def test_failed_targets_are_drawn_again_until_a_try_succeeds(run, tmp_path):
     layers = network_named("vgg16").layers
     plan = make_plan(run.info().run_config, layers)
@@ -104,6 +115,23 @@ def test_failed_targets_are_drawn_again_until_a_try_succeeds(run, tmp_path):
     assert names == [f"fc8-{unit:05d}-untrained-s4to6" for unit in sorted(failed - {mended})]
     with pytest.raises(DgnError, match="is suppressed, or a later try of it succeeded"):
         FailedAgain((Status.SUPPRESSED,), 3).after(twice, run, layers)
+
+
+@pytest.mark.parametrize("num_tries", [1, 2])
+def test_tries_that_succeeded_or_wait_are_not_drawn_again(run, num_tries):
+    """An interrupted job leaves tries to draw, and its command is repeated."""
+    layers = network_named("vgg16").layers
+    plan = make_plan(run.info().run_config, layers)
+    again = FailedAgain((Status.DEAD, Status.NOT_CONVERGED), num_tries)
+    first = again.after(plan, run, layers)
+    run.extend(run.info(), first)
+    twice = extended(plan, first, layers)
+    for index in range(plan.num_shards, twice.num_shards):
+        with pytest.raises(DgnError, match=r"or is not drawn yet.*; to continue the run, leave out --status"):
+            again.after(twice, run, layers)
+        commit(run, index, [(one, "ok") for one in twice.shard(index).targets])
+    with pytest.raises(DgnError, match="or a later try of it succeeded"):
+        again.after(twice, run, layers)
 
 
 def commit(run, index, outcomes):
