@@ -29,7 +29,7 @@ from dgn.runs import packed, schema
 from dgn.runs.config import RunConfig
 from dgn.runs.info import EXAMPLES_VERSION, Extension, RunInfo, differences
 from dgn.runs.layout import RUN_FILE, extension_key, failure_key, metadata_key, new_run_id, sha256
-from dgn.runs.shards import Committed
+from dgn.runs.shards import MAX_SHARDS, Committed
 from dgn.runs.stores import EndFile, KeyExists, Store, open_store
 from dgn.runs.validation import first_problem
 from dgn.text import NOT_JSON
@@ -85,6 +85,8 @@ class Run:
             raise StoreError(f"{self.store.url}/{RUN_FILE} is not what was written: {first_problem(error)}") from error
         for extension in self._extensions():
             info = info.extended(extension)
+        if info.num_shards > MAX_SHARDS:
+            raise StoreError(f"{self.store.url}/extensions is not what was written: {info.num_shards:,} shards")
         return info
 
     def begun(self) -> RunInfo | None:

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from dgn.errors import DgnError, StoreError
+from dgn.errors import DgnError, StoreError, TargetError
 from dgn.networks.registry import network_named
 from dgn.runs.config import RunConfig
-from dgn.runs.extensions import FailedAgain, MoreTargets, extended, with_extensions
+from dgn.runs.extensions import FailedAgain, MoreTargets, extended, own_plan, with_extensions
 from dgn.runs.plan import make_plan
 from dgn.runs.run import Run
 from dgn.statuses import Status
@@ -156,6 +156,48 @@ def test_extensions_are_created_once_and_read_in_order(run, tmp_path):
     assert info.targets_sha256 == with_extensions(plan, info.extensions, layers).targets_sha256()
     with pytest.raises(DgnError, match="got other targets at the same time: repeat the command"):
         run.extend(before, info.extensions[0])
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"seed": 7}, {"num_shards": 2}, {"targets_sha256": ""},
+        {"again": [{"block": 1, "groups": [0], "seed": 1, "tries": 1}]},
+        {"again": [{"block": 0, "groups": [40], "seed": 1, "tries": 1}]},
+    ],
+)  # fmt: skip
+def test_an_extension_that_gives_other_targets_is_refused(edit, run, tmp_path):
+    layers = network_named("vgg16").layers
+    config = run.info().run_config
+    run.extend(run.info(), MoreTargets(("classes:50",), None, 0, 1).after(make_plan(config, layers), run, layers))
+    assert own_plan(run, run.info(), config, layers).num_targets == 41
+    file = tmp_path / "run" / "extensions" / "000001.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | edit))
+    with pytest.raises(
+        DgnError, match=r"extensions/000001\.json does not give the targets that it gave when it was made"
+    ):
+        own_plan(run, run.info(), config, layers)
+
+
+def test_more_than_a_run_can_hold_is_refused_before_it_is_written(run, tmp_path):
+    before = plan_of("classes:0")
+    for seed, seeds, says in (
+        (1, 10**13, r"22,500,000,000,00\d shards: expected"),
+        (2**63, 1, "seeds up to 9223372036854775808"),
+    ):
+        with pytest.raises(TargetError, match=says):
+            plan_of("classes:1-9", seed=seed, seeds=seeds)
+        with pytest.raises(TargetError, match=says):
+            MoreTargets(("classes:1-9",), None, seed, seeds).after(before, run, LAYERS)
+    layers = network_named("vgg16").layers
+    run.extend(
+        run.info(),
+        MoreTargets(("classes:50",), None, 0, 1).after(make_plan(run.info().run_config, layers), run, layers),
+    )
+    file = tmp_path / "run" / "extensions" / "000001.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_shards": 10**10}))
+    with pytest.raises(StoreError, match="extensions is not what was written: 10,000,000,010 shards"):
+        run.info()
 
 
 def test_a_damaged_extension_is_told(run, tmp_path):
