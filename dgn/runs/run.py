@@ -107,11 +107,13 @@ class Run:
 
     def extend(self, info: RunInfo, extension: Extension) -> RunInfo:
         """Adds targets to the run. Raises: DgnError if somebody else has added some since `info` was read."""
+        key = extension_key(len(info.extensions) + 1)
         content = json.dumps(asdict(extension), indent=2, sort_keys=True).encode()
         try:
-            self.store.create(extension_key(len(info.extensions) + 1), content)
+            self.store.create(key, content)
         except KeyExists as error:
-            raise DgnError(f"{self.store.url} got other targets at the same time: repeat the command") from error
+            if self.store.read(key) != content:  # otherwise it was created and the answer was lost
+                raise DgnError(f"{self.store.url} got other targets at the same time: repeat the command") from error
         return info.extended(extension)
 
     def start(

@@ -155,7 +155,22 @@ def test_extensions_are_created_once_and_read_in_order(run, tmp_path):
     assert info.num_targets == before.num_targets + 3
     assert info.targets_sha256 == with_extensions(plan, info.extensions, layers).targets_sha256()
     with pytest.raises(DgnError, match="got other targets at the same time: repeat the command"):
-        run.extend(before, info.extensions[0])
+        run.extend(before, info.extensions[1])
+
+
+def test_an_extension_whose_answer_was_lost_is_there(run, monkeypatch):
+    """The store tries again, and finds its own bytes."""
+    layers = network_named("vgg16").layers
+    extension = MoreTargets(("classes:50",), None, 0, 1).after(make_plan(run.info().run_config, layers), run, layers)
+    create = run.store.create
+
+    def lose_answer(key, data):
+        create(key, data)
+        create(key, data)
+
+    monkeypatch.setattr(run.store, "create", lose_answer)
+    assert run.extend(run.info(), extension) == run.info()
+    assert run.info().extensions == (extension,)
 
 
 @pytest.mark.parametrize(
