@@ -139,8 +139,14 @@ class _Job:
             if plan.targets_sha256() == begun.fingerprint["targets_sha256"]:  # otherwise `start` says what differs
                 plan = with_extensions(plan, begun.extensions, network.layers)
                 extension = addition.after(plan, Run(store), network.layers) if addition else None
-        if extension:
+        if begun and extension:
             plan = extended(plan, extension, network.layers)
+            is_pretrained = any(block.mode == "pretrained" for block in plan.blocks)
+            if is_pretrained and begun.fingerprint.get("decoder_sha256") is None:
+                raise DgnError(
+                    f"{store.url} began without pretrained targets, so without a decoder, and no such target can be "
+                    "added: give --modes untrained, or another folder"
+                )
         decoder = needed_decoder((block.mode for block in plan.blocks), config)
         weights = weights or load_network(config)
         load: Callable[[torch.dtype], FrozenNetwork] = partial(

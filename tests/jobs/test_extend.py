@@ -98,6 +98,8 @@ def test_what_was_added_draws_no_other_targets(run, dgn, tmp_path):
         ("render --extend --targets classes:99", "unknown unit 99"),
         ("render --extend --targets classes:9 --preset paper", "render.preset is standard there, paper here"),
         ("render --extend --targets classes:9 --dry-run", "leave --dry-run and --config out"),
+        ("render --extend --targets all", "began without pretrained targets, so without a decoder"),
+        ("render --extend --targets classes:9 --modes pretrained --decoder photographs", "began without pretrained"),
         ("resume --status failed", "--status failed: expected one or more of ok, suppressed, not_converged"),
         ("resume --seeds 3", "--seeds goes with --status"),
         ("resume --status suppressed", "there is nothing to draw again"),
