@@ -214,7 +214,7 @@ class Driver:
         """Also of workers without a shard: their next one would be charged."""
         for worker, error in self.vital_signs.deaths():
             actor = self.actors[worker]
-            if actor.handle is None:  # the driver ended it
+            if actor.handle is None or worker in self.errors:  # the driver ended it, or its shard's answer said so
                 continue
             self.errors[worker], cause = error, self._cause(error, actor)
             if all(call.worker != worker for call in self.calls.values()):

@@ -129,16 +129,24 @@ class _Job:
         weights = load_network(config) if config.weights else None
         network = weights.network if weights else describe_network(config)
         config.render_config("float32")  # raises for settings that contradict each other
-        own_plan = make_plan(config, network.layers)
+        plan = own_plan = make_plan(config, network.layers)
         store = open_store(url)
         begun = Run(store.impatient()).begun()
+        extension = None
         if begun:
             config = as_begun(config, begun)
-            own_plan = make_plan(config, network.layers)
-        plan = with_extensions(own_plan, begun.extensions if begun else (), network.layers)
-        extension = addition.after(plan, Run(store), network.layers) if addition else None
-        if extension:
+            plan = own_plan = make_plan(config, network.layers)
+            if plan.targets_sha256() == begun.fingerprint["targets_sha256"]:  # otherwise `start` says what differs
+                plan = with_extensions(plan, begun.extensions, network.layers)
+                extension = addition.after(plan, Run(store), network.layers) if addition else None
+        if begun and extension:
             plan = extended(plan, extension, network.layers)
+            is_pretrained = any(block.mode == "pretrained" for block in plan.blocks)
+            if is_pretrained and begun.fingerprint.get("decoder_sha256") is None:
+                raise DgnError(
+                    f"{store.url} began without pretrained targets, so without a decoder, and no such target can be "
+                    "added: give --modes untrained, or another folder"
+                )
         decoder = needed_decoder((block.mode for block in plan.blocks), config)
         weights = weights or load_network(config)
         load: Callable[[torch.dtype], FrozenNetwork] = partial(

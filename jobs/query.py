@@ -184,8 +184,12 @@ def _copy_name(key: object, target_id: object) -> str:
         return key.rpartition("/")[2]
     if not (isinstance(key, str) and place_of(key)):
         raise DgnError(f"--copy-to: file_name {key} is not a picture of a run: expected images/....png")
-    if not (isinstance(target_id, str) and target_id == PurePosixPath(target_id).name):
+    if target_id is None:
         raise DgnError("--copy-to needs the column target_id, which names copies of packed pictures: SELECT it too")
+    if not (isinstance(target_id, str) and target_id == PurePosixPath(target_id).name and "\0" not in target_id):
+        raise DgnError(
+            f"--copy-to: target_id {target_id!r} cannot name a file: expected fc8-00668-untrained-s0 or the like"
+        )
     return f"{target_id}.png"
 
 

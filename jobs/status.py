@@ -13,6 +13,7 @@ import typer
 from dgn.jobs.common.flags import RunArgument
 from dgn.jobs.common.printing import print_json
 from dgn.runs.index import indexed_rows
+from dgn.runs.info import RunInfo
 from dgn.runs.lease import Lookout
 from dgn.runs.run import Run
 from dgn.runs.shards import Committed
@@ -52,12 +53,16 @@ class _Statuses:
     """Counts of committed pictures by status. Every row is read only once, most of them from the index."""
 
     def __init__(self, run: Run):
-        self.run, self.info = run, run.info()
-        self.counts, self.seen = Counter[str](), Committed(self.info.num_shards)
+        self.run = run
+        self.counts, self.seen = Counter[str](), Committed(0)
 
-    def update(self, committed: Committed) -> Counter[str]:
+    def update(self, info: RunInfo, committed: Committed) -> Counter[str]:
+        if self.seen.num_shards < info.num_shards:  # targets were added
+            seen, self.seen = self.seen, Committed(info.num_shards)
+            for shard in seen:
+                self.seen.add(shard)
         if not self.seen.count:
-            for part, rows in indexed_rows(self.run, self.info, committed, ["status"]):
+            for part, rows in indexed_rows(self.run, info, committed, ["status"]):
                 self._add(part.shard_numbers(), rows)
         new = [shard for shard in committed if shard not in self.seen]
         for shard, table in zip(new, self.run.tables(new, ["status"]), strict=True):
@@ -71,9 +76,10 @@ class _Statuses:
 
 
 def _summary(statuses: _Statuses) -> dict[str, Any]:
-    run, info = statuses.run, statuses.info
+    run = statuses.run
+    info = run.info()
     committed = run.committed(info.num_shards)
-    counts = statuses.update(committed)
+    counts = statuses.update(info, committed)
     return {
         "run": run.store.url,
         "run_id": info.run_id,

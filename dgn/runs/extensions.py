@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from dgn.errors import DgnError
@@ -17,6 +18,7 @@ from dgn.networks.layers import Layers
 from dgn.networks.specs import parse_targets
 from dgn.runs.config import RunConfig
 from dgn.runs.info import Again, Extension, RunInfo
+from dgn.runs.layout import extension_key
 from dgn.runs.plan import Plan, make_plan
 from dgn.runs.run import Run
 from dgn.statuses import Status
@@ -36,22 +38,34 @@ def extended(plan: Plan, extension: Extension, layers: Layers) -> Plan:
 
 
 def with_extensions(plan: Plan, extensions: Iterable[Extension], layers: Layers) -> Plan:
-    """A run's whole plan, from that of its settings. Raises: TargetError."""
-    for extension in extensions:
-        plan = extended(plan, extension, layers)
+    """A run's whole plan, from that of its settings.
+
+    Raises: TargetError; DgnError if an extension gives other targets than it did when it was made.
+    """
+    for number, extension in enumerate(extensions, 1):
+        is_there = all(_is_in(plan, again) for again in extension.again)
+        whole = extended(plan, extension, layers) if is_there else plan
+        if not is_there or _counted(plan, whole, extension) != extension:
+            raise DgnError(
+                f"{extension_key(number)} does not give the targets that it gave when it was made: it was edited, or a "
+                "file of directions that it names has changed; put the file back as it was"
+            )
+        plan = whole
     return plan
 
 
 def own_plan(run: Run, info: RunInfo, config: RunConfig, layers: Layers) -> Plan:
     """The run's targets. Raises: DgnError if its settings give other targets than it was started with."""
-    plan = with_extensions(make_plan(config, layers), info.extensions, layers)
-    is_same_size = (plan.num_targets, plan.num_shards) == (info.num_targets, info.num_shards)
-    if not is_same_size or plan.targets_sha256() != info.targets_sha256:
+    plan = make_plan(config, layers)
+    num_targets = info.num_targets - sum(one.num_targets for one in info.extensions)
+    num_shards = info.num_shards - sum(one.num_shards for one in info.extensions)
+    is_same_size = (plan.num_targets, plan.num_shards) == (num_targets, num_shards)
+    if not is_same_size or plan.targets_sha256() != info.fingerprint["targets_sha256"]:
         why = (
             "it was edited" if "network" in info.fingerprint else "it was edited, or an earlier dgn drew these filters"
         )
         raise DgnError(f"{run.store.url}: the settings in run.json do not give its own target list; {why}")
-    return plan
+    return with_extensions(plan, info.extensions, layers)
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,7 @@ class MoreTargets:
 
     def after(self, plan: Plan, run: Run, layers: Layers) -> Extension:
         """Raises: TargetError; DgnError if the run has them all."""
-        extension = _counted(plan, layers, targets=self.targets, modes=self.modes, seed=self.seed, seeds=self.seeds)
+        extension = _new(plan, layers, targets=self.targets, modes=self.modes, seed=self.seed, seeds=self.seeds)
         if not extension.num_targets:
             raise DgnError(
                 f"{run.store.url} has all of these targets already: to draw them with more seeds, give "
@@ -90,46 +104,74 @@ class FailedAgain:
         )
         if not again:
             raise DgnError(
-                f"no target of {run.store.url} is {' or '.join(self.statuses)}, or a later try of it succeeded: there "
-                "is nothing to draw again"
+                f"no target of {run.store.url} is {' or '.join(self.statuses)}, or a later try of it succeeded or is "
+                "not drawn yet: there is nothing to draw again; to continue the run, leave out --status"
             )
-        return _counted(plan, layers, again=again)
+        return _new(plan, layers, again=again)
 
     def _failed(self, plan: Plan, run: Run) -> dict[int, set[int]]:
         """Which groups failed: their numbers in the block that had them first, by that block's number."""
-        first: dict[Hashable, tuple[int, int]] = {}
-        succeeded_again: set[Hashable] = set()
         numbers = {id(block): n for n, block in enumerate(plan.blocks)}
-        committed = list(run.committed(plan.num_shards))
-        for index, table in zip(committed, run.tables(committed, ["target_id", "status"]), strict=True):
+        names = cache(lambda number: _names(plan.blocks[number]))
+        tries = _shards_of_tries(plan, run)
+        first: dict[Hashable, tuple[int, int]] = {}
+        settled: set[Hashable] = set()  # by a try that succeeded, or that an interrupted job has left to draw
+        committed = run.committed(plan.num_shards)
+        for index in tries:
+            if index not in committed:
+                shard = plan.shard(index)
+                settled.update(names(numbers[id(shard.block)])[shard.start : shard.stop])
+        whole = list(committed)
+        for index, table in zip(whole, run.tables(whole, ["target_id", "status"]), strict=True):
             has_failed = {row["target_id"]: row["status"] in self.statuses for row in table.to_pylist()}
-            shard = plan.shard(index)
-            if shard.block.num_tries == 1 and not any(has_failed.values()):
+            if index not in tries and not any(has_failed.values()):
                 continue
-            names = _names(shard.block)
-            for place in range(shard.start, shard.stop):
+            shard = plan.shard(index)
+            number = numbers[id(shard.block)]
+            for place, target_id in enumerate(shard.target_ids, shard.start):
                 which = place // shard.block.num_seeds
-                if has_failed.get(shard.block.target(place).target_id):
-                    first.setdefault(names[which], (numbers[id(shard.block)], which))
-                elif shard.block.num_tries > 1:
-                    succeeded_again.add(names[which])
+                if has_failed.get(target_id):
+                    first.setdefault(names(number)[which], (number, which))
+                elif index in tries:
+                    settled.add(names(number)[which])
         failed: dict[int, set[int]] = {}
         for name, (number, which) in first.items():
-            if name not in succeeded_again:
+            if name not in settled:
                 failed.setdefault(number, set()).add(which)
         return failed
 
 
-def _counted(plan: Plan, layers: Layers, **what: Any) -> Extension:
-    """An extension, and what it makes of a plan."""
+def _shards_of_tries(plan: Plan, run: Run) -> set[int]:
+    """The shards of targets that were drawn once more, or are to be."""
+    shards: set[int] = set()
+    stop = plan.num_shards
+    for extension in reversed(run.info().extensions):
+        start = stop - extension.num_shards
+        if extension.again:
+            shards.update(range(start, stop))
+        stop = start
+    return shards
+
+
+def _new(plan: Plan, layers: Layers, **what: Any) -> Extension:
+    """An extension of a plan."""
     added = Extension(created_at=datetime.now(UTC).isoformat(timespec="seconds"), **what)
-    whole = extended(plan, added, layers)
+    return _counted(plan, extended(plan, added, layers), added)
+
+
+def _counted(plan: Plan, whole: Plan, extension: Extension) -> Extension:
+    """The extension with what it makes of a plan."""
     return replace(
-        added,
+        extension,
         num_targets=whole.num_targets - plan.num_targets,
         num_shards=whole.num_shards - plan.num_shards,
         targets_sha256=whole.targets_sha256(),
     )
+
+
+def _is_in(plan: Plan, again: Again) -> bool:
+    """Whether a plan has the groups that are to be drawn once more."""
+    return again.block < len(plan.blocks) and max(again.groups, default=0) < len(plan.blocks[again.block].groups)
 
 
 def _again(block: TargetBlock, again: Again) -> TargetBlock:
@@ -174,13 +216,8 @@ def _rest(block: TargetBlock, other: TargetBlock) -> Iterator[TargetBlock]:
 
 
 def _names(block: TargetBlock) -> list[Hashable]:
-    """Keys of the groups, unique among blocks of the same kind."""
-    if isinstance(block.groups, Directions):
-        vectors = block.groups.vectors_DU
-        return [
-            (_kind(block), name, vector.tobytes()) for name, vector in zip(block.groups.names, vectors, strict=True)
-        ]
-    return [(_kind(block), group) for group in block.groups]
+    """Keys of the groups, as unique as the target_ids that are made of them."""
+    return [(_kind(block), block.target(n * block.num_seeds).subject) for n in range(len(block.groups))]
 
 
 def _some(block: TargetBlock, which: Sequence[int]) -> Any:

@@ -49,7 +49,7 @@ def update_index(run: Run, rebuild: bool = False) -> Index:
             old = None
         info = run.info()
         parts = _updated_parts(run, info, None if rebuild else old)
-        if old and parts == old.parts:
+        if old and parts == old.parts and info.num_targets == old.num_targets:
             return old
         if data == read_current(run):
             return _swing(run, info, parts, old)

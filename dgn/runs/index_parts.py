@@ -112,10 +112,10 @@ def open_part(run: Run, part: Part) -> pq.ParquetFile:
         data = run.store.read_range(part.rows_key, part.rows_bytes - part.footer_bytes, part.rows_bytes)
         metadata = pq.read_metadata(io.BytesIO(data))
         file = pq.ParquetFile(RangeFile(run.store, part.rows_key, part.rows_bytes), metadata=metadata, pre_buffer=True)
-        found = file.schema_arrow
-    except (pa.ArrowException, OSError, Truncated) as error:
+        found = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
+    except (pa.ArrowException, OSError, Truncated, UnicodeDecodeError) as error:  # the last by a damaged column name
         raise _damaged(run, part, error) from error
-    if dict(zip(found.names, found.types, strict=True)) != _TYPES:
+    if found != _TYPES:
         raise _damaged(run, part, "it has other columns")
     return file
 

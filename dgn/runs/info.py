@@ -18,6 +18,7 @@ from dgn.runs.shards import MAX_SHARDS
 from dgn.runs.validation import first_problem
 from dgn.targets import MODES
 
+MOST_UNITS = 10**7  # each takes memory; a file that claims more was edited
 # What is in a fingerprint and changes no picture: the release, and settings that earlier versions wrote.
 WITHOUT_EFFECT = {"dgn_version", "render.untrained.noise", "render.pretrained.noise"}
 # What earlier versions did not write because they did it with every network.
@@ -41,6 +42,16 @@ def _having(*names: str) -> Callable[[Any], Any]:
         return content
 
     return check
+
+
+def _drawable(layers: Layers) -> Layers:
+    """Refuses layers of which no target list can be made."""
+    named = {*layers.filter_layers, *([layers.class_layer] if layers.class_layer else [])}
+    if unknown := named - layers.units.keys():
+        raise ValueError(f"names {min(unknown)}, which has no units")
+    if sum(layers.units.values()) > MOST_UNITS:
+        raise ValueError(f"expected at most {MOST_UNITS} units in all")
+    return layers
 
 
 _RENDER_CONFIG = TypeAdapter[RenderConfig](Annotated[RenderConfig, BeforeValidator(_having(*MODES))])
@@ -103,7 +114,7 @@ class RunInfo:
     config: Annotated[dict[str, Any], AfterValidator(_having("preset"))]
     num_targets: int
     num_shards: Annotated[int, Field(ge=0, le=MAX_SHARDS)]
-    layers: Layers | None = None
+    layers: Annotated[Layers, AfterValidator(_drawable)] | None = None
     extensions: tuple[Extension, ...] = ()
 
     def as_json(self) -> str:

@@ -14,16 +14,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dgn
+from dgn.errors import TargetError
 from dgn.method.recipes import METHOD_VERSION, RenderConfig
 from dgn.networks.layers import Layers
 from dgn.networks.specs import parse_targets
 from dgn.runs import schema
 from dgn.runs.config import RunConfig
+from dgn.runs.shards import MAX_SHARDS
 from dgn.targets import Directions, Target, TargetBlock
 
 if TYPE_CHECKING:
     from dgn.networks.network import Network
 
+LAST_SEED = 2**63 - 1  # of the column's type
 SMALLEST_SHARD = 2
 FEW_SHARDS = 32  # so that several workers finish at about the same time
 
@@ -55,7 +58,10 @@ class Shard:
 
 
 class Plan:
-    """Blocks cut into shards. Shards are numbered consecutively, and each is computed from its number."""
+    """Blocks cut into shards. Shards are numbered consecutively, and each is computed from its number.
+
+    Raises: TargetError for more shards or higher seeds than a run can have.
+    """
 
     what = "picture"  # that a target becomes
 
@@ -65,6 +71,14 @@ class Plan:
         self._first_shard = [0]
         for block in self.blocks:
             self._first_shard.append(self._first_shard[-1] + -(-len(block) // shard_size))
+            last_seed = block.first_seed + block.num_seeds * block.num_tries - 1
+            if last_seed > LAST_SEED:
+                raise TargetError(f"seeds up to {last_seed}: expected at most {LAST_SEED}, the last that rows can hold")
+        if self.num_shards > MAX_SHARDS:
+            raise TargetError(
+                f"{self.num_shards:,} shards: expected at most {MAX_SHARDS:,}; give fewer targets or seeds, or "
+                "a larger shard size"
+            )
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from dgn.runs import packed, schema
 from dgn.runs.config import RunConfig
 from dgn.runs.info import EXAMPLES_VERSION, Extension, RunInfo, differences
 from dgn.runs.layout import RUN_FILE, extension_key, failure_key, metadata_key, new_run_id, sha256
-from dgn.runs.shards import Committed
+from dgn.runs.shards import MAX_SHARDS, Committed
 from dgn.runs.stores import EndFile, KeyExists, Store, open_store
 from dgn.runs.validation import first_problem
 from dgn.text import A_BUCKET, NOT_JSON
@@ -85,6 +85,8 @@ class Run:
             raise StoreError(f"{self.store.url}/{RUN_FILE} is not what was written: {first_problem(error)}") from error
         for extension in self._extensions():
             info = info.extended(extension)
+        if info.num_shards > MAX_SHARDS:
+            raise StoreError(f"{self.store.url}/extensions is not what was written: {info.num_shards:,} shards")
         return info
 
     def begun(self) -> RunInfo | None:
@@ -105,11 +107,13 @@ class Run:
 
     def extend(self, info: RunInfo, extension: Extension) -> RunInfo:
         """Adds targets to the run. Raises: DgnError if somebody else has added some since `info` was read."""
+        key = extension_key(len(info.extensions) + 1)
         content = json.dumps(asdict(extension), indent=2, sort_keys=True).encode()
         try:
-            self.store.create(extension_key(len(info.extensions) + 1), content)
+            self.store.create(key, content)
         except KeyExists as error:
-            raise DgnError(f"{self.store.url} got other targets at the same time: repeat the command") from error
+            if self.store.read(key) != content:  # otherwise it was created and the answer was lost
+                raise DgnError(f"{self.store.url} got other targets at the same time: repeat the command") from error
         return info.extended(extension)
 
     def start(

@@ -151,7 +151,7 @@ def parse(
         # All in this thread. One of Arrow's may still hold the bytes when Python ends, which then aborts the process.
         table = file.read([name for name in names if name not in missing], use_threads=False)
         table.validate(full=True)  # Parquet does not guarantee that strings are UTF-8
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last by a damaged column name
         raise DgnError(f"it is not a whole Parquet file, {in_one_line(error)}") from error
     for name in missing:
         table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))

@@ -177,6 +177,26 @@ def test_a_commit_whose_answer_comes_behind_the_loss_of_its_worker(driver_of, mo
     assert causes(run) == [(0, "machine"), (1, "machine")]
 
 
+def test_a_death_that_is_noticed_twice_is_told_once(driver_of, caplog):
+    """By its shard's answer, and by the worker's own call in the same round."""
+    run, driver = driver_of(fakes.FragileWorker, num_workers=1)
+    lost = []
+    driver._decide([])
+    while not lost:
+        ray.wait(list(driver.calls))
+        ended, _ = ray.wait(list(driver.calls), num_returns=len(driver.calls), timeout=0)
+        seen = [event for reference in ended for event in driver._answer(reference)]
+        lost = [event for event in seen if isinstance(event, WorkerLost)]
+        if lost:
+            ray.wait(list(driver.vital_signs._lives), timeout=10)
+            seen += driver._find_deaths()
+        driver._decide(seen)
+        driver.errors.clear()
+    assert "without a shard" not in caplog.text
+    assert driver.loop().shards_done == 8
+    assert causes(run) == [(2, "worker"), (3, "error")]
+
+
 def test_workers_that_are_killed_at_once_are_charged_once(render_with, reliability):
     """Though three of them have no shard, and Ray would say so only when they are given one."""
     watch = Watch(lambda progress: progress.retries)

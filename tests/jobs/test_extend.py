@@ -2,8 +2,14 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
+from dgn.networks.registry import network_named
+from dgn.runs.extensions import FailedAgain, MoreTargets, extended
+from dgn.runs.plan import make_plan
+from dgn.runs.run import Run
+from dgn.statuses import Status
 from tests.helpers.rows import assert_one_line, every_row, times
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -65,6 +71,25 @@ def test_failed_targets_get_a_row_of_the_best_of_further_seeds(run, dgn):
     assert (code, out.startswith(f"{len(tries)} pictures: ")) == (0, True)
 
 
+def test_what_was_added_draws_no_other_targets(run, dgn, tmp_path):
+    """The file of directions that it names was written anew, or the run is named with other settings."""
+    opened, file = Run.at(str(run)), tmp_path / "a.npy"
+    np.save(file, np.eye(8))
+    info = opened.info()
+    layers = network_named("vgg16-mini").layers
+    plan = make_plan(info.run_config, layers)
+    more = MoreTargets((f"direction:conv1_1:{file}",), None, 0, 1).after(plan, opened, layers)
+    info = opened.extend(info, more)
+    again = FailedAgain((Status.NOT_CONVERGED, Status.DEAD), 2)
+    opened.extend(info, again.after(extended(plan, more, layers), opened, layers))
+    before = times(run)
+    other = ("--targets", "classes:0", "--discriminator", "vgg16-mini", "--workers", "1")
+    assert_one_line(dgn("render", run, *other), 2, "holds a run with other settings")
+    np.save(file, np.eye(8)[:4])
+    assert_one_line(dgn("resume", run), 2, "extensions/000001.json does not give the targets that it gave")
+    assert times(run) == before
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -73,6 +98,8 @@ def test_failed_targets_get_a_row_of_the_best_of_further_seeds(run, dgn):
         ("render --extend --targets classes:99", "unknown unit 99"),
         ("render --extend --targets classes:9 --preset paper", "render.preset is standard there, paper here"),
         ("render --extend --targets classes:9 --dry-run", "leave --dry-run and --config out"),
+        ("render --extend --targets all", "began without pretrained targets, so without a decoder"),
+        ("render --extend --targets classes:9 --modes pretrained --decoder photographs", "began without pretrained"),
         ("resume --status failed", "--status failed: expected one or more of ok, suppressed, not_converged"),
         ("resume --seeds 3", "--seeds goes with --status"),
         ("resume --status suppressed", "there is nothing to draw again"),

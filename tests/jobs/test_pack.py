@@ -89,6 +89,10 @@ def test_commands_read_packed_pictures(rendered, packed_run, tmp_path, dgn):
     assert names_in(tmp_path / "one") == [f"{min(copies)}.png"]
     answer = dgn("query", packed_run, "--sql", "SELECT file_name FROM rows", "--copy-to", tmp_path / "none")
     assert_one_line(answer, 2, "--copy-to needs the column target_id", "SELECT it too")
+    for target_id in ("'../x'", "'x' || chr(0)", "7"):
+        sql = f"SELECT {target_id} AS target_id, file_name FROM rows"
+        answer = dgn("query", packed_run, "--sql", sql, "--copy-to", tmp_path / "none")
+        assert_one_line(answer, 2, "cannot name a file: expected fc8-00668-untrained-s0")
     assert dgn("export", packed_run, tmp_path / "tar", "--format", "tar")[0] == 0
     [path] = (tmp_path / "tar").glob("*.tar")
     with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as tar:

@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 
+from dgn.jobs import status
+from dgn.runs.info import Extension
 from dgn.runs.layout import metadata_key
 from dgn.runs.run import Run
 from dgn.runs.stores import LocalStore
@@ -64,17 +66,39 @@ def test_status_counts_the_same_with_any_index(indexed, dgn, tmp_path, monkeypat
     expected = Counter(row["status"] for row in every_row(folder))
     read = list[str]()
 
-    def note(store, key, read_file=LocalStore.read):
+    def note(store, key, num_bytes, read_end=LocalStore.read_end):
         read.append(key)
-        return read_file(store, key)
+        return read_end(store, key, num_bytes)
 
-    monkeypatch.setattr(LocalStore, "read", note)
+    monkeypatch.setattr(LocalStore, "read_end", note)
     code, out, _ = dgn("status", folder, "--json")
     content = json.loads(out)
     assert (code, content["statuses"], content["pictures_done"]) == (0, dict(expected), expected.total())
     assert len([key for key in read if key.startswith("metadata/")]) == num_read
     assert warning in caplog.text
     assert bool(warning) == bool(caplog.records)
+
+
+def test_a_watch_sees_targets_that_are_added(indexed, dgn, tmp_path, monkeypatch):
+    folder = shutil.copytree(indexed, tmp_path / "run")
+    (folder / metadata_key(7)).rename(tmp_path / "shard")
+    run = Run.at(str(folder))
+    num = run.info().num_targets
+    [last] = run.tables([51])
+
+    def add(_):
+        if not (folder / "extensions").exists():
+            run.extend(run.info(), Extension("", num_targets=4, num_shards=1))
+            return
+        (tmp_path / "shard").rename(folder / metadata_key(7))
+        run.commit(52, "0" * 8, last.to_pylist(), {})
+
+    monkeypatch.setattr(status.time, "sleep", add)
+    code, out, _ = dgn("status", folder, "--watch")
+    lines = [line.partition(" (")[0] for line in out.splitlines() if "pictures" in line]
+    assert code == 0
+    assert [line.rpartition(" of ")[2] for line in lines] == [f"{num} pictures", *[f"{num + 4} pictures"] * 2]
+    assert lines[-1] == f"{num + last.num_rows} of {num + 4} pictures"
 
 
 def test_failed_lists_what_is_not_ok_and_what_is_missing(rendered, dgn, tmp_path):

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from dgn.errors import DgnError, StoreError
+from dgn.errors import DgnError, StoreError, TargetError
 from dgn.networks.registry import network_named
 from dgn.runs.config import RunConfig
-from dgn.runs.extensions import FailedAgain, MoreTargets, extended, with_extensions
+from dgn.runs.extensions import FailedAgain, MoreTargets, extended, own_plan, with_extensions
 from dgn.runs.plan import make_plan
 from dgn.runs.run import Run
 from dgn.statuses import Status
@@ -77,6 +77,17 @@ def test_directions_are_told_apart_by_name_and_numbers(tmp_path, run):
             assert set(ids(after)[before.num_targets :]) == wanted
 
 
+def test_a_direction_is_the_same_in_another_type_and_length(tmp_path, run):
+    file = tmp_path / "a.npy"
+    vectors = np.eye(8, dtype=np.float32) + 0.1
+    np.save(file, vectors)
+    before = plan_of(f"direction:conv1_1:{file}")
+    np.save(file, 3 * vectors.astype(np.float64))
+    assert ids(plan_of(f"direction:conv1_1:{file}")) == ids(before)
+    with pytest.raises(DgnError, match="has all"):
+        MoreTargets((f"direction:conv1_1:{file}",), None, 0, 1).after(before, run, LAYERS)
+
+
 def test_failed_targets_are_drawn_again_until_a_try_succeeds(run, tmp_path):
     layers = network_named("vgg16").layers
     plan = make_plan(run.info().run_config, layers)
@@ -106,6 +117,23 @@ def test_failed_targets_are_drawn_again_until_a_try_succeeds(run, tmp_path):
         FailedAgain((Status.SUPPRESSED,), 3).after(twice, run, layers)
 
 
+@pytest.mark.parametrize("num_tries", [1, 2])
+def test_tries_that_succeeded_or_wait_are_not_drawn_again(run, num_tries):
+    """An interrupted job leaves tries to draw, and its command is repeated."""
+    layers = network_named("vgg16").layers
+    plan = make_plan(run.info().run_config, layers)
+    again = FailedAgain((Status.DEAD, Status.NOT_CONVERGED), num_tries)
+    first = again.after(plan, run, layers)
+    run.extend(run.info(), first)
+    twice = extended(plan, first, layers)
+    for index in range(plan.num_shards, twice.num_shards):
+        with pytest.raises(DgnError, match=r"or is not drawn yet.*; to continue the run, leave out --status"):
+            again.after(twice, run, layers)
+        commit(run, index, [(one, "ok") for one in twice.shard(index).targets])
+    with pytest.raises(DgnError, match="or a later try of it succeeded"):
+        again.after(twice, run, layers)
+
+
 def commit(run, index, outcomes):
     rows = [
         {"target_id": target.target_id, "shard": index, "layer": target.layer, "mode": target.mode,
@@ -127,7 +155,64 @@ def test_extensions_are_created_once_and_read_in_order(run, tmp_path):
     assert info.num_targets == before.num_targets + 3
     assert info.targets_sha256 == with_extensions(plan, info.extensions, layers).targets_sha256()
     with pytest.raises(DgnError, match="got other targets at the same time: repeat the command"):
-        run.extend(before, info.extensions[0])
+        run.extend(before, info.extensions[1])
+
+
+def test_an_extension_whose_answer_was_lost_is_there(run, monkeypatch):
+    """The store tries again, and finds its own bytes."""
+    layers = network_named("vgg16").layers
+    extension = MoreTargets(("classes:50",), None, 0, 1).after(make_plan(run.info().run_config, layers), run, layers)
+    create = run.store.create
+
+    def lose_answer(key, data):
+        create(key, data)
+        create(key, data)
+
+    monkeypatch.setattr(run.store, "create", lose_answer)
+    assert run.extend(run.info(), extension) == run.info()
+    assert run.info().extensions == (extension,)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"seed": 7}, {"num_shards": 2}, {"targets_sha256": ""},
+        {"again": [{"block": 1, "groups": [0], "seed": 1, "tries": 1}]},
+        {"again": [{"block": 0, "groups": [40], "seed": 1, "tries": 1}]},
+    ],
+)  # fmt: skip
+def test_an_extension_that_gives_other_targets_is_refused(edit, run, tmp_path):
+    layers = network_named("vgg16").layers
+    config = run.info().run_config
+    run.extend(run.info(), MoreTargets(("classes:50",), None, 0, 1).after(make_plan(config, layers), run, layers))
+    assert own_plan(run, run.info(), config, layers).num_targets == 41
+    file = tmp_path / "run" / "extensions" / "000001.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | edit))
+    with pytest.raises(
+        DgnError, match=r"extensions/000001\.json does not give the targets that it gave when it was made"
+    ):
+        own_plan(run, run.info(), config, layers)
+
+
+def test_more_than_a_run_can_hold_is_refused_before_it_is_written(run, tmp_path):
+    before = plan_of("classes:0")
+    for seed, seeds, says in (
+        (1, 10**13, r"22,500,000,000,00\d shards: expected"),
+        (2**63, 1, "seeds up to 9223372036854775808"),
+    ):
+        with pytest.raises(TargetError, match=says):
+            plan_of("classes:1-9", seed=seed, seeds=seeds)
+        with pytest.raises(TargetError, match=says):
+            MoreTargets(("classes:1-9",), None, seed, seeds).after(before, run, LAYERS)
+    layers = network_named("vgg16").layers
+    run.extend(
+        run.info(),
+        MoreTargets(("classes:50",), None, 0, 1).after(make_plan(run.info().run_config, layers), run, layers),
+    )
+    file = tmp_path / "run" / "extensions" / "000001.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_shards": 10**10}))
+    with pytest.raises(StoreError, match="extensions is not what was written: 10,000,000,010 shards"):
+        run.info()
 
 
 def test_a_damaged_extension_is_told(run, tmp_path):

@@ -17,6 +17,7 @@ from dgn.runs.conditions import condition
 from dgn.runs.index import forget_missing, update_index
 from dgn.runs.index_file import read_index
 from dgn.runs.index_parts import INDEX_SCHEMA, PAGE_ROWS
+from dgn.runs.info import Extension
 from dgn.runs.layout import INDEX_FILE, metadata_key
 from dgn.runs.query import Rows
 from dgn.runs.run import Run
@@ -386,3 +387,12 @@ def test_a_row_without_a_layer_stops_the_indexer(run):
     pq.write_table(rows.set_column(at, rows.schema.field("layer"), pa.nulls(rows.num_rows, pa.string())), path)
     with pytest.raises(StoreError, match=f"{metadata_key(0)} is not what was committed: it has rows without a layer"):
         update_index(run)
+
+
+def test_it_counts_targets_that_were_added_and_are_not_drawn_yet(run):
+    before = update_index(run)
+    run.extend(run.info(), Extension("", num_targets=8, num_shards=1))
+    after = update_index(run)
+    assert (after.parts, after.num_rows) == (before.parts, before.num_rows)
+    assert (after.num_targets, after.num_shards) == (before.num_targets + 8, before.num_shards + 1)
+    assert update_index(run) == after == read_index(run)

@@ -87,6 +87,10 @@ class CountingStore(LocalStore):
         self.requests.append(key)
         return super().read_range(key, start, stop)
 
+    def read_end(self, key, num_bytes):
+        self.requests.append(key)
+        return super().read_end(key, num_bytes)
+
     def list(self, prefix, is_hidden=False):
         self.requests.append(f"list {prefix}")
         return super().list(prefix, is_hidden)

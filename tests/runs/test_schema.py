@@ -102,6 +102,7 @@ def of_columns(**columns):
     ("data", "says"),
     [
         (b"PAR1", "it is not a whole Parquet file"),
+        (of_columns(target_id=["x"]).replace(b"target_id", b"\xe4arget_id"), "it is not a whole Parquet file"),
         (of_columns(shard=pa.array([0], pa.int32())), "it has no column target_id of type string"),
         (of_columns(target_id=["x"], shard=pa.array([0])), "it has no column shard of type int32"),
     ],

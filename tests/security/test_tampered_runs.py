@@ -46,6 +46,10 @@ def test_a_folder_that_is_a_link_out_of_the_run_is_refused(folder, run, dgn, tmp
     assert victim.exists()
 
 
+LAYERS = {
+    "network": "vgg16-mini", "units": {"conv1_1": 8, "fc8": 24}, "class_layer": "fc8", "filter_layers": ["conv1_1"],
+    "labels": [], "aliases": {},
+}  # fmt: skip
 EDITED = {
     "no object": lambda content: [],
     "no fingerprint": lambda content: {**content, "fingerprint": "x"},
@@ -55,6 +59,11 @@ EDITED = {
     "a word": lambda content: {**content, "num_shards": "many"},
     "endless": lambda content: {**content, "num_shards": 10**30},
     "nothing": lambda content: {},
+    "layers of billions": lambda content: {
+        **content,
+        "layers": LAYERS | {"units": {"fc8": 10**10}, "filter_layers": []},
+    },
+    "an unknown layer": lambda content: {**content, "layers": LAYERS | {"class_layer": "fc9"}},
 }
 
 
