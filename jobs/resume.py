@@ -10,6 +10,7 @@ from dgn.errors import DgnError
 from dgn.jobs.common.flags import RunArgument, with_settings
 from dgn.jobs.render import render
 from dgn.runs.config import RunConfig
+from dgn.runs.info import MAX_TRIES
 from dgn.runs.run import Run
 from dgn.statuses import Status
 
@@ -32,6 +33,7 @@ def command(
         int | None,
         typer.Option(
             min=1,
+            max=MAX_TRIES,
             help=f"{RunConfig.model_fields['seeds'].description} With --status: of each target that failed, the best "
             f"is kept. (default: {NUM_TRIES})",
         ),

@@ -112,9 +112,11 @@ def _begun(
         )  # fmt: skip
     reading = Reading(run.store.url, info.run_id, list(committed), intact, num_sampled)
     if os.environ.get("RAY_ADDRESS"):
+        from dgn.cluster.connection import until_done
         from dgn.cluster.verifying import read_on_cluster
 
-        yield read_on_cluster(reading)
+        with until_done():
+            yield read_on_cluster(reading)
     else:
         with read_here(reading) as read:
             yield read

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from dgn.errors import TargetError
 from dgn.networks.directions import NamedVector, read_directions, stacked
 from dgn.networks.layers import Layers
-from dgn.targets import MODES, Group, Measure, Mode, TargetBlock, WeightedUnit
+from dgn.targets import MODES, Group, Measure, Mode, Target, TargetBlock, WeightedUnit
 from dgn.text import near
 
 
@@ -82,6 +82,8 @@ def parse_targets(
                 "filters:LAYER:0-31, raw:LAYER:0-31, mix:classes:9+30, group:LAYER:3*0.5+17 or "
                 "direction:LAYER:FILE.npy"
             )
+    for found in groups.values():
+        _check_names(found)
     blocks = [
         TargetBlock(layer, tuple(found), mode, first_seed, num_seeds) for (mode, layer), found in groups.items()
     ] + [
@@ -91,6 +93,18 @@ def parse_targets(
     depth = {layer: i for i, layer in enumerate(layers.units)}
     measures = get_args(Measure)
     return sorted(blocks, key=lambda one: (MODES.index(one.mode), depth[one.layer], measures.index(one.measure)))
+
+
+def _check_names(groups: Iterable[Group]) -> None:
+    """Raises: TargetError if two groups would have one target_id, which has six digits of a weight."""
+    named: dict[str, Group] = {}
+    for group in groups:
+        if len(group) > 1 or group[0].weight != 1:
+            name = Target(group, "untrained", 0).subject
+            if named.setdefault(name, group) != group:
+                raise TargetError(
+                    f"two targets would be called {name}: their weights differ after six digits, round them"
+                )
 
 
 def _singles(layer: str, units: Sequence[int]) -> list[Group]:

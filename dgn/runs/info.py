@@ -26,6 +26,7 @@ ASSUMED_NETWORK = {
     "size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "channel_order": "RGB",
     "value_range": 1.0, "output": "softmax",
 }  # fmt: skip
+MAX_TRIES = 1000  # a worker draws all tries of a target before it keeps the best
 EXAMPLES_VERSION = (
     "examples_version"  # only in the fingerprint of a job over photographs, so that nobody takes it for a run
 )
@@ -71,7 +72,7 @@ class Again:
     block: Annotated[int, Field(ge=0)]
     groups: tuple[Annotated[int, Field(ge=0)], ...]
     seed: Annotated[int, Field(ge=0)]
-    tries: Annotated[int, Field(ge=1)]
+    tries: Annotated[int, Field(ge=1, le=MAX_TRIES)]
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ def test_what_was_added_draws_no_other_targets(run, dgn, tmp_path):
         ("render --extend --targets classes:9 --modes pretrained --decoder photographs", "began without pretrained"),
         ("resume --status failed", "--status failed: expected one or more of ok, suppressed, not_converged"),
         ("resume --seeds 3", "--seeds goes with --status"),
+        ("resume --status dead --seeds 1000000000", "should be less than or equal to 1000"),
         ("resume --status suppressed", "there is nothing to draw again"),
     ],
 )
