@@ -22,7 +22,7 @@ import typer
 
 from benchmarks.machine import machine
 from dgn.cluster.worker import NUM_SAVERS
-from dgn.runs import packed
+from dgn.runs import schema
 from dgn.runs.layout import image_key
 from dgn.runs.run import NUM_READERS, Run
 from dgn.runs.stores import open_store
@@ -69,7 +69,7 @@ def measure(url: str, shards: list[list[dict[str, Any]]], pngs: list[bytes]) -> 
 def _measure_packed(run: Run, shards: list[list[dict[str, Any]]], pngs: list[bytes]) -> dict[str, float]:
     num_pictures = sum(map(len, shards))
     numbers = itertools.count()
-    filled = [[{**row, packed.PNG: pngs[next(numbers) % len(pngs)]} for row in rows] for rows in shards]
+    filled = [[{**row, schema.PNG: pngs[next(numbers) % len(pngs)]} for row in rows] for rows in shards]
 
     def read_pictures() -> None:
         names = [

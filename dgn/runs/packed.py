@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from dgn.runs import schema
 from dgn.runs.layout import metadata_key
+from dgn.runs.schema import PNG
 
-PNG = "png"
 SCHEMA = pa.schema([(PNG, pa.binary()), *zip(schema.SCHEMA.names, schema.SCHEMA.types, strict=True)])
 MOST_BYTES = 1 << 26  # of a picture; more than 4096 x 4096 pixels take, so that an edited row cannot ask for a disk
 _NAME = re.compile(r"(metadata/\d{6,}\.parquet)#bytes=(\d{1,12})-(\d{1,12})", re.ASCII)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dgn.runs.layout import image_key, sha256
-from dgn.runs.packed import PNG
+from dgn.runs.schema import PNG
 
 if TYPE_CHECKING:
     from dgn.networks.layers import Layers

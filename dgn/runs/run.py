@@ -193,7 +193,7 @@ class Run:
         back, and so knows that it was first.
         """
         key = metadata_key(shard)
-        is_packed = packed.PNG in rows[0]
+        is_packed = schema.PNG in rows[0]
         data = packed.serialise(shard, rows, metadata) if is_packed else schema.serialise(rows, metadata)
         try:
             self.store.create(key, data)

@@ -104,6 +104,7 @@ COLUMNS = (
 )  # fmt: skip
 BY_NAME: Mapping[str, Column] = {column.name: column for column in COLUMNS}
 SCHEMA = pa.schema([(column.name, column.type) for column in COLUMNS])
+PNG = "png"  # a further column, of packed pictures, see `packed.py`
 THUMBNAIL = "thumbnail"  # the one column that indexes keep in a file of its own
 QUERY_COLUMNS = tuple(column.name for column in COLUMNS if column.name != THUMBNAIL)
 MAY_LACK = frozenset(column.name for column in COLUMNS if not column.is_required)  # if an earlier dgn wrote the file
@@ -123,7 +124,10 @@ def serialise(
     described = schema.with_metadata({"dgn": json.dumps({"schema_version": VERSION, **metadata}, sort_keys=True)})
     buffer = io.BytesIO()
     table = pa.Table.from_pylist(list(rows), schema=described)
-    pq.write_table(table, buffer, compression="none" if is_plain else "snappy", use_dictionary=not is_plain)
+    pq.write_table(
+        table, buffer, compression="none" if is_plain else "snappy", use_dictionary=not is_plain,
+        write_page_checksum=True,
+    )  # fmt: skip
     return buffer.getvalue()
 
 
@@ -142,9 +146,12 @@ def parse(
     """
     names = list(columns or schema.names)
     try:
-        file = pq.ParquetFile(pa.BufferReader(data) if isinstance(data, bytes) else data)
+        source = pa.BufferReader(data) if isinstance(data, bytes) else data
+        file = pq.ParquetFile(source, page_checksum_verification=True)
         found, expected = _types(file.schema_arrow), _types(schema)
         missing = [name for name in names if name not in found and name in may_lack]
+        if missing and (unknown := sorted(found.keys() - expected.keys() - {PNG})):  # no version renames a column
+            raise DgnError(f"it has a column {unknown[0]}, and no {missing[0]}")
         for name in names:
             if name not in missing and found.get(name) != expected[name]:
                 raise DgnError(f"it has no column {name} of type {expected[name]}")

@@ -4,7 +4,7 @@ import shutil
 
 import pyarrow.parquet as pq
 
-from dgn.runs import packed
+from dgn.runs import packed, schema
 
 
 def pack(folder, to):
@@ -13,6 +13,6 @@ def pack(folder, to):
     for path in (to / "metadata").iterdir():
         rows = pq.read_table(path).to_pylist()
         for row in rows:
-            row[packed.PNG] = row["file_name"] and (folder / row["file_name"]).read_bytes()
+            row[schema.PNG] = row["file_name"] and (folder / row["file_name"]).read_bytes()
         path.write_bytes(packed.serialise(int(path.stem), rows, {}))
     return to

@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutE
 from dgn.errors import StoreError
 from dgn.runs import schema
 from dgn.runs.layout import image_key, metadata_key, sha256
-from dgn.runs.packed import PNG, Place, place_of
+from dgn.runs.packed import Place, place_of
 from dgn.runs.run import Run
 from dgn.runs.stores import s3
 
@@ -225,7 +225,7 @@ class Writer:
             for key, data in pictures.items()
         ]  # fmt: skip
         if self.is_packed:
-            rows = [{**row, "file_name": None, PNG: pictures[row["file_name"]]} for row in rows]
+            rows = [{**row, "file_name": None, schema.PNG: pictures[row["file_name"]]} for row in rows]
         self.run.commit(shard, attempt, rows, {"run_id": "r"})
 
 

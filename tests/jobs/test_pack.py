@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dgn.jobs.galleries.build import build_page
-from dgn.runs import packed
+from dgn.runs import packed, schema
 from dgn.runs.run import Run
 from tests.conftest import WIDTH
 from tests.helpers.fake_runs import write_fake_run
@@ -57,7 +57,7 @@ def test_a_packed_run_has_the_same_pictures_and_stays_packed(dgn, tmp_path):
     assert pictures(other) == pictures(plain)
     (plain / "metadata" / "000002.parquet").unlink()
     assert dgn("render", plain, *SETTINGS, "--pack")[0] == 0  # a run may hold both
-    assert packed.PNG in pq.read_schema(plain / "metadata" / "000002.parquet").names
+    assert schema.PNG in pq.read_schema(plain / "metadata" / "000002.parquet").names
     assert pictures(plain) == pictures(other)
     assert dgn("verify", plain)[1] == "6 targets expected, 6 found, 0 duplicate or stray, 6 scored again, 0 problems\n"
 

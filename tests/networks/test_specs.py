@@ -93,7 +93,7 @@ def test_weights_that_differ_in_no_name_are_refused():
     """Otherwise two pictures would have one file."""
     layers = network_named(VGG).layers
     close = ["group:conv5_1:3*0.1234567+17", "group:conv5_1:3*0.12345671+17"]
-    with pytest.raises(TargetError, match="two targets would be called conv5_1-3x0.123457_17"):
+    with pytest.raises(TargetError, match=r"two targets would be called conv5_1-3x0\.123457_17"):
         parse_targets(close, layers, None)
     [block] = parse_targets([close[0], close[0], "group:conv5_1:3*0.123457+18", "filters:conv5_1:3"], layers, None)
     assert len(block) == 3

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dgn.errors import RunDamaged, StoreError
-from dgn.runs import packed
+from dgn.runs import schema
 from dgn.runs.layout import metadata_key, sha256
 from dgn.runs.run import END_BYTES, Run
 from dgn.runs.stores import LocalStore
@@ -22,7 +22,7 @@ def make_rows(count=NUM_ROWS, thumbnail_bytes=2500, attempt="aaaaaaaa"):
     return [
         {
             "target_id": f"fc8-{n:05d}-untrained-s0", "shard": 0, "attempt": attempt, "layer": "fc8", "status": "ok",
-            "mode": "untrained", "file_name": None, "sha256": png and sha256(png), packed.PNG: png,
+            "mode": "untrained", "file_name": None, "sha256": png and sha256(png), schema.PNG: png,
             "thumbnail": stream.bytes(thumbnail_bytes),
         }
         for n, png in enumerate(pngs)
@@ -60,8 +60,8 @@ def test_every_reader_finds_the_pictures(run):
     rows = make_rows()
     run.commit(0, "aaaaaaaa", rows, {"run_id": "r"})
     path = f"{run.store.url}/{metadata_key(0)}"
-    pngs = [row[packed.PNG] for row in rows]
-    assert pq.read_table(path)[packed.PNG].to_pylist() == pngs
+    pngs = [row[schema.PNG] for row in rows]
+    assert pq.read_table(path)[schema.PNG].to_pylist() == pngs
     assert [png for (png,) in duckdb.sql(f"SELECT png FROM '{path}' ORDER BY target_id").fetchall()] == pngs
     found = [name and run.picture(name, row["sha256"]) for name, row in zip(names(run), rows, strict=True)]
     assert found == pngs
@@ -76,7 +76,7 @@ def test_rows_are_read_without_their_pictures(run):
     run.store.num_read.clear()
     [table] = run.tables([0])
     assert (table.num_rows, run.store.num_read) == (NUM_ROWS, [END_BYTES])
-    assert packed.PNG not in table.column_names
+    assert schema.PNG not in table.column_names
 
 
 @pytest.mark.parametrize("thumbnail_bytes", [2500, 40_000])

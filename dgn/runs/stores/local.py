@@ -136,8 +136,15 @@ class LocalStore(PatientStore):
 
     @patient("read")
     def read(self, key: str) -> bytes:
-        with open(self._checked(key), "rb", buffering=0) as file:  # pathlib would take a fifth of a picture's check
-            return file.read()
+        file = os.open(self._checked(key), os.O_RDONLY)  # a file object would take a twentieth of a verify's time
+        try:
+            num_bytes = os.fstat(file).st_size
+            data = os.read(file, num_bytes + 1)
+            while len(data) < num_bytes and (more := os.read(file, num_bytes + 1 - len(data))):  # Linux reads 2 GB
+                data += more
+            return data
+        finally:
+            os.close(file)
 
     @patient("read")
     def read_range(self, key: str, start: int, stop: int) -> bytes:
