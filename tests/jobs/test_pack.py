@@ -126,5 +126,6 @@ def test_the_page_shows_packed_pictures_from_a_web_server(tmp_path, browser):
     with visit(browser, address(folder, f"#id={first['target_id']}")) as visitor:
         visitor.when("document.querySelector('dialog[open] figure .box')")
         says = visitor.text("dialog figure .box")
-        assert "it is a part of metadata/000000.parquet" in says
+        assert "packed into metadata/000000.parquet" in says
+        assert visitor.count("dialog figcaption a") == 0
         assert "dgn gallery serve RUN" in says

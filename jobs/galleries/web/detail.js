@@ -122,7 +122,10 @@ class Detail {
       URL.revokeObjectURL(this.address) // of the picture before; does nothing if that is a file
       this.address = image.src = link.href = address
       if (address.startsWith('blob:')) link.download = `${details.target_id}.png`
-    }).catch(error => image.replaceWith(box(`picture missing: ${error.message}`, 'missing')))
+    }).catch(error => {
+      image.replaceWith(box(error.message, 'missing'))
+      link.remove()
+    })
     return [image, element('figcaption', {}, link)]
   }
 

@@ -129,7 +129,7 @@ class ScriptSource {
 
   async range(key, start, end) {
     const file = this.file(key)
-    if (!file) throw new Error(`it is a part of ${key}, which needs a web server with byte ranges: dgn gallery serve RUN`)
+    if (!file) throw new Error(`packed into ${key}: a web server with byte ranges shows it (dgn gallery serve RUN)`)
     return file.slice(start, end)
   }
 
