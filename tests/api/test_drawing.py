@@ -141,7 +141,7 @@ def test_its_settings_are_a_runs_settings():
     from dgn.runs.config import NETWORK_SETTINGS, RunConfig
 
     parameters = inspect.signature(dgn.render).parameters
-    of_a_run = set(RunConfig.model_fields) - {"shard_size", "workers", "gpus_per_worker", "log_format"}
+    of_a_run = set(RunConfig.model_fields) - {"shard_size", "pack", "workers", "gpus_per_worker", "log_format"}
     of_a_run -= set(NETWORK_SETTINGS) - {"weights"}
     assert set(parameters) - {"network", "device", "progress"} == of_a_run
     for name in of_a_run - {"targets"}:

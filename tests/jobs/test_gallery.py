@@ -169,7 +169,9 @@ def test_the_server_is_for_this_machine_and_for_pictures_only(small, tmp_path):
         index = f"{url}/index/current.json"
         assert get(index) == (200, current)
         assert get(index, Range="bytes=3-9") == (206, current[3:10])
-        for path in ("/run.json", "/metadata/000000.parquet", "/index/../run.json", "/index/%2e%2e/run.json",
+        shard = (folder / "metadata" / "000000.parquet").read_bytes()  # in which pictures may be packed
+        assert get(f"{url}/metadata/000000.parquet", Range="bytes=4-99") == (206, shard[4:100])
+        for path in ("/run.json", "/verified.json", "/index/../run.json", "/index/%2e%2e/run.json",
                      "/images/%2e%2e/%2e%2e/secret", "/gallery/../run.json", "/index/none"):  # fmt: skip
             assert get(url + path)[0] in (404, 502), path
         for host in ("evil.example:80", "evil.example", "[", "a b", "user@127.0.0.1", "127.0.0.1:x"):
