@@ -187,3 +187,24 @@ def _reset(transport: asyncio.Transport | None) -> None:
         linger = struct.pack("ii", 1, 0)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         transport.abort()
+
+
+def outlast(store, faulty, fault):
+    """Each operation of a store meets a fault twice, and does what it should. Returns their names, in order."""
+    operations = {
+        "write": lambda: store.write("images/x.png", b"picture"),
+        "read": lambda: store.read("images/x.png"),
+        "list": lambda: list(store.list("images")),
+        "exists": lambda: store.exists("images/x.png"),
+        "delete": lambda: store.delete("images/x.png"),
+    }
+    answers = {}
+    for name, call in operations.items():
+        faulty.inject(fault, times=2)
+        answers[name] = call()
+    assert answers["read"] == b"picture"
+    assert answers["list"] == ["images/x.png"]
+    assert answers["exists"]
+    assert list(store.list("")) == []
+    assert faulty.num_waiting == 0
+    return list(operations)

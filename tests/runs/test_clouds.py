@@ -19,7 +19,7 @@ from dgn.runs.stores import KeyExists, open_store, patience, read_url, retry_obs
 from dgn.runs.stores.base import check_create_once
 from tests.conftest import free_port
 from tests.helpers import emulators
-from tests.helpers.faulty_s3 import ANY_REQUEST, FaultyS3
+from tests.helpers.faulty_s3 import ANY_REQUEST, FaultyS3, outlast
 from tests.helpers.rows import assert_one_line
 
 VARIABLES = {
@@ -151,22 +151,7 @@ def test_folders_of_a_hierarchical_namespace_are_not_keys(cloud_bucket):
 
 @pytest.mark.parametrize("fault", ANY_REQUEST)
 def test_every_operation_outlasts_the_fault(fault, scheme, faulty, through, retries):
-    operations = {
-        "write": lambda: through.write("images/x.png", b"picture"),
-        "read": lambda: through.read("images/x.png"),
-        "list": lambda: list(through.list("images")),
-        "exists": lambda: through.exists("images/x.png"),
-        "delete": lambda: through.delete("images/x.png"),
-    }
-    answers = {}
-    for name, call in operations.items():
-        faulty.inject(fault, times=2)
-        answers[name] = call()
-    assert answers["read"] == b"picture"
-    assert answers["list"] == ["images/x.png"]
-    assert answers["exists"]
-    assert list(through.list("")) == []
-    assert faulty.num_waiting == 0
+    operations = outlast(through, faulty, fault)
     # One layer: as many retries as faults. But of a connection that it kept and finds closed, aiohttp says nothing if
     # the request may be sent twice.
     is_resent = scheme == "gs" and fault.startswith("reset")

@@ -17,7 +17,7 @@ from dgn.runs.stores.local import LocalStore
 from dgn.runs.stores.s3 import S3Store
 from tests.conftest import free_port
 from tests.helpers.disks import small_disk
-from tests.helpers.faulty_s3 import ANY_REQUEST, FaultyS3
+from tests.helpers.faulty_s3 import ANY_REQUEST, FaultyS3, outlast
 
 
 @pytest.fixture
@@ -54,22 +54,7 @@ def quick(monkeypatch):
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("fault", ANY_REQUEST)
 def test_every_operation_outlasts_the_fault(fault, faulty, s3, retries):
-    operations = {
-        "write": lambda: s3.write("images/x.png", b"picture"),
-        "read": lambda: s3.read("images/x.png"),
-        "list": lambda: list(s3.list("images")),
-        "exists": lambda: s3.exists("images/x.png"),
-        "delete": lambda: s3.delete("images/x.png"),
-    }
-    answers = {}
-    for name, call in operations.items():
-        faulty.inject(fault, times=2)
-        answers[name] = call()
-    assert answers["read"] == b"picture"
-    assert answers["list"] == ["images/x.png"]
-    assert answers["exists"]
-    assert list(s3.list("")) == []
-    assert faulty.num_waiting == 0
+    operations = outlast(s3, faulty, fault)
     assert retries == [name for name in operations for _ in range(2)]  # one layer: as many retries as faults
 
 
