@@ -86,17 +86,11 @@ class AzureStore(BucketStore):
     def read(self, key: str) -> bytes:
         return self._get(key)
 
-    @patient("read")
-    def read_range(self, key: str, start: int, stop: int) -> bytes:
-        from azure.core.exceptions import HttpResponseError
+    def _span(self, key: str, start: int, stop: int) -> bytes:
+        return self._get(key, offset=start, length=stop - start)
 
-        try:
-            data = self._get(key, offset=start, length=stop - start)
-        except HttpResponseError as error:
-            if error.status_code != 416:
-                raise
-            data = b""
-        return self.check_length(key, data, start, stop)
+    def is_past_end(self, error: BaseException) -> bool:
+        return getattr(error, "status_code", None) == 416
 
     @patient("read")
     def read_end(self, key: str, num_bytes: int) -> tuple[bytes, int]:

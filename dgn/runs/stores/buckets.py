@@ -9,7 +9,7 @@ from typing import Any
 
 from dgn.errors import RunDamaged, StoreError
 from dgn.runs.stores.base import HIDDEN, Store, check_create_once
-from dgn.runs.stores.patience import PatientStore
+from dgn.runs.stores.patience import PatientStore, patient
 
 PASSING_STATUSES = {408, 429, 500, 502, 503, 504}
 
@@ -39,6 +39,24 @@ class BucketStore(PatientStore, Store):
         if ".." in key.split("/"):
             raise RunDamaged(f"key '{key}' leads out of the run {self.url}")
         return f"{self.prefix}/{key}".lstrip("/")
+
+    @patient("read")
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        try:
+            data = self._span(key, start, stop)
+        except self.foreign as error:
+            if not self.is_past_end(error):
+                raise
+            data = b""
+        return self.check_length(key, data, start, stop)
+
+    def _span(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of a key, or fewer if it ends before."""
+        raise NotImplementedError
+
+    def is_past_end(self, error: BaseException) -> bool:
+        """Whether a range was refused because the key has no byte in it."""
+        raise NotImplementedError
 
     def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
         return (key for key, _ in self.list_dated(prefix, is_hidden))

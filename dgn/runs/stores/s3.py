@@ -175,22 +175,18 @@ class S3Store(BucketStore):
     def read(self, key: str) -> bytes:
         return self._get(key)
 
-    @patient("read")
-    def read_range(self, key: str, start: int, stop: int) -> bytes:
-        try:
-            data = self._get(key, Range=f"bytes={start}-{stop - 1}")
-        except ClientError as error:
-            if _code(error) != "InvalidRange":
-                raise
-            data = b""
-        return self.check_length(key, data, start, stop)
+    def _span(self, key: str, start: int, stop: int) -> bytes:
+        return self._get(key, Range=f"bytes={start}-{stop - 1}")
+
+    def is_past_end(self, error: BaseException) -> bool:
+        return isinstance(error, ClientError) and _code(error) == "InvalidRange"
 
     @patient("read")
     def read_end(self, key: str, num_bytes: int) -> tuple[bytes, int]:
         try:
             answer = self._answer(key, Range=f"bytes=-{num_bytes}")
         except ClientError as error:
-            if _code(error) != "InvalidRange":  # an empty object has no last byte
+            if not self.is_past_end(error):  # an empty object has no last byte
                 raise
             return b"", 0
         data = answer["Body"].read()
