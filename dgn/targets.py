@@ -6,13 +6,14 @@ Everything is keyed by layer and 0-based unit, never by label: two of ImageNet's
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # What is made large: the weighted sum of units or, for a direction in the space of a layer's units, the cosine with it
 # or the projection on it.
@@ -133,20 +134,20 @@ class Directions:
 
     def __getitem__(self, which: int) -> Group:
         vector_U = of_length_1(self.vectors_DU[which])
-        return tuple(WeightedUnit(self.layer, int(unit), float(vector_U[unit])) for unit in np.flatnonzero(vector_U))
+        return tuple(WeightedUnit(self.layer, int(unit), float(vector_U[unit])) for unit in vector_U.nonzero()[0])
 
     @cached_property
     def sha256(self) -> str:
         """Of names and numbers as they were given, because machines differ in the last bit of a length."""
         digest = hashlib.sha256(f"{self.names} {self.vectors_DU.dtype} {self.vectors_DU.shape}".encode())
-        digest.update(np.ascontiguousarray(self.vectors_DU).data)
+        digest.update(self.vectors_DU.tobytes())
         return digest.hexdigest()
 
 
-def of_length_1(vector_U: NDArray[Any]) -> NDArray[np.float64]:
-    """The vector divided by its length."""
-    wide_U = vector_U.astype(np.float64)
-    return wide_U / np.linalg.norm(wide_U)
+def of_length_1(vector_U: NDArray[Any]) -> NDArray[Any]:
+    """The vector divided by its length, as float64."""
+    wide_U = vector_U.astype("float64")
+    return wide_U / math.sqrt(wide_U.dot(wide_U))
 
 
 @dataclass(frozen=True)

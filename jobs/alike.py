@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from dgn.errors import DgnError, Incomplete, RunDamaged
-from dgn.jobs.common.flags import RunArgument, with_settings
+from dgn.jobs.common.arguments import RunArgument
+from dgn.jobs.common.flags import with_settings
 from dgn.jobs.common.printing import print_table
 from dgn.jobs.common.progress import bar, log_to_stderr
 from dgn.runs.alike import Alike, write_alike

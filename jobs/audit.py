@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import dgn
+from dgn.jobs.common.arguments import OwnLabels, OwnNetwork, OwnWeights, RunArgument
 from dgn.jobs.common.files import check_empty, whole_or_not_at_all
-from dgn.jobs.common.flags import OwnLabels, OwnNetwork, OwnWeights, RunArgument, with_settings
+from dgn.jobs.common.flags import with_settings
 from dgn.jobs.common.printing import percent, print_table
 from dgn.jobs.common.progress import bar, log_to_stderr
 from dgn.runs import schema

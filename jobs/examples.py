@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from dgn.errors import Incomplete
-from dgn.jobs.common.flags import OwnLabels, OwnNetwork, OwnWeights, RunArgument, with_settings
+from dgn.jobs.common.arguments import OwnLabels, OwnNetwork, OwnWeights, RunArgument
+from dgn.jobs.common.flags import with_settings
 from dgn.jobs.common.printing import print_json
 from dgn.jobs.common.progress import log_to_stderr, render_progress
 from dgn.runs.config import RunConfig

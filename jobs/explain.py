@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dgn.jobs.common.arguments import RunArgument
 from dgn.jobs.common.files import check_empty, whole_or_not_at_all
-from dgn.jobs.common.flags import RunArgument, with_settings
+from dgn.jobs.common.flags import with_settings
 from dgn.jobs.common.progress import bar, log_to_stderr
 from dgn.jobs.render import render
 from dgn.runs.config import RunConfig

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dgn.errors import DgnError, RunDamaged, StoreError
-from dgn.jobs.common.flags import RunArgument
+from dgn.jobs.common.arguments import RunArgument
 from dgn.jobs.common.progress import pictures_done
 from dgn.jobs.exports.chosen import Chosen, cut
 from dgn.jobs.exports.hf import write_hf

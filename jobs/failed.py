@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dgn.jobs.common.flags import RunArgument
+from dgn.jobs.common.arguments import RunArgument
 from dgn.runs.run import Run
 from dgn.statuses import Status
 from dgn.text import plural, printable

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dgn.jobs.common.flags import RunArgument
+from dgn.jobs.common.arguments import RunArgument
 from dgn.runs.run import Run
 
 app = typer.Typer()

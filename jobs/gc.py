@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dgn.errors import DgnError
-from dgn.jobs.common.flags import RunArgument
+from dgn.jobs.common.arguments import RunArgument
 from dgn.runs.lease import is_driver_at_work
 from dgn.runs.run import Run
 from dgn.text import plural, printable

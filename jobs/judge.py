@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from dgn.errors import DgnError, Incomplete, RunDamaged
-from dgn.jobs.common.flags import OwnLabels, OwnNetwork, OwnWeights, RunArgument, with_settings
+from dgn.jobs.common.arguments import OwnLabels, OwnNetwork, OwnWeights, RunArgument
+from dgn.jobs.common.flags import with_settings
 from dgn.jobs.common.printing import percent, print_json, print_table
 from dgn.jobs.common.progress import log_to_stderr, shards_done
 from dgn.runs.config import NETWORK_SETTINGS, RunConfig, shown_name

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import typer
 
 from dgn.errors import DgnError
+from dgn.jobs.common.arguments import RunArgument
 from dgn.jobs.common.files import check_empty, whole_or_not_at_all
-from dgn.jobs.common.flags import RunArgument
 from dgn.jobs.common.printing import print_json, print_table
 from dgn.runs.alike import SIMILARITY
 from dgn.runs.conditions import Condition, check_columns, condition, parse_condition

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dgn.errors import DgnError, Incomplete
-from dgn.jobs.common.flags import RunArgument, load_settings, with_settings
+from dgn.jobs.common.arguments import RunArgument
+from dgn.jobs.common.flags import load_settings, with_settings
 from dgn.jobs.common.progress import log_to_stderr, render_progress
 from dgn.runs.config import RunConfig
 from dgn.runs.stores import open_store

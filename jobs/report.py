@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from dgn.errors import DgnError
+from dgn.jobs.common.arguments import RunArgument
 from dgn.jobs.common.files import check_replaceable, one_line_errors
-from dgn.jobs.common.flags import RunArgument
 from dgn.jobs.reports.page import GENERATOR, render_page
 from dgn.runs.run import Run
 from dgn.runs.stores import LocalStore

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from dgn.errors import DgnError
-from dgn.jobs.common.flags import RunArgument, with_settings
+from dgn.jobs.common.arguments import RunArgument
+from dgn.jobs.common.flags import with_settings
 from dgn.jobs.render import render
 from dgn.runs.config import RunConfig
 from dgn.runs.info import MAX_TRIES

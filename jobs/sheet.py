@@ -17,8 +17,8 @@ import typer
 from PIL import ExifTags, Image
 
 from dgn.errors import DgnError
+from dgn.jobs.common.arguments import RunArgument
 from dgn.jobs.common.files import check_empty, check_replaceable, one_line_errors, whole_or_not_at_all
-from dgn.jobs.common.flags import RunArgument
 from dgn.jobs.common.progress import pictures_done
 from dgn.jobs.sheets.arranging import (
     A4_MM,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 import typer
 
-from dgn.jobs.common.flags import RunArgument
+from dgn.jobs.common.arguments import RunArgument
 from dgn.jobs.common.printing import print_json
 from dgn.runs.index import indexed_rows
 from dgn.runs.info import RunInfo

@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from dgn.errors import Incomplete, RunDamaged
+from dgn.errors import RunDamaged
+from dgn.runs import readers
 from dgn.runs.layout import metadata_key, sha256
 from dgn.runs.packed import place_of
 from dgn.runs.plan import Shard
@@ -27,7 +22,6 @@ from dgn.runs.run import Run, read_many
 from dgn.runs.stores import LocalStore, open_store
 
 SHARDS_PER_TASK = 32
-MOST_PROCESSES = 16  # of about 100 MB each
 FEW_SHARDS = 256  # which are read before other processes have started
 
 
@@ -140,29 +134,8 @@ def read_here(reading: Reading) -> Iterator[Iterable[list[ShardRead]]]:
     if len(reading.shards) <= FEW_SHARDS:
         yield map(read_shards, reading.tasks())
         return
-    num_processes = min(os.cpu_count() or 1, MOST_PROCESSES)
-    context = multiprocessing.get_context("forkserver")  # whose processes share one import
-    context.set_forkserver_preload([__name__])
-    readers = ProcessPoolExecutor(num_processes, context, _start_reader)
-    try:
-        yield readers.map(read_shards, reading.tasks())
-    except BrokenProcessPool as error:
-        raise Incomplete("a process that read the run was killed; the same command continues") from error
-    finally:
-        readers.shutdown(cancel_futures=True)
-
-
-def _start_reader() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all processes; the parent ends this one
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Otherwise a killed parent would leave this process waiting for work."""
-    parent = multiprocessing.parent_process()
-    assert parent
-    parent.join()
-    os._exit(1)
+    with readers.reading(read_shards, reading.tasks()) as read:
+        yield read
 
 
 @dataclass(frozen=True)

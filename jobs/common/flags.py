@@ -14,22 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dgn.errors import DgnError
-from dgn.runs.config import RunConfig
 from dgn.runs.validation import Settings, validated
-from dgn.text import A_BUCKET
-
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help=f"A folder, or {A_BUCKET}.")]
-
-# Where what made RUN's pictures is now, for commands whose other flags describe another network, or none.
-OwnNetwork = Annotated[
-    str | None, typer.Option(metavar="FUNCTION", help="RUN's own network again, if it is code: this runs it.")
-]
-OwnWeights = Annotated[
-    str | None, typer.Option(metavar="FILE", help="File of the weights that RUN was made with, if it moved.")
-]
-OwnLabels = Annotated[
-    str | None, typer.Option(metavar="FILE", help="File of the labels that RUN was made with, if it moved.")
-]
 
 
 def with_settings(model: type[BaseModel], *names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -44,7 +29,7 @@ def with_settings(model: type[BaseModel], *names: str) -> Callable[[Callable[...
         signature = inspect.signature(command, eval_str=True)
         own = [parameter for name, parameter in signature.parameters.items() if name != "settings"]
         added = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=flag(name, model))
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(name, model))
             for name in chosen
         ]
 
@@ -61,7 +46,7 @@ def with_settings(model: type[BaseModel], *names: str) -> Callable[[Callable[...
     return decorate
 
 
-def flag(name: str, model: type[BaseModel] = RunConfig) -> Any:
+def _flag(name: str, model: type[BaseModel]) -> Any:
     """The annotation of a setting's flag."""
     field = model.model_fields[name]
     help_text = f"{field.description} {_default(field)}".strip()

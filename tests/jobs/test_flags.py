@@ -42,7 +42,7 @@ def test_the_help_of_a_flag_says_what_is_meant_without_it():
             assert options[name].help.endswith(")")
 
 
-@pytest.mark.parametrize("command", ["resume", "verify", "doctor", "tune"])
+@pytest.mark.parametrize("command", ["resume", "doctor", "tune"])
 def test_other_commands_take_the_same_flags(command):
     options = options_of(command)
     shared = options.keys() & RunConfig.model_fields.keys()

@@ -5,13 +5,16 @@ import itertools
 import json
 import logging
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -19,11 +22,12 @@ import ray
 from dgn.cluster import verifying as on_cluster
 from dgn.errors import StoreError
 from dgn.networks.registry import network_named
-from dgn.runs import lease, verifying
+from dgn.runs import lease, readers, verifying
 from dgn.runs.lease import Lease
 from dgn.runs.run import Run
 from dgn.runs.stores import LocalStore, open_store
 from dgn.runs.verifying import Reading, read_shards
+from tests.helpers.fake_runs import write_fake_run
 from tests.helpers.rows import assert_one_line, edit_rows
 
 
@@ -199,8 +203,29 @@ def test_processes_find_the_same(damaged, reading_of, dgn, monkeypatch):
 
 def test_a_killed_process_ends_a_verify_in_one_line(copy, dgn, monkeypatch):
     monkeypatch.setattr(verifying, "FEW_SHARDS", 0)
-    monkeypatch.setattr(verifying, "_start_reader", partial(os._exit, 9))
+    monkeypatch.setattr(readers, "_begin", partial(os._exit, 9))
     assert_one_line(dgn("verify", copy, "--sample", 0), 1, "was killed", "the same command continues")
+
+
+def test_an_interrupted_verify_ends_in_one_line_at_any_moment(tmp_path):
+    """While processes start, too: a terminal sends Ctrl-C to all of them. The moments are of a slow or a fast machine."""
+    write_fake_run(str(tmp_path / "run"), targets=("classes",), shard_size=6, are_flat=True)
+    verify = [sys.executable, "-m", "dgn.jobs", "verify", str(tmp_path / "run"), "--sample", "0"]
+    codes = []
+    for moment_s in np.linspace(0.1, 0.8, 15):
+        checking = subprocess.Popen(verify, stdout=-1, stderr=-1, text=True, start_new_session=True)
+        time.sleep(moment_s)
+        os.killpg(checking.pid, signal.SIGINT)
+        *_, said = checking.communicate()
+        codes.append(checking.returncode)
+        if codes[-1] == 130:
+            assert (
+                re.sub(r".* INFO continues .*\n", "", said).startswith("dgn: interrupted; repeat")
+                and said.count("\n") < 3
+            )
+        else:  # done, or before Python has come to dgn
+            assert codes[-1] in (0, -signal.SIGINT)
+    assert 130 in codes
 
 
 def test_a_cluster_finds_the_same(damaged, reading_of, dgn, monkeypatch):

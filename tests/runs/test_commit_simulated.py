@@ -8,7 +8,8 @@ import pytest
 from dgn.runs import schema
 from dgn.runs.layout import metadata_key
 from dgn.runs.run import Run
-from dgn.runs.stores import KeyExists, S3Store
+from dgn.runs.stores import KeyExists
+from dgn.runs.stores.s3 import S3Store
 from tests.helpers.simulated_s3 import Writer, simulate
 
 NUM_SEEDS = 100

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from dgn.errors import StoreError
-from dgn.runs.stores.azure import AzureStore
 from dgn.runs.stores.base import HIDDEN, EndFile, KeyExists, RangeFile, Store, check_create_once
-from dgn.runs.stores.buckets import BucketStore
-from dgn.runs.stores.gcs import GCSStore
 from dgn.runs.stores.local import LocalStore
 from dgn.runs.stores.patience import retry_observers
-from dgn.runs.stores.s3 import S3Store
 from dgn.text import A_BUCKET
 
+if TYPE_CHECKING:
+    from dgn.runs.stores.buckets import BucketStore
+
 __all__ = [
-    "HIDDEN", "EndFile", "KeyExists", "LocalStore", "RangeFile", "S3Store", "Store", "check_create_once", "in_bucket",
+    "HIDDEN", "EndFile", "KeyExists", "LocalStore", "RangeFile", "Store", "check_create_once", "in_bucket",
     "open_store", "read_url", "retry_observers",
 ]  # fmt: skip
 
-BUCKETS: dict[str, type[BucketStore]] = {store.scheme: store for store in (S3Store, GCSStore, AzureStore)}
+# By scheme, the module and the class. Only the one needed is imported: whoever reads a folder waits for none.
+BUCKETS = {"s3": ("s3", "S3Store"), "gs": ("gcs", "GCSStore"), "az": ("azure", "AzureStore")}
 
 
 def in_bucket(url: str) -> bool:
@@ -33,7 +35,9 @@ def open_store(url: str) -> Store:
     if not url.strip():
         raise StoreError(f"the address of the run is empty: expected a folder, or {A_BUCKET}")
     if in_bucket(url):
-        return BUCKETS[url.partition("://")[0]](url)
+        module, name = BUCKETS[url.partition("://")[0]]
+        store = cast("type[BucketStore]", getattr(import_module(f"{__name__}.{module}"), name))
+        return store(url)
     if "://" in url:
         raise StoreError(f"unknown kind of run '{url}': expected a folder, or {A_BUCKET}")
     return LocalStore(url)
