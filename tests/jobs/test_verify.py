@@ -208,7 +208,7 @@ def test_a_killed_process_ends_a_verify_in_one_line(copy, dgn, monkeypatch):
 
 
 def test_an_interrupted_verify_ends_in_one_line_at_any_moment(tmp_path):
-    """While processes start, too: a terminal sends Ctrl-C to all of them. The moments are of a slow or a fast machine."""
+    """While processes start, too: a terminal sends Ctrl-C to all of them. Slow machines come less far in that time."""
     write_fake_run(str(tmp_path / "run"), targets=("classes",), shard_size=6, are_flat=True)
     verify = [sys.executable, "-m", "dgn.jobs", "verify", str(tmp_path / "run"), "--sample", "0"]
     codes = []
@@ -219,10 +219,7 @@ def test_an_interrupted_verify_ends_in_one_line_at_any_moment(tmp_path):
         *_, said = checking.communicate()
         codes.append(checking.returncode)
         if codes[-1] == 130:
-            assert (
-                re.sub(r".* INFO continues .*\n", "", said).startswith("dgn: interrupted; repeat")
-                and said.count("\n") < 3
-            )
+            assert re.fullmatch(r"(.* INFO continues .*\n)?dgn: interrupted; repeat .*\n", said), said
         else:  # done, or before Python has come to dgn
             assert codes[-1] in (0, -signal.SIGINT)
     assert 130 in codes
