@@ -24,11 +24,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import machine
 from benchmarks.timing import DEVICE, HAS_GPU, seconds, synchronised
-from dgn.cost.counted import count_cost
+from dgn.cost.counted import count_cost, operation_counter
 from dgn.engine import engine_for
 from dgn.method import batch as batches
 from dgn.method.architecture import Architecture
@@ -134,7 +133,7 @@ class Ours:
         """The same, counted while it runs: fewer where convolutions are Winograd's. No counter sees a GPU's own."""
         if HAS_GPU:
             return self.operations()
-        with self.started() as (_, once), FlopCounterMode(display=False) as counter:
+        with self.started() as (_, once), operation_counter() as counter:
             once()
         return int(counter.get_total_flops()) // self.batch
 

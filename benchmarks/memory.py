@@ -93,7 +93,7 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 def measured_in(checkout: Path) -> dict[str, dict[str, float]]:
     """The parts of a process that runs a checkout's code."""
-    from dgn.engine import WORKER_ENVIRONMENT
+    from dgn.cluster.environment import WORKER_ENVIRONMENT
 
     environment = {**os.environ, **WORKER_ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout.resolve())}
     # -P, because this file's folder has modules whose names could hide others.

@@ -37,7 +37,8 @@ from torch import Tensor
 from benchmarks.engine import frozen
 from benchmarks.machine import machine
 from benchmarks.timing import DEVICE, HAS_GPU, synchronised
-from dgn.engine import WORKER_ENVIRONMENT, engine_for
+from dgn.cluster.environment import WORKER_ENVIRONMENT
+from dgn.engine import engine_for
 from dgn.method.batch import start_batch
 from dgn.method.decoder import random_decoder, read_decoder
 from dgn.method.loop import Optimisation

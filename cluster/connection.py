@@ -11,46 +11,60 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import ray
-from ray._private import ray_constants
 from ray.exceptions import RayError
 
+from dgn.cluster import local_ray
+from dgn.cluster.environment import WORKER_ENVIRONMENT
 from dgn.errors import DgnError
 from dgn.text import in_one_line
 
 KNOCK_S = 10.0
+
+_is_own = False  # whether this process started Ray
 
 
 @contextmanager
 def until_done() -> Iterator[None]:
     """Leaves the cluster that `connect` joined within. Ray prints what it has to say before that, not after dgn's last
     line."""
-    was_connected = ray.is_initialized()
+    global _is_own
+    was_connected = is_connected()
     try:
         yield
     finally:
         if not was_connected:
             ray.shutdown()
+            _is_own = False
 
 
-def connect(log_format: Literal["text", "json"] = "text") -> None:
+def is_connected() -> bool:
+    """Whether this process has joined a cluster, or started Ray."""
+    return bool(ray.is_initialized())
+
+
+def connect(log_format: Literal["text", "json"] = "text", preload: str = "", num_warm: int = 0) -> None:
     """Joins the cluster that RAY_ADDRESS or the job names, or starts Ray on this machine, on loopback.
 
     With `json`, this process and all workers log one JSON object a line, with Ray's job, node and actor beside ours.
 
+    Args:
+        preload: a module that worker processes import when they start, if Ray is started here.
+        num_warm: worker processes to start at once then.
+
     Raises: DgnError if RAY_ADDRESS leads nowhere, or Ray does not start.
     """
-    if ray.is_initialized():
+    if is_connected():
         return
     # These come from attempts that the end of a run cuts off. Other errors are reported with their answers.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        _start(log_format)
+        _start(log_format, preload, num_warm)
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's handler prints its stack and aborts
 
 
-def _start(log_format: Literal["text", "json"]) -> None:
+def _start(log_format: Literal["text", "json"], preload: str, num_warm: int) -> None:
     arguments: dict[str, Any] = {"logging_level": logging.WARNING}
     if log_format == "json":
         arguments = {"logging_config": ray.LoggingConfig(encoding="JSON"), "log_to_driver": False}
@@ -63,25 +77,15 @@ def _start(log_format: Literal["text", "json"]) -> None:
             raise DgnError(
                 f"no Ray cluster at RAY_ADDRESS={address}: {in_one_line(error)}; correct or unset it"
             ) from error
-    else:
-        arguments = {"configure_logging": False, "log_to_driver": False, **arguments}
-        # By default Ray joins whatever cluster was last started here, and listens to other machines: it replaces even
-        # 127.0.0.1 by the address that they reach, unless it believes that the system has no clusters, as on macOS.
-        ray_constants.ENABLE_RAY_CLUSTER = False
-        # By default Ray begins with a process for each core. No worker of ours can use one: theirs have an environment.
-        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-        # Ray says at every start that it asks for tokens, and how to stop that. Nobody who starts a run wants to know.
-        logging.getLogger("ray._private.authentication.authentication_token_setup").addFilter(_is_not_the_token_notice)
-        try:
-            ray.init(address="local", include_dashboard=False, **arguments)
-        except Exception as error:  # Ray raises nothing more specific if its processes do not answer in time
-            raise DgnError(
-                f"Ray does not start on this machine: {in_one_line(error)}; try again while less else is running"
-            ) from error
+        return
+    local_ray.start({"configure_logging": False, "log_to_driver": False, **arguments}, preload, num_warm)
+    global _is_own
+    _is_own = True
 
 
-def _is_not_the_token_notice(record: logging.LogRecord) -> bool:
-    return "authentication is enabled" not in record.getMessage()
+def workers_runtime_env() -> dict[str, Any]:
+    """What Ray has to do for the process of a worker: nothing on a Ray of our own, all of whose processes have it."""
+    return {} if _is_own else {"env_vars": WORKER_ENVIRONMENT}
 
 
 def _knock(address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from dgn.cluster.context import ExamplesContext, Place, RunContext
 from dgn.cluster.metrics import Metrics
+from dgn.compiler import leave_out_compiler
 from dgn.engine import engine_for
 from dgn.errors import DgnError
 from dgn.networks.frozen import FrozenNetwork
@@ -29,7 +31,11 @@ class DeviceWorker:
     classifier: FrozenNetwork
 
     def __init__(self, context: RunContext | ExamplesContext, run: Run):
+        leave_out_compiler()
         self.context, self.run = context, run
+        # Ray says so once a worker is given its cores; by then this process may have imported PyTorch.
+        if (num_cores := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
+            torch.set_num_threads(int(num_cores))
         self.engine = engine_for()
         self._check_precision()
         # All arithmetic runs in this one thread. While a CUDA graph is recorded no other thread may call CUDA; and on a

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError
 
-from dgn.cluster import events, fleet
+from dgn.cluster import connection, events, fleet
 from dgn.cluster.context import ExamplesContext, Place, RunContext, ShardReport
 from dgn.cluster.events import Attempt, Cause, Decision, Event
 from dgn.cluster.metrics import Metrics
@@ -26,7 +26,6 @@ from dgn.cluster.rules import Rules, Workers
 from dgn.cluster.schedule import Schedule
 from dgn.cluster.vital_signs import VitalSigns
 from dgn.cluster.worker import RenderWorker
-from dgn.engine import WORKER_ENVIRONMENT
 from dgn.errors import DgnError, Incomplete, StoreError
 from dgn.method.memory import is_out_of_memory
 from dgn.networks.weights import NetworkWeights
@@ -84,7 +83,7 @@ class Driver:
             "max_task_retries": 0,
             "concurrency_groups": {"pulse": 1, "finish": 1, "life": 1},
         }
-        options["runtime_env"] = {"env_vars": WORKER_ENVIRONMENT}
+        options["runtime_env"] = connection.workers_runtime_env()
         self.remote_class: Any = ray.remote(**options)(worker_class)
         self.arguments = [ray.put(part) for part in (context, weights, decoder)]
         committed = run.committed(info.num_shards)

@@ -17,6 +17,7 @@ from dgn.cluster.driver import Driver
 from dgn.cluster.precision import resolve_precision
 from dgn.cluster.progress import Progress
 from dgn.cluster.rules import Workers
+from dgn.cluster.start import start_ray
 from dgn.cost.tuned import Tuned, load_tuned, tuned_path
 from dgn.engine import engine_for
 from dgn.errors import DgnError
@@ -63,8 +64,8 @@ def launch(
             return Progress.of_whole(started.info)
     else:
         job.config.render_config("float32", job.decoder)  # raises for a decoder that does not fit the preset
-    log.info("%s, Ray starts", plural(job.plan.num_targets, "picture"))
-    connection.connect(config.log_format)
+    log.info("%s in %s", plural(job.plan.num_targets, "picture"), plural(job.plan.num_shards, "shard"))
+    start_ray(config)
     bytes_each = fleet.worker_bytes(job.weights.state)
     workers = fleet.choose_workers(config.workers_range, config.gpus_per_worker, bytes_each, job.plan.num_shards)
     if isinstance(job.run.store, LocalStore):

@@ -6,6 +6,8 @@ imported, so that `dgn --help` answers at once.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -17,6 +19,7 @@ import typer
 from typer.exceptions import TyperException
 
 import dgn
+from dgn.compiler import leave_out_compiler
 from dgn.errors import DgnError
 from dgn.text import printable
 
@@ -103,6 +106,8 @@ def main() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
+    leave_out_compiler()
+    atexit.register(_end_at_once)
     arguments = sys.argv[1:] or ["--help"]
     try:
         code = build_app(arguments[0])(arguments, standalone_mode=False)
@@ -116,6 +121,12 @@ def main() -> None:
         sys.exit(_say(f"{message}; see --help", 2))
     except DgnError as error:
         sys.exit(_say(error, error.exit_code))
+
+
+def _end_at_once() -> None:
+    """Otherwise Python would look through all of PyTorch for garbage several times before it ends: most of a second."""
+    if "triton" not in sys.modules:  # it complains about whatever is not freed
+        gc.freeze()
 
 
 def _is_importing(frame: FrameType | None) -> bool:

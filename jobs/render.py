@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -87,19 +88,26 @@ def render(url: str, config: RunConfig, addition: MoreTargets | FailedAgain | No
 
     Raises: Incomplete if shards were quarantined.
     """
-    from dgn.cluster.launch import launch
-    from dgn.runs.index import update_index
+    from dgn.cluster import connection
+    from dgn.cluster.start import start_ray_ahead
     from dgn.runs.run import Run
 
     log_to_stderr(config.log_format)
-    with render_progress() as observe:
-        progress = launch(url, config, observe, addition)
-    run = Run.at(url)
+    with ThreadPoolExecutor(1) as beside, connection.until_done():
+        with render_progress() as observe:
+            start_ray_ahead(url, config)
+            from dgn.cluster.launch import launch  # imports PyTorch, while Ray's processes do
+
+            progress = launch(url, config, observe, addition)
+        from dgn.runs.index import update_index
+
+        run = Run.at(url)
+        indexing = beside.submit(update_index, run)  # while Ray ends
     counts = ", ".join(f"{count} {name}" for name, count in sorted(progress.statuses.items()))
     outcomes = f"now {counts}" if counts else "all were there already"
     print(f"{progress.pictures_done:,} of {plural(progress.num_targets, 'picture')} in {run.store.url} ({outcomes})")
     try:
-        update_index(run)
+        indexing.result()
     except DgnError as error:
         if not progress.quarantined:
             raise

@@ -24,7 +24,7 @@ from benchmarks.planted_bias.cues import CUES, drawn
 from benchmarks.planted_bias.detectors import Eye
 from benchmarks.planted_bias.heads import feature_network
 from benchmarks.planted_bias.photographs import POOL_SHARE, SIZES, Part, Photographs, loaded, which_have
-from dgn.engine import WORKER_ENVIRONMENT
+from dgn.cluster.environment import WORKER_ENVIRONMENT
 from dgn.method.recipes import Precision
 from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.registry import network_named

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dgn.method.architecture import Weights
 from dgn.method.batch import architecture_of
@@ -19,6 +18,9 @@ from dgn.networks.drawable import without_weights
 from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.network import Network
 from dgn.targets import Mode
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 COPIES = {"adamax": 4, "sgd": 3}  # weights, gradient, and the optimiser's moments; float32 each
 
@@ -113,7 +115,7 @@ def _generator_cost(config: RenderConfig, mode: Mode, decoder: Weights | nn.Modu
             for name, shape in architecture.shapes().items()
         }
         features = own["alpha"] * torch.ones(architecture.num_features)
-        with FlopCounterMode(display=False) as counter:
+        with operation_counter() as counter:
             generate(architecture, own, features).sum().backward()
     # Each convolution's output three times (convolution, ReLU, normalisation). Windows are linear and keep none.
     num_kept = sum(3 * conv.out_channels * conv.out_px(px) ** 2 for conv, px in architecture.convs_with_px())
@@ -153,8 +155,19 @@ def _run_cost(run: Callable[[], Tensor], weights: Iterable[Tensor]) -> _RunCost:
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    with FlopCounterMode(display=False) as counter:
+    with operation_counter() as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             response = run()
         response.sum().backward()
     return _RunCost(int(counter.get_total_flops()), sum(kept.values()))
+
+
+def operation_counter() -> FlopCounterMode:
+    """Counts operations, also those of the CPU engine's own convolutions. Its import brings Triton along."""
+    from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+
+    def convolution(x_shape: Any, weight_shape: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+        return conv_flop_count(x_shape, weight_shape, out_shape)
+
+    own = {torch.ops.mkldnn._convolution_pointwise: convolution} if torch.backends.mkldnn.is_available() else {}
+    return FlopCounterMode(display=False, custom_mapping=own)

@@ -18,6 +18,7 @@ from dgn.method.architecture import Architecture, Weights
 from dgn.method.generator import initial_weights
 from dgn.method.lapped import BANDS, Fitted, LappedTransform, axes_name
 from dgn.method.recipes import Generator, Recipe
+from dgn.method.sharing import as_arrays, as_tensors
 from dgn.method.starts import STARTS
 from dgn.text import in_one_line
 
@@ -44,6 +45,13 @@ class FrozenDecoder:
     width: float
     sha256: str
     source: str
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "weights": as_arrays(self.weights)}
+
+    def __setstate__(self, known: dict[str, Any]) -> None:
+        """Workers of one machine share the weights."""
+        self.__dict__.update(known, weights=as_tensors(known["weights"]))
 
     def adapted(self, recipe: Recipe) -> Recipe:
         """The recipe, as wide as this decoder. Raises: WeightsMismatch if it draws with another generator."""

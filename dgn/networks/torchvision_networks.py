@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 from urllib.error import URLError
@@ -15,34 +12,9 @@ from torch import Tensor, nn
 from dgn.errors import WeightsMissing
 from dgn.networks.network import NamedBuilder, Network
 
-COMPILER = "torch._dynamo.utils"
-
 
 def _models() -> Any:
-    """torchvision's module of networks, imported where one is asked for: that takes longer than to import PyTorch.
-
-    Most of that time goes into PyTorch's compiler. torchvision (0.29, `ops/roi_align.py`) wants one function of it, in
-    an operation that no classifier has. A stand-in imports the compiler when that function is called, or when
-    torchvision wants more of it.
-    """
-    if "torchvision" not in sys.modules and COMPILER not in sys.modules:
-        stand_in = ModuleType(COMPILER)
-
-        def import_compiler(name: str) -> Any:
-            if name.startswith("__"):  # `inspect` asks every module for its file
-                raise AttributeError(name)
-            if sys.modules.get(COMPILER) is stand_in:
-                del sys.modules[COMPILER]
-            return getattr(import_module(COMPILER), name)
-
-        stand_in.is_compile_supported = lambda device: import_compiler("is_compile_supported")(device)  # type: ignore[attr-defined]
-        stand_in.__getattr__ = import_compiler  # type: ignore[method-assign]
-        sys.modules[COMPILER] = stand_in
-        try:
-            import torchvision  # noqa: F401
-        finally:
-            if sys.modules.get(COMPILER) is stand_in:
-                del sys.modules[COMPILER]
+    """torchvision's module of networks, imported where one is asked for: that takes longer than to import PyTorch."""
     from torchvision import models
 
     return models

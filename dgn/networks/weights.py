@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dgn.errors import WeightsMismatch, WeightsMissing
+from dgn.method.sharing import as_arrays, as_tensors
 from dgn.networks import embedded
 from dgn.networks.checkpoints import check_finite, read_checkpoint
 from dgn.networks.network import Network
@@ -31,6 +32,14 @@ class NetworkWeights:
     sha256: str
     source: str  # for messages: the file's name, or where it was found
     remarks: tuple[str, ...] = ()  # for people: what was taken off, left out or missing
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "state": as_arrays(self.state)}
+
+    def __setstate__(self, known: dict[str, Any]) -> None:
+        """Workers of one machine share the weights. Only code of one's own may write into them, so it gets a copy."""
+        may_write = not getattr(known["network"].model, "is_plain", False)
+        self.__dict__.update(known, state=as_tensors(known["state"], may_write))
 
 
 def load_weights(network: Network | str, path: Path | None = None) -> NetworkWeights:

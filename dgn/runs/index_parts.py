@@ -10,11 +10,10 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from dgn.errors import RunDamaged, Truncated
@@ -25,6 +24,9 @@ from dgn.runs.layout import dated_id
 from dgn.runs.run import NUM_READERS, VERIFY, Run
 from dgn.runs.shards import as_ranges
 from dgn.runs.stores import RangeFile
+
+if TYPE_CHECKING:
+    from pyarrow import dataset as ds
 
 THUMBS = [("thumb_offset", pa.int64()), ("thumb_bytes", pa.int32())]  # within the part's thumbs.parquet
 _GRID = [(c.name, c.type) for c in schema.COLUMNS if c.grid]
@@ -140,7 +142,7 @@ def judged_dataset(run: Run, index: Index) -> ds.Dataset | None:
     keys = [judged_key(part.id, judged.name) for part in index.parts for judged in part.judged]
     if not keys:
         return None
-    return arrow_dataset(run, keys, JUDGED_SCHEMA).filter(ds.field("by").is_valid())
+    return arrow_dataset(run, keys, JUDGED_SCHEMA).filter(pc.field("by").is_valid())
 
 
 def unreadable(problem: str) -> RunDamaged:
@@ -166,4 +168,6 @@ def arrow_dataset(run: Run, keys: Sequence[str], schema: pa.Schema) -> ds.Datase
 
     with ThreadPoolExecutor(NUM_READERS) as readers:
         list(readers.map(open_footer, keys))
+    from pyarrow import dataset as ds  # imports pandas, where that is installed
+
     return ds.dataset([f"{root}/{key}" for key in keys], schema=schema, filesystem=files, format="parquet")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import dgn as front_door
-from dgn.cluster import driver
+from dgn.cluster import connection
 from dgn.runs.stores import open_store
 from tests.helpers.hostile import QUICK
 
@@ -17,7 +17,7 @@ LINE = ["--targets", "classes:0-3", "filters:conv1_1:0", "--shard-size", "2", *Q
 def test_a_run_is_rendered_and_read(scheme, pack, cloud_bucket, cloud_servers, dgn, monkeypatch):
     url = f"{scheme}://{cloud_bucket(scheme)}/some/run"
     # The tests' Ray was started before the server.
-    monkeypatch.setattr(driver, "WORKER_ENVIRONMENT", {**driver.WORKER_ENVIRONMENT, **cloud_servers(scheme)})
+    monkeypatch.setattr(connection, "WORKER_ENVIRONMENT", {**connection.WORKER_ENVIRONMENT, **cloud_servers(scheme)})
     code, _, err = dgn("render", url, *LINE, *pack)
     assert code == 0, err
     code, out, err = dgn("verify", url, "--sample", "1")

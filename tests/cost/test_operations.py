@@ -5,9 +5,8 @@ A multiply-add counts as two, convolutions and matrix products only. The limits 
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from dgn.cost.counted import count_cost
+from dgn.cost.counted import count_cost, operation_counter
 from dgn.method.batch import start_batch
 from dgn.method.decoder import random_decoder
 from dgn.method.loop import Optimisation
@@ -35,7 +34,7 @@ def counted(network, preset, mode):
     for first, last in ((0, recipe.num_half), (recipe.num_half, recipe.num_updates)):
         if last > first:
             optimisation.num_done = first
-            with FlopCounterMode(display=False) as counter:
+            with operation_counter() as counter:
                 optimisation.step()
             total += (last - first) * counter.get_total_flops()
     return total / 1e12

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dgn.engine import WORKER_ENVIRONMENT
+from dgn.cluster.environment import WORKER_ENVIRONMENT
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 pytestmark = [

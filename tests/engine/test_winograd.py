@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
+from dgn.cost.counted import operation_counter
 from dgn.engine.cpu.algorithms import SAME_3, SAME_4, UPSAMPLED, Algorithm, minimal
 from dgn.engine.cpu.convolutions import lay_out
 from dgn.engine.cpu.winograd import Convolution, backward, forward
@@ -82,7 +82,7 @@ def test_products_are_as_few_as_the_algorithm_promises(name, px, share):
     counts = []
     for is_ours in (True, False):
         x, weight, bias = variables(algorithm, px, torch.float32, (16, 16))
-        with FlopCounterMode(display=False) as counter:
+        with operation_counter() as counter:
             if is_ours:
                 kernels = [kernel.detach().requires_grad_() for kernel in algorithm.kernels(weight, x.dtype)]
                 y = Convolution.apply(x, bias, algorithm, False, *kernels)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from dgn.engine.cpu.algorithms import SAME_3, pays
 from dgn.engine.cpu.winograd import backward, forward
@@ -99,14 +98,6 @@ def _writes_relus(dtype: torch.dtype) -> bool:
     if dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return dtype == torch.float32
-
-
-if torch.backends.mkldnn.is_available():
-
-    @register_flop_formula(torch.ops.mkldnn._convolution_pointwise)
-    def _operations(x_shape: Any, weight_shape: Any, *_: Any, out_shape: Any, **__: Any) -> int:
-        """PyTorch counts the operations of its other convolutions itself."""
-        return conv_flop_count(x_shape, weight_shape, out_shape)
 
 
 def _activated(y: Tensor, most: float | None) -> Tensor:

@@ -1,0 +1,48 @@
+"""PyTorch's compiler, left out of dgn's own processes until something needs it.
+
+dgn compiles nothing. PyTorch (2.15) still imports its compiler, which takes more than a second, to tell it what not to
+compile: for the first optimiser, and for the first sum on the meta device. torchvision (0.29) imports it for a function
+that its operations for detection need.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+COMPILER = "torch._dynamo"
+UTILITIES = "torch._dynamo.utils"
+
+
+def leave_out_compiler() -> None:
+    """Puts stand-ins in the compiler's place, unless it is there. It replaces them once it is asked for anything but
+    to leave a function alone."""
+    if COMPILER in sys.modules:
+        return
+    stand_ins = {COMPILER: ModuleType(COMPILER), UTILITIES: ModuleType(UTILITIES)}
+
+    def real(module: str, name: str) -> Any:
+        if name.startswith("__") and (module, name) != (COMPILER, "__path__"):  # `inspect` asks all modules for theirs
+            raise AttributeError(name)
+        for stood_for, stand_in in stand_ins.items():
+            if sys.modules.get(stood_for) is stand_in:
+                del sys.modules[stood_for]
+        return getattr(import_module(module), name)
+
+    def disable(function: Callable[..., Any], *_: Any, **__: Any) -> Callable[..., Any]:
+        return function  # nobody compiles it
+
+    stand_ins[COMPILER].__dict__.update(
+        disable=disable,
+        graph_break=lambda: None,  # of a graph that nobody makes
+        utils=stand_ins[UTILITIES],
+        __getattr__=lambda name: real(COMPILER, name),
+    )
+    stand_ins[UTILITIES].__dict__.update(
+        is_compile_supported=lambda device: real(UTILITIES, "is_compile_supported")(device),
+        __getattr__=lambda name: real(UTILITIES, name),
+    )
+    sys.modules |= stand_ins

@@ -1,0 +1,59 @@
+"""Ray for a run on this machine: what is started, with which environment, and for how many workers."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dgn.cluster.start import most_workers
+from dgn.runs.config import RunConfig
+
+STARTED = """
+import json, os, sys
+import ray
+from dgn.cluster import connection
+with connection.until_done():
+    connection.connect("text", "dgn.cluster.rules", 1)
+    @ray.remote
+    def about():
+        return [os.environ.get("MALLOC_ARENA_MAX"), "dgn.cluster.rules" in sys.modules, os.getpid()]
+    first, second = ray.get(about.remote()), ray.get(about.remote())
+    processes = ray._private.worker._global_node.all_processes.values()
+    names = " ".join(" ".join(started.process.args) for [started] in processes)
+    environment = connection.workers_runtime_env()
+print(json.dumps([first, second, environment, [name in names for name in ("raylet", "dashboard.py", "monitor.py")]]))
+print(json.dumps([os.environ.get(name) for name in ("MALLOC_ARENA_MAX", "RAY_preload_python_modules")]))
+print(json.dumps(connection.workers_runtime_env()))
+"""
+
+
+def test_no_more_of_ray_is_started_than_a_run_needs_and_its_processes_are_prepared():
+    finished = subprocess.run([sys.executable, "-c", STARTED], capture_output=True, text=True, check=True)
+    about, own_environment, afterwards = map(json.loads, finished.stdout.splitlines())
+    first, second, runtime_env, is_started = about
+    assert first == second == ["1", True, first[2]]  # the process that was started beforehand
+    assert runtime_env == {}
+    assert is_started == [True, False, False]
+    assert own_environment == [None, None]
+    assert afterwards["env_vars"]["MALLOC_ARENA_MAX"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [
+        ({"targets": ["classes:9"], "modes": ["untrained"]}, 1),
+        ({"targets": ["classes:9"]}, 2),
+        ({"targets": ["classes:9", "filters:conv3_1:0-1,7"], "modes": ["untrained"], "seeds": 2}, 8),
+        ({"targets": ["classes"]}, 16),
+        ({"targets": ["classes:0-99"]}, 16),
+        ({"targets": ["classes:heart"]}, 16),
+        ({"targets": ["mix:classes:1+2"]}, 16),
+        ({"targets": ["all"], "workers": "3"}, 3),
+        ({"targets": ["all"], "workers": "2-5"}, 5),
+        ({"targets": ["all"], "workers": "40"}, 16),
+    ],
+)
+def test_as_many_processes_are_prepared_as_there_can_be_workers(settings, most, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    assert most_workers(RunConfig(**settings)) == most
