@@ -80,7 +80,8 @@ def launch(
         is_packed=bool(job.config.pack),
     )  # fmt: skip
     forget_missing(job.run)
-    return Driver(job.run, info, context, job.weights, job.decoder, workers, observe).loop()
+    weights = job.weights if workers.gpus_each else job.weights.for_workers(DTYPES[started.render.precision])
+    return Driver(job.run, info, context, weights, job.decoder, workers, observe).loop()
 
 
 @connection.until_done()

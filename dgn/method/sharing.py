@@ -7,25 +7,34 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Arrays = Mapping[str, tuple[torch.dtype, tuple[int, ...], "NDArray[Any]"]]
+
+class Stored(NamedTuple):
+    """A tensor's bytes, in its own order: that of its axes, or with the channels last."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]  # in that order
+    is_channels_last: bool
+    data: NDArray[Any]
 
 
-def as_arrays(tensors: Mapping[str, Tensor]) -> Arrays:
+def as_arrays(tensors: Mapping[str, Tensor]) -> dict[str, Stored]:
     """The tensors' bytes."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return {
-        name: (tensor.dtype, tuple(tensor.shape), tensor.flatten().view(torch.uint8).numpy())
-        for name, tensor in plain.items()
-    }
+    return {name: _stored(tensor.detach().cpu()) for name, tensor in tensors.items()}
 
 
-def as_tensors(arrays: Arrays, may_write: bool = False) -> dict[str, Tensor]:
+def _stored(tensor: Tensor) -> Stored:
+    is_channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    ordered = (tensor.movedim(1, -1) if is_channels_last else tensor).contiguous()
+    return Stored(tensor.dtype, tuple(ordered.shape), is_channels_last, ordered.flatten().view(torch.uint8).numpy())
+
+
+def as_tensors(arrays: Mapping[str, Stored], may_write: bool = False) -> dict[str, Tensor]:
     """The tensors again. Whoever writes into those that are shared ends its process.
 
     Args:
@@ -33,7 +42,10 @@ def as_tensors(arrays: Arrays, may_write: bool = False) -> dict[str, Tensor]:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        shared = {
-            name: torch.from_numpy(array).view(dtype).view(shape) for name, (dtype, shape, array) in arrays.items()
-        }
+        shared = {name: _tensor(stored) for name, stored in arrays.items()}
     return {name: tensor.clone() for name, tensor in shared.items()} if may_write else shared
+
+
+def _tensor(stored: Stored) -> Tensor:
+    tensor = torch.from_numpy(stored.data).view(stored.dtype).view(stored.shape)
+    return tensor.movedim(-1, 1) if stored.is_channels_last else tensor

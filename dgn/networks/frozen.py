@@ -66,7 +66,7 @@ class FrozenNetwork:
         if self.engine.is_symbolic:
             self._lay_out(dtype)
         else:
-            self._probe()
+            self._probe(weights.rounded if self.engine.device.type == "cpu" else {})
 
     def _normalisation(self, numbers: Sequence[float]) -> Tensor:
         """A mean or standard deviation for RGB (or grey) in [0, 1]: (C, 1, 1), C the network's channels or 1."""
@@ -75,7 +75,10 @@ class FrozenNetwork:
             in_range = in_range.flip(0)
         return in_range.float().to(self.engine.device).reshape(-1, 1, 1)
 
-    def _lay_out(self, dtype: torch.dtype) -> None:
+    def _lay_out(self, dtype: torch.dtype, rounded: Mapping[str, Tensor] | None = None) -> None:
+        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
+            if rounded and name in rounded and rounded[name].dtype == dtype:
+                tensor.data = rounded[name]
         self.model = self.model.to(dtype)
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             if tensor.ndim == 4:
@@ -252,9 +255,12 @@ class FrozenNetwork:
 
     @torch.no_grad()
     @exact_float32()
-    def _probe(self) -> None:
+    def _probe(self, rounded: Mapping[str, Tensor]) -> None:
         """Finds the memory format that the network's code takes, and whether pictures of a batch change each other. In
         float32 or wider, because rounding would hide that; then the network gets its own precision.
+
+        Args:
+            rounded: weights in a precision that is perhaps this one.
 
         Raises: DgnError if the network cannot run.
         """
@@ -275,7 +281,7 @@ class FrozenNetwork:
             _are_close(together[name][:1], alone[name], tolerance) for name in rows
         )
         self.dtype = dtype
-        self._lay_out(dtype)
+        self._lay_out(dtype, rounded)
         if dtype == torch.bfloat16:
             self._outputs(pictures[:1])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,27 @@ class NetworkWeights:
     sha256: str
     source: str  # for messages: the file's name, or where it was found
     remarks: tuple[str, ...] = ()  # for people: what was taken off, left out or missing
+    rounded: dict[str, Tensor] = field(default_factory=dict)  # `state` in a run's precision, see `for_workers`
+
+    def for_workers(self, dtype: torch.dtype) -> NetworkWeights:
+        """The same as a CPU reads them fastest in this precision, so that no worker makes copies of its own."""
+        state = {
+            name: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+            for name, tensor in self.state.items()
+        }
+        others = {
+            name: tensor for name, tensor in state.items() if tensor.is_floating_point() and tensor.dtype != dtype
+        }
+        return replace(self, state=state, rounded={name: tensor.to(dtype) for name, tensor in others.items()})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "state": as_arrays(self.state)}
+        return {**self.__dict__, "state": as_arrays(self.state), "rounded": as_arrays(self.rounded)}
 
     def __setstate__(self, known: dict[str, Any]) -> None:
         """Workers of one machine share the weights. Only code of one's own may write into them, so it gets a copy."""
         may_write = not getattr(known["network"].model, "is_plain", False)
-        self.__dict__.update(known, state=as_tensors(known["state"], may_write))
+        both = {name: as_tensors(known[name], may_write) for name in ("state", "rounded")}
+        self.__dict__.update(known, **both)
 
 
 def load_weights(network: Network | str, path: Path | None = None) -> NetworkWeights:

@@ -10,6 +10,7 @@ import torch
 from dgn.method.decoder import read_decoder
 from dgn.method.sharing import as_arrays, as_tensors
 from dgn.networks import embedded
+from dgn.networks.frozen import FrozenNetwork
 from dgn.networks.network import Network
 from dgn.networks.weights import load_weights
 
@@ -20,7 +21,7 @@ TENSORS = {
     "half": torch.rand(4, 4).half(),
     "bfloat16": torch.rand(4, 4).bfloat16(),
     "turned": torch.rand(3, 4).t(),
-    "channels last": torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),
+    "channels last": torch.rand(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
     "truths": torch.tensor([True, False]),
 }
 
@@ -33,6 +34,7 @@ def test_tensors_come_back_as_they_were(name):
         assert again.dtype == own.dtype
         assert again.shape == own.shape
         assert torch.equal(again, own)
+        assert again.stride() == own.stride() or not own.numel() or name == "turned"
 
 
 def through_the_store(what):
@@ -49,6 +51,21 @@ def test_weights_of_networks_and_decoders_are_shared():
     path = embedded.weights_path("drawings")
     decoder, again = through_the_store(read_decoder(Path(path).read_bytes(), "drawings"))
     assert all(tensor.data_ptr() == again.weights[name].data_ptr() for name, tensor in decoder.weights.items())
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_workers_network_is_the_shared_memory_and_answers_the_same(dtype):
+    """Also in a precision that is not the file's, and with the channels last."""
+    weights = load_weights("vgg16-mini")
+    workers, _ = through_the_store(weights.for_workers(dtype))
+    shared = {tensor.data_ptr() for tensor in (*workers.state.values(), *workers.rounded.values())}
+    own, frozen = (FrozenNetwork(each, dtype=dtype) for each in (weights, workers))
+    assert all(tensor.data_ptr() in shared for tensor in frozen.model.state_dict().values())
+    picture = torch.rand(2, 3, own.size_px, own.size_px)
+    layers = ["conv3_1", "fc8"]
+    expected, found = own.responses(picture, layers), frozen.responses(picture, layers)
+    assert all(torch.equal(found[layer], expected[layer]) for layer in layers)
 
 
 class Counts(torch.nn.Module):
