@@ -32,8 +32,8 @@ ROWS_AT_A_TIME = 64  # of a Parquet file
 class PhotographFolder(LocalStore):
     """A folder that may hold links to others."""
 
-    def _checked(self, key: str) -> str:
-        return f"{self.root}/{key}"  # of our own listing, so it cannot lead anywhere else than links do
+    def _check_inside(self, key: str, path: str, has_link: bool) -> None:
+        """Nothing: keys are of our own listing, so they cannot lead anywhere else than links do."""
 
     def list(self, prefix: str, is_hidden: bool = False) -> Iterator[str]:
         """Raises: StoreError for a folder that cannot be read."""
