@@ -11,12 +11,12 @@ import copy
 import logging
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import Concatenate, ParamSpec, Self, TypeVar
-
-from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, stop_before_delay
-from tenacity.wait import wait_random_exponential
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
 from dgn.errors import StoreError, Truncated
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 log = logging.getLogger("dgn")
 
@@ -95,6 +95,9 @@ def patient(operation: str) -> Callable[[Method[AnyStore, Args, Result]], Method
                 if first:  # the fault that is known, so that only what fails pays for counting tries
                     raise first.pop()
                 return method(self, key, *args, **kwargs)
+
+            # Imported at the first fault: with Tornado, where that is installed, it is a tenth of a short command.
+            from tenacity import RetryError, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
             retrying = Retrying(
                 retry=retry_if_exception(self.passes),
