@@ -21,20 +21,23 @@ from dgn.text import in_one_line
 KNOCK_S = 10.0
 
 _is_own = False  # whether this process started Ray
+_depth = 0  # of blocks of `until_done`
 
 
 @contextmanager
 def until_done() -> Iterator[None]:
-    """Leaves the cluster that `connect` joined within. Ray prints what it has to say before that, not after dgn's last
-    line."""
-    global _is_own
+    """Leaves the cluster that `connect` joined within, at the end of the outermost block. Ray prints what it has to say
+    before that, not after dgn's last line."""
+    global _depth, _is_own
     was_connected = is_connected()
+    _depth += 1
     try:
         yield
     finally:
-        if not was_connected:
-            ray.shutdown()
+        _depth -= 1
+        if not (_depth or was_connected):
             _is_own = False
+            ray.shutdown()
 
 
 def is_connected() -> bool:
@@ -49,7 +52,7 @@ def connect(log_format: Literal["text", "json"] = "text", preload: str = "", num
 
     Args:
         preload: a module that worker processes import when they start, if Ray is started here.
-        num_warm: worker processes to start at once then.
+        num_warm: worker processes to start at once then; no more start at a time later.
 
     Raises: DgnError if RAY_ADDRESS leads nowhere, or Ray does not start.
     """

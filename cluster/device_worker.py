@@ -33,7 +33,7 @@ class DeviceWorker:
     def __init__(self, context: RunContext | ExamplesContext, run: Run):
         leave_out_compiler()
         self.context, self.run = context, run
-        # Ray says so once a worker is given its cores; by then this process may have imported PyTorch.
+        # Ray sets it when it gives a worker its cores. PyTorch, which reads it, may have been imported before.
         if (num_cores := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
             torch.set_num_threads(int(num_cores))
         self.engine = engine_for()

@@ -15,7 +15,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
-from dgn.cluster.rules import Workers
+from dgn.cluster.rules import WORKER_BYTES, Workers
 from dgn.engine import engine_for
 from dgn.errors import DgnError, StoreError
 from dgn.runs.layout import sha256
@@ -25,7 +25,6 @@ from dgn.runs.stores.local import LocalStore
 from dgn.text import A_BUCKET, in_one_line
 
 log = logging.getLogger("dgn")
-WORKER_BYTES = 1.2e9  # of a worker, without its network's weights; measured, docs/performance.md
 BYTES_A_WEIGHT = 10.0  # at the worker's peak, while the weights are prepared
 LOOK_S = 120.0  # for a machine to answer a question, including the start of its first worker process
 GPU_SHARE = 0.001  # of a GPU, for a process that asks what it is; without any Ray hides the GPU

@@ -65,7 +65,7 @@ def launch(
     else:
         job.config.render_config("float32", job.decoder)  # raises for a decoder that does not fit the preset
     log.info("%s in %s", plural(job.plan.num_targets, "picture"), plural(job.plan.num_shards, "shard"))
-    start_ray(config)
+    start_ray(config, job.plan.num_shards)
     bytes_each = fleet.worker_bytes(job.weights.state)
     workers = fleet.choose_workers(config.workers_range, config.gpus_per_worker, bytes_each, job.plan.num_shards)
     if isinstance(job.run.store, LocalStore):

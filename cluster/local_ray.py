@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -28,7 +29,8 @@ def start(arguments: dict[str, Any], preload: str, num_warm: int) -> None:
     Args:
         arguments: for `ray.init`.
         preload: a module that worker processes import when they start.
-        num_warm: worker processes to start at once; they import while this process goes on.
+        num_warm: worker processes to start at once; they import while this process goes on. No more start at a time
+            later.
 
     Raises: DgnError if Ray does not start.
     """
@@ -37,13 +39,12 @@ def start(arguments: dict[str, Any], preload: str, num_warm: int) -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
     # Ray says at every start that it asks for tokens, and how to stop that. Nobody who starts a run wants to know.
     logging.getLogger("ray._private.authentication.authentication_token_setup").addFilter(_is_not_the_token_notice)
+    # Ray's own processes get the environment of workers too, which costs them nothing that was measured.
     environment = {**WORKER_ENVIRONMENT, "RAY_prestart_worker_first_driver": str(int(bool(num_warm)))}
     environment |= {"RAY_preload_python_modules": preload} if preload else {}
-    # How many processes start at a time is also how many Ray starts beforehand.
+    # How many processes start at a time, also later, is how many Ray starts beforehand.
     environment |= {"RAY_worker_maximum_startup_concurrency": str(num_warm)} if num_warm else {}
-    asked = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
-    with ExitStack() as patches:
-        patches.enter_context(patch.dict(os.environ, environment | asked))
+    with ExitStack() as patches, _set(environment):
         for name in LEFT_OUT:
             patches.enter_context(patch.object(node.Node, name, lambda *_, **__: None))
         try:
@@ -52,6 +53,22 @@ def start(arguments: dict[str, Any], preload: str, num_warm: int) -> None:
             raise DgnError(
                 f"Ray does not start on this machine: {in_one_line(error)}; try again while less else is running"
             ) from error
+
+
+@contextmanager
+def _set(environment: Mapping[str, str]) -> Iterator[None]:
+    """Variables of this process for a while, one by one: Ray's threads may read others at any time. What a person has
+    set for Ray stays."""
+    before = {name: os.environ.get(name) for name in environment if not (name[:4] == "RAY_" and name in os.environ)}
+    os.environ.update({name: environment[name] for name in before})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _is_not_the_token_notice(record: logging.LogRecord) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+WORKER_BYTES = 1.2e9  # of a worker, without its network's weights; measured, docs/performance.md
+
 
 @dataclass(frozen=True)
 class Workers:

@@ -8,8 +8,8 @@ that its operations for detection need.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -19,10 +19,11 @@ UTILITIES = "torch._dynamo.utils"
 
 def leave_out_compiler() -> None:
     """Puts stand-ins in the compiler's place, unless it is there. It replaces them once it is asked for anything but
-    to leave a function alone."""
+    to leave a function of PyTorch alone."""
     if COMPILER in sys.modules:
         return
-    stand_ins = {COMPILER: ModuleType(COMPILER), UTILITIES: ModuleType(UTILITIES)}
+    stand_ins = {name: ModuleType(name) for name in (COMPILER, UTILITIES)}
+    left_alone: list[Any] = []
 
     def real(module: str, name: str) -> Any:
         if name.startswith("__") and (module, name) != (COMPILER, "__path__"):  # `inspect` asks all modules for theirs
@@ -30,14 +31,23 @@ def leave_out_compiler() -> None:
         for stood_for, stand_in in stand_ins.items():
             if sys.modules.get(stood_for) is stand_in:
                 del sys.modules[stood_for]
-        return getattr(import_module(module), name)
+        found = getattr(import_module(module), name)
+        while left_alone:  # PyTorch remembers the answer for each function, and now asks again
+            vars(left_alone.pop()).pop("__dynamo_disable", None)
+        return found
 
-    def disable(function: Callable[..., Any], *_: Any, **__: Any) -> Callable[..., Any]:
-        return function  # nobody compiles it
+    def disable(*given: Any, **named: Any) -> Any:
+        function = given[0] if given else None
+        if not getattr(function, "__module__", "").startswith("torch."):
+            return real(COMPILER, "disable")(*given, **named)
+        left_alone.append(function)
+        return function
 
+    for name, stand_in in stand_ins.items():
+        stand_in.__spec__ = ModuleSpec(name, None)
     stand_ins[COMPILER].__dict__.update(
         disable=disable,
-        graph_break=lambda: None,  # of a graph that nobody makes
+        graph_break=lambda msg="": None,  # of a graph that nobody makes
         utils=stand_ins[UTILITIES],
         __getattr__=lambda name: real(COMPILER, name),
     )

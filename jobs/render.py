@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -93,7 +95,7 @@ def render(url: str, config: RunConfig, addition: MoreTargets | FailedAgain | No
     from dgn.runs.run import Run
 
     log_to_stderr(config.log_format)
-    with ThreadPoolExecutor(1) as beside, connection.until_done():
+    with connection.until_done():
         with render_progress() as observe:
             start_ray_ahead(url, config)
             from dgn.cluster.launch import launch  # imports PyTorch, while Ray's processes do
@@ -102,7 +104,7 @@ def render(url: str, config: RunConfig, addition: MoreTargets | FailedAgain | No
         from dgn.runs.index import update_index
 
         run = Run.at(url)
-        indexing = beside.submit(update_index, run)  # while Ray ends
+        indexing = _beside(partial(update_index, run))  # while Ray ends
     counts = ", ".join(f"{count} {name}" for name, count in sorted(progress.statuses.items()))
     outcomes = f"now {counts}" if counts else "all were there already"
     print(f"{progress.pictures_done:,} of {plural(progress.num_targets, 'picture')} in {run.store.url} ({outcomes})")
@@ -118,6 +120,21 @@ def render(url: str, config: RunConfig, addition: MoreTargets | FailedAgain | No
             f"{plural(len(progress.quarantined), 'shard')} failed repeatedly and were left out: {listed}; "
             f"dgn failed {url} shows the errors, and repeating the command tries them again"
         )
+
+
+def _beside(task: Callable[[], object]) -> Future[None]:
+    """Begins a task in a thread that does not keep an interrupted command from ending."""
+    ended = Future[None]()
+
+    def run() -> None:
+        try:
+            task()
+            ended.set_result(None)
+        except BaseException as error:
+            ended.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return ended
 
 
 def print_plan(url: str, config: RunConfig) -> None:

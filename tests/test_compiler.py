@@ -40,6 +40,8 @@ OTHER_WAYS = {
     "a name": "from torch._dynamo import config; print(config.suppress_errors)",
     "an attribute": "import torch; print(torch._dynamo.config.suppress_errors)",
     "a module": "import torch._dynamo.config as config; print(config.suppress_errors)",
+    "a decorator": "import torch; print(torch.compiler.disable()(lambda: False)())",
+    "a decorator with settings": "import torch; print(torch.compiler.disable(recursive=False)(lambda: False)())",
     "a name of its utilities": "from torch._dynamo.utils import counters; print(bool(counters))",
 }
 
@@ -60,6 +62,22 @@ def test_torchvisions_detection_imports_it_when_it_asks_about_it():
 
 def test_code_of_ones_own_may_compile():
     assert python(COMPILED) == "False\n[2.0, 2.0] True\n"
+
+
+def test_it_is_found_and_functions_are_marked_once_it_is_there():
+    code = """
+from importlib.util import find_spec
+import torch
+optimiser = torch.optim.SGD([torch.zeros(1)], lr=1)
+torch._dynamo.graph_break("here")
+print(find_spec(COMPILER).name, is_there())
+torch._dynamo.config
+mark = torch.optim.Optimizer.add_param_group.__wrapped__
+print(is_there(), hasattr(mark, "__dynamo_disable"))
+torch.optim.SGD([torch.zeros(1)], lr=1)
+print(mark.__dynamo_disable is mark)
+"""
+    assert python(code) == "torch._dynamo False\nTrue False\nFalse\n"
 
 
 @pytest.mark.parametrize("code", OTHER_WAYS.values(), ids=OTHER_WAYS)

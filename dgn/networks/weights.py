@@ -35,15 +35,19 @@ class NetworkWeights:
     rounded: dict[str, Tensor] = field(default_factory=dict)  # `state` in a run's precision, see `for_workers`
 
     def for_workers(self, dtype: torch.dtype) -> NetworkWeights:
-        """The same as a CPU reads them fastest in this precision, so that no worker makes copies of its own."""
+        """The same weights in the memory order and precision that a CPU reads fastest, so that no worker makes copies.
+
+        Code of one's own, which may fill its weights when it first runs, rounds them itself.
+        """
         state = {
             name: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
             for name, tensor in self.state.items()
         }
-        others = {
-            name: tensor for name, tensor in state.items() if tensor.is_floating_point() and tensor.dtype != dtype
-        }
-        return replace(self, state=state, rounded={name: tensor.to(dtype) for name, tensor in others.items()})
+        is_plain = getattr(self.network.model, "is_plain", False)
+        others = {name: one for name, one in state.items() if is_plain and one.is_floating_point()}
+        return replace(
+            self, state=state, rounded={name: one.to(dtype) for name, one in others.items() if one.dtype != dtype}
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "state": as_arrays(self.state), "rounded": as_arrays(self.rounded)}

@@ -1,12 +1,15 @@
 """Ray for a run on this machine: what is started, with which environment, and for how many workers."""
 
 import json
+import math
 import subprocess
 import sys
 
 import pytest
+from ray._private.accelerators import NvidiaGPUAcceleratorManager
 
-from dgn.cluster.start import most_workers
+from dgn.cluster import connection
+from dgn.cluster.start import most_workers, start_ray_ahead
 from dgn.runs.config import RunConfig
 
 STARTED = """
@@ -45,15 +48,38 @@ def test_no_more_of_ray_is_started_than_a_run_needs_and_its_processes_are_prepar
         ({"targets": ["classes:9"], "modes": ["untrained"]}, 1),
         ({"targets": ["classes:9"]}, 2),
         ({"targets": ["classes:9", "filters:conv3_1:0-1,7"], "modes": ["untrained"], "seeds": 2}, 8),
+        ({"targets": ["classes:0-99"], "modes": ["untrained"], "shard_size": 50}, 2),
         ({"targets": ["classes"]}, 16),
         ({"targets": ["classes:0-99"]}, 16),
         ({"targets": ["classes:heart"]}, 16),
+        ({"targets": ["filters:3"]}, 16),
         ({"targets": ["mix:classes:1+2"]}, 16),
         ({"targets": ["all"], "workers": "3"}, 3),
         ({"targets": ["all"], "workers": "2-5"}, 5),
         ({"targets": ["all"], "workers": "40"}, 16),
     ],
 )
-def test_as_many_processes_are_prepared_as_there_can_be_workers(settings, most, monkeypatch):
+def test_as_many_processes_are_prepared_as_there_can_be_workers(settings, most, monkeypatch, tmp_path):
+    prepared = []
     monkeypatch.setattr("os.cpu_count", lambda: 16)
-    assert most_workers(RunConfig(**settings)) == most
+    monkeypatch.setattr("ray._common.utils.get_system_memory", lambda: 64e9)
+    monkeypatch.setattr(connection, "is_connected", lambda: False)
+    monkeypatch.setattr(connection, "connect", lambda *given: prepared.append(given[-1]))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    start_ray_ahead(str(tmp_path / "run"), RunConfig(**settings))
+    assert prepared == [most]
+
+
+def test_memory_and_gpus_limit_them_too(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("ray._common.utils.get_system_memory", lambda: 4e9)
+    assert most_workers(RunConfig(), math.inf) == 3
+    monkeypatch.setattr(NvidiaGPUAcceleratorManager, "get_current_node_num_accelerators", lambda: 2)
+    assert most_workers(RunConfig(), math.inf) == 2
+    assert most_workers(RunConfig(gpus_per_worker=0.5), math.inf) == 4
+
+
+@pytest.mark.parametrize("lacking", ["weights", "labels"])
+def test_nothing_is_started_ahead_for_a_file_that_is_not_there(lacking, monkeypatch, tmp_path):
+    monkeypatch.setattr(connection, "connect", lambda *_: pytest.fail("Ray starts"))
+    start_ray_ahead(str(tmp_path / "run"), RunConfig(targets=["classes"], **{lacking: str(tmp_path / "none.txt")}))

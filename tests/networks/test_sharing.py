@@ -87,3 +87,10 @@ def test_code_of_ones_own_may_write_into_its_weights():
     weights, again = through_the_store(load_weights(network))
     weights.state["count"] += 1
     assert (weights.state["count"][0] - again.state["count"][0]).item() == 1
+
+
+def test_code_of_ones_own_rounds_its_weights_itself():
+    """After its first run, which may fill them."""
+    assert load_weights(Network(Counts(), size=32, mean=0, std=1)).for_workers(torch.bfloat16).rounded == {}
+    assert load_weights("vgg16-mini").for_workers(torch.bfloat16).rounded
+    assert load_weights("vgg16-mini").for_workers(torch.float32).rounded == {}
