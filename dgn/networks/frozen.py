@@ -66,7 +66,7 @@ class FrozenNetwork:
         if self.engine.is_symbolic:
             self._lay_out(dtype)
         else:
-            self._probe(weights.rounded if self.engine.device.type == "cpu" else {})
+            self._probe({} if self.engine.is_gpu else weights.rounded)
 
     def _normalisation(self, numbers: Sequence[float]) -> Tensor:
         """A mean or standard deviation for RGB (or grey) in [0, 1]: (C, 1, 1), C the network's channels or 1."""
