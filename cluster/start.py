@@ -44,7 +44,7 @@ def start_ray_ahead(url: str, config: RunConfig) -> None:
     is_here = not os.environ.get("RAY_ADDRESS") and all(Path(path).expanduser().exists() for path in _files(config))
     if is_here and not Run(open_store(url).impatient()).begun():
         targets = sum(_count(written) for written in config.targets) * len(config.modes or MODES) * config.seeds
-        start_ray(config, targets if config.shard_size == "auto" else math.ceil(targets / config.shard_size))
+        start_ray(config, targets if config.shard_size == "auto" else targets / config.shard_size)
 
 
 def most_workers(config: RunConfig, num_shards: float) -> int:
@@ -53,7 +53,7 @@ def most_workers(config: RunConfig, num_shards: float) -> int:
     for_memory = ray_utils.get_system_memory() // WORKER_BYTES
     room = num_gpus / (config.gpus_per_worker or 1) if num_gpus else min(os.cpu_count() or 1, for_memory)
     asked = config.workers_range[1] if config.workers_range else math.inf
-    return max(1, int(min(room, asked, num_shards)))
+    return max(1, math.ceil(min(int(room), asked, num_shards)))
 
 
 def _files(config: RunConfig) -> list[str]:

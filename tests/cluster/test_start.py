@@ -49,6 +49,8 @@ def test_no_more_of_ray_is_started_than_a_run_needs_and_its_processes_are_prepar
         ({"targets": ["classes:9"]}, 2),
         ({"targets": ["classes:9", "filters:conv3_1:0-1,7"], "modes": ["untrained"], "seeds": 2}, 8),
         ({"targets": ["classes:0-99"], "modes": ["untrained"], "shard_size": 50}, 2),
+        ({"targets": ["classes:0-100"], "modes": ["untrained"], "shard_size": 50}, 3),
+        ({"targets": ["classes"], "shard_size": 50}, 16),
         ({"targets": ["classes"]}, 16),
         ({"targets": ["classes:0-99"]}, 16),
         ({"targets": ["classes:heart"]}, 16),
