@@ -1,7 +1,7 @@
 """Memory of a machine's workers that no other process shares: `python -m benchmarks.worker_memory [--against FOLDER]`.
 
-VGG-16 with random weights in a file of 553 MB, preset `draft`, one update, shards of one target. While the run goes on,
-the private pages of each worker are counted every few milliseconds (/proc/PID/smaps_rollup). The smallest count since
+The run: VGG-16 with random weights (a file of 553 MB), preset `draft`, one update, one target in each shard. Meanwhile
+the private pages of each worker are counted every few milliseconds (/proc/PID/smaps_rollup). The smallest count after
 the first picture is what a worker keeps between pictures, without activations. Another checkout takes turns with this.
 """
 

@@ -52,7 +52,7 @@ def connect(log_format: Literal["text", "json"] = "text", preload: str = "", num
 
     Args:
         preload: a module that worker processes import when they start, if Ray is started here.
-        num_warm: worker processes to start at once then; no more start at a time later.
+        num_warm: how many worker processes start immediately then, and at most at the same time later.
 
     Raises: DgnError if RAY_ADDRESS leads nowhere, or Ray does not start.
     """

@@ -29,8 +29,8 @@ def start(arguments: dict[str, Any], preload: str, num_warm: int) -> None:
     Args:
         arguments: for `ray.init`.
         preload: a module that worker processes import when they start.
-        num_warm: worker processes to start at once; they import while this process goes on. No more start at a time
-            later.
+        num_warm: how many worker processes start immediately, and import while this process does other work. It also
+            limits how many start at the same time later.
 
     Raises: DgnError if Ray does not start.
     """

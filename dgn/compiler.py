@@ -1,8 +1,8 @@
 """PyTorch's compiler, left out of dgn's own processes until something needs it.
 
-dgn compiles nothing. PyTorch (2.15) still imports its compiler, which takes more than a second, to tell it what not to
-compile: for the first optimiser, and for the first sum on the meta device. torchvision (0.29) imports it for a function
-that its operations for detection need.
+dgn compiles nothing. Even so, PyTorch (2.15) imports its compiler when the first optimiser is made and when the first
+sum runs on the meta device, only to mark functions that it must not compile. That takes more than a second. torchvision
+(0.29) imports the compiler for a function that its detection operations use.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@
 # until there are none): that counts them.
 #
 # Output seen:
-#   CPython 3.11
+#   CPython 3.11.7
 #   fork: two seconds are counted
 #   spawn: two seconds are counted
 #   forkserver: two seconds are missing
@@ -58,7 +58,7 @@ seconds = used.ru_utime + used.ru_stime
 print("two seconds are", "counted" if seconds > 1.9 else "missing" if seconds < 1 else f"partly counted: {seconds}")
 PYTHON
 {
-    python3.11 -c 'import platform as p; print(p.python_implementation(), ".".join(p.python_version_tuple()[:2]))'
+    python3.11 -c 'import platform as p; print(p.python_implementation(), p.python_version())'
     for method in fork spawn forkserver; do
         echo "$method: $(python3.11 "$folder/measure.py" "$folder/program.py" "$method")"
     done

@@ -26,7 +26,7 @@ MOST_PROCESSES = 16  # of about 100 MB each
 
 
 def start_server() -> None:
-    """Starts the server, unless it runs. It imports while this process goes on, and ends with it."""
+    """Starts the server if it is not running. It imports in the background, and ends when this process does."""
     multiprocessing.set_forkserver_preload(["dgn.runs.verifying"])
     resource_tracker.ensure_running()  # before signals are held, because it ends by letting SIGINT through
     # A terminal sends Ctrl-C to all processes. The server and what it forks inherit that they do not hear it.
