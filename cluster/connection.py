@@ -9,10 +9,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
+from unittest.mock import patch
 
 import ray
+from ray._private import utils as ray_utils
 from ray.exceptions import RayError
 
+from dgn import interrupts
 from dgn.cluster import local_ray
 from dgn.cluster.environment import WORKER_ENVIRONMENT
 from dgn.errors import DgnError
@@ -62,9 +65,12 @@ def connect(log_format: Literal["text", "json"] = "text", preload: str = "", num
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        _start(log_format, preload, num_warm)
+        # An exception that is raised while Ray 2.60 starts can make it hang or crash, and its own handler raises one.
+        with interrupts.ending_at_once(), patch.object(ray_utils, "set_sigterm_handler", lambda handler: None):
+            _start(log_format, preload, num_warm)
     finally:
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's handler prints its stack and aborts
+        # Ray's C++ part has a handler that prints its stack and aborts. While that part starts, for 0.4 s, it stays.
+        signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def _start(log_format: Literal["text", "json"], preload: str, num_warm: int) -> None:
@@ -81,6 +87,7 @@ def _start(log_format: Literal["text", "json"], preload: str, num_warm: int) -> 
                 f"no Ray cluster at RAY_ADDRESS={address}: {in_one_line(error)}; correct or unset it"
             ) from error
         return
+    interrupts.ending_too.append(local_ray.kill)
     local_ray.start({"configure_logging": False, "log_to_driver": False, **arguments}, preload, num_warm)
     global _is_own
     _is_own = True

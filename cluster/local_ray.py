@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from unittest.mock import patch
 
@@ -20,6 +20,7 @@ from dgn.cluster.environment import WORKER_ENVIRONMENT
 from dgn.errors import DgnError
 from dgn.text import in_one_line
 
+DAEMONS = ("gcs_server", "raylet")
 LEFT_OUT = ("start_api_server", "start_monitor", "start_log_monitor")  # methods of Ray's node
 
 
@@ -53,6 +54,19 @@ def start(arguments: dict[str, Any], preload: str, num_warm: int) -> None:
             raise DgnError(
                 f"Ray does not start on this machine: {in_one_line(error)}; try again while less else is running"
             ) from error
+
+
+def kill() -> None:
+    """Ends this process's Ray and its workers at once, also while it starts."""
+    import psutil  # of Ray's own copy, which can only be found after Ray
+
+    for daemon in psutil.Process().children():
+        with suppress(psutil.Error):
+            if daemon.name() in DAEMONS:
+                daemon.suspend()  # or it could start another process meanwhile
+                for process in [*daemon.children(recursive=True), daemon]:
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
 
 
 @contextmanager

@@ -1,5 +1,16 @@
-"""`python -m dgn.jobs`, the same as `dgn`."""
+"""`dgn`, also as `python -m dgn.jobs`."""
 
-from dgn.jobs.cli import main
+from dgn.interrupts import listen
 
-main()
+
+def main() -> None:
+    """Entry point. Signals are heard before anything else is imported."""
+    listen()
+
+    from dgn.jobs import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import atexit
 import gc
-import os
-import signal
 import sys
 from importlib import import_module
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -21,6 +18,7 @@ from typer.exceptions import TyperException
 import dgn
 from dgn.compiler import leave_out_compiler
 from dgn.errors import DgnError
+from dgn.interrupts import say_interrupted
 from dgn.text import printable
 
 COMMANDS = {
@@ -47,7 +45,6 @@ COMMANDS = {
     "doctor": "Check this machine: devices, weights, and whether it can write to a folder or bucket.",
     "tune": "Measure in two minutes what is fastest on this machine's device, for dgn render to use.",
 }
-INTERRUPTED_ADVICE = "interrupted; repeat the command to continue (dgn pretrain --recipe paper: with --resume)"
 INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 
 
@@ -95,19 +92,8 @@ def main() -> None:
     Exit codes: 0 done; 1 part of the run is missing or damaged; 2 bad input; 130 interrupted by SIGINT (Ctrl-C),
     143 by SIGTERM (`ray job stop`, Kubernetes, a shutdown).
     """
-    ended_by = signal.SIGINT
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal ended_by
-        ended_by = signal.Signals(number)
-        if _is_importing(frame):
-            os._exit(_say(INTERRUPTED_ADVICE, 128 + ended_by))
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
     leave_out_compiler()
-    atexit.register(_end_at_once)
+    atexit.register(_keep_garbage)
     arguments = sys.argv[1:] or ["--help"]
     try:
         code = build_app(arguments[0])(arguments, standalone_mode=False)
@@ -115,7 +101,7 @@ def main() -> None:
             raise KeyboardInterrupt
         sys.exit(code)
     except KeyboardInterrupt:
-        sys.exit(_say(INTERRUPTED_ADVICE, 128 + ended_by))
+        sys.exit(say_interrupted())
     except TyperException as error:
         message = " ".join(error.format_message().split()).rstrip(".").replace("': Value error, ", "': ")
         sys.exit(_say(f"{message}; see --help", 2))
@@ -123,19 +109,10 @@ def main() -> None:
         sys.exit(_say(error, error.exit_code))
 
 
-def _end_at_once() -> None:
+def _keep_garbage() -> None:
     """Otherwise Python would look through all of PyTorch for garbage several times before it ends: most of a second."""
     if "triton" not in sys.modules:  # it complains about whatever is not freed
         gc.freeze()
-
-
-def _is_importing(frame: FrameType | None) -> bool:
-    """Whether a signal came during an import, where a library may take the exception for a failed import and go on."""
-    while frame:
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _say(what: object, code: int) -> int:

@@ -2,15 +2,19 @@
 
 import json
 import math
+import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 from ray._private.accelerators import NvidiaGPUAcceleratorManager
 
 from dgn.cluster import connection
 from dgn.cluster.start import most_workers, start_ray_ahead
 from dgn.runs.config import RunConfig
+from tests.helpers.own_ray import short_folder, start
 
 STARTED = """
 import json, os, sys
@@ -85,3 +89,34 @@ def test_memory_and_gpus_limit_them_too(monkeypatch):
 def test_nothing_is_started_ahead_for_a_file_that_is_not_there(lacking, monkeypatch, tmp_path):
     monkeypatch.setattr(connection, "connect", lambda *_: pytest.fail("Ray starts"))
     start_ray_ahead(str(tmp_path / "run"), RunConfig(targets=["classes"], **{lacking: str(tmp_path / "none.txt")}))
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "after_s"),
+    [(signal.SIGINT, 130, 0.3), (signal.SIGINT, 130, 1.5), (signal.SIGTERM, 143, 0.1)],
+)
+def test_a_signal_while_ray_starts_ends_the_command_and_ray(number, code, after_s, tmp_path):
+    """Without an exception, because of which Ray 2.60 hung or crashed. Before, SIGTERM ended with Ray's code, 15. In
+    the 0.4 s in which Ray's C++ part starts it still meets Ray's own handler."""
+    log = tmp_path / "log"
+    targets = ["--targets", "classes:9", "--modes", "untrained"]
+    with short_folder() as folder:
+        command = start(["render", tmp_path / "run", "--discriminator", "vgg16-mini", *targets], folder, log)
+        while "Ray starts" not in log.read_text():
+            assert command.poll() is None, log.read_text()
+            time.sleep(0.02)
+        time.sleep(after_s)
+        command.send_signal(number)
+        assert command.wait(30) == code, log.read_text()
+        lines = log.read_text().splitlines()
+        left = [process.cmdline() for process in psutil.process_iter() if is_alive(process, str(folder))]
+    assert [line.split()[0] for line in lines[1:]] == ["dgn:"], lines
+    assert not left
+    assert not (tmp_path / "run").exists()
+
+
+def is_alive(process, folder):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and any(folder in word for word in process.cmdline())
+    except psutil.NoSuchProcess:
+        return False

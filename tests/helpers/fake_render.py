@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from dgn.cluster import driver
-from dgn.jobs import cli
+from dgn.jobs.__main__ import main
 from dgn.networks.registry import network_named
 from tests.helpers import fakes
 
@@ -24,4 +24,4 @@ if __name__ == "__main__":
     if file := os.environ.get("DGN_TEST_LAYERS"):  # else each process finds them anew, which imports PyTorch's compiler
         vars(network_named("vgg16-mini"))["layers"] = pickle.loads(Path(file).read_bytes())
     driver.Driver = fake_driver  # before `dgn.cluster.launch` is imported
-    cli.main()
+    main()

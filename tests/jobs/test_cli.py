@@ -59,9 +59,9 @@ time.sleep(60)
 """
 COMMAND_THAT_IMPORTS = """
 from importlib import import_module
-from dgn.jobs import cli
+from dgn.jobs import __main__, cli
 cli.import_module = lambda _: import_module("swallows")
-cli.main()
+__main__.main()
 """
 
 
@@ -75,6 +75,57 @@ def test_a_signal_ends_a_command_that_is_importing(number, code, tmp_path):
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert_one_line((process.returncode, out, err), code, "dgn: interrupted; repeat the command to continue")
+
+
+COMMAND_IN_C = """
+import hashlib
+from types import SimpleNamespace
+from dgn.jobs import __main__, cli
+def command():
+    print("counting", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2 ** 31 - 1)
+cli.import_module = lambda _: SimpleNamespace(command=command)
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_command_that_is_in_a_library_for_minutes(number, code):
+    """Python's own handler does not run before the library is done."""
+    line = [sys.executable, "-c", COMMAND_IN_C, "status"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "counting\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert_one_line((process.returncode, out, err), code, "dgn: interrupted; repeat the command to continue")
+
+
+COMMAND_THAT_ENDS_SLOWLY = """
+import time
+from types import SimpleNamespace
+from dgn import interrupts
+from dgn.jobs import __main__, cli
+def command():
+    try:
+        print("working", flush=True)
+        time.sleep(60)
+    finally:
+        print("ending", flush=True)
+        time.sleep(60)
+interrupts.IN_ORDER_S = 60
+cli.import_module = lambda _: SimpleNamespace(command=command)
+__main__.main()
+"""
+
+
+def test_a_second_signal_does_not_wait_for_an_orderly_end():
+    line = [sys.executable, "-c", COMMAND_THAT_ENDS_SLOWLY, "status"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for said in ("working\n", "ending\n"):
+            assert process.stdout.readline() == said
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert_one_line((process.returncode, out, err), 130, "dgn: interrupted; repeat the command to continue")
 
 
 def test_the_version(dgn):
