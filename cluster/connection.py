@@ -65,7 +65,7 @@ def connect(log_format: Literal["text", "json"] = "text", preload: str = "", num
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        # An exception that is raised while Ray 2.60 starts can make it hang or crash, and its own handler raises one.
+        # Ray 2.60 is not made for an exception in the middle of its start, and its own handler raises one.
         with interrupts.ending_at_once(), patch.object(ray_utils, "set_sigterm_handler", lambda handler: None):
             _start(log_format, preload, num_warm)
     finally:

@@ -40,7 +40,7 @@ def listen() -> None:
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Within, a signal ends the process without an exception, for code that hangs or crashes when one is raised."""
+    """Within, a signal ends the process without an exception, for code that is not made for one."""
     global _ends_at_once
     _ends_at_once = True
     try:
