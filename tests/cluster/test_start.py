@@ -96,7 +96,8 @@ def test_nothing_is_started_ahead_for_a_file_that_is_not_there(lacking, monkeypa
     [(signal.SIGINT, 130, 0.3), (signal.SIGINT, 130, 1.5), (signal.SIGTERM, 143, 0.1)],
 )
 def test_a_signal_while_ray_starts_ends_the_command_and_ray(number, code, after_s, tmp_path):
-    """Without an exception, for which Ray's start is not made. Before, SIGTERM ended with Ray's code, 15. In the 0.4 s in which Ray's C++ part starts it still meets Ray's own handler."""
+    """Without an exception, for which Ray's start is not made. Before, SIGTERM ended with Ray's code, 15. In the 0.4 s
+    in which Ray's C++ part starts it still meets Ray's own handler."""
     log = tmp_path / "log"
     targets = ["--targets", "classes:9", "--modes", "untrained"]
     with short_folder() as folder:
