@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -58,20 +60,23 @@ def measure(checkout: Path, weights: Path, kind: str, num_workers: int, precisio
         stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(checkout)},
     )  # fmt: skip
     kept: dict[int, float] = {}
-    while driver.poll() is None:
+    for process, now in samples(driver):
         if any(run.glob("metadata/*.parquet")):
-            known = parents()
-            for process, (parent, command) in known.items():
-                if command.startswith("ray::Render") and known.get(parent, (0, ""))[0] == driver.pid:
-                    try:
-                        now = private_mb(process)
-                    except OSError:
-                        continue
-                    if now:
-                        kept[process] = min(kept.get(process, now), now)
-        time.sleep(0.005)
+            kept[process] = min(kept.get(process, now), now)
     assert driver.returncode == 0, checkout
     return sorted(kept.values())
+
+
+def samples(driver: subprocess.Popen[bytes]) -> Iterator[tuple[int, float]]:
+    """The workers of a command with a Ray of its own, every few milliseconds: process and private memory."""
+    while driver.poll() is None:
+        known = parents()
+        for process, (parent, command) in known.items():
+            if command.startswith("ray::Render") and known.get(parent, (0, ""))[0] == driver.pid:
+                with suppress(OSError):
+                    if now := private_mb(process):
+                        yield process, now
+        time.sleep(0.005)
 
 
 def main(

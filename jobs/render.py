@@ -23,7 +23,9 @@ from dgn.runs.validation import validated
 from dgn.text import plural
 
 if TYPE_CHECKING:
+    from dgn.cluster.progress import Progress
     from dgn.runs.extensions import FailedAgain, MoreTargets
+    from dgn.runs.run import Run
 
 log = logging.getLogger("dgn")
 
@@ -105,6 +107,19 @@ def render(url: str, config: RunConfig, addition: MoreTargets | FailedAgain | No
 
         run = Run.at(url)
         indexing = _beside(partial(update_index, run))  # while Ray ends
+    _conclude(run, progress, indexing)
+
+
+def conclude_whole(run: Run) -> None:
+    """Prints the outcome of a run that lacks nothing, and updates its index, without PyTorch and Ray."""
+    from dgn.cluster.progress import Progress
+    from dgn.runs.index import forget_missing, update_index
+
+    forget_missing(run)
+    _conclude(run, Progress.of_whole(run.info()), _beside(partial(update_index, run)))
+
+
+def _conclude(run: Run, progress: Progress, indexing: Future[None]) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in sorted(progress.statuses.items()))
     outcomes = f"now {counts}" if counts else "all were there already"
     print(f"{progress.pictures_done:,} of {plural(progress.num_targets, 'picture')} in {run.store.url} ({outcomes})")
@@ -118,7 +133,7 @@ def render(url: str, config: RunConfig, addition: MoreTargets | FailedAgain | No
         listed = ", ".join(f"{shard:06d}" for shard in progress.quarantined[:20])
         raise Incomplete(
             f"{plural(len(progress.quarantined), 'shard')} failed repeatedly and were left out: {listed}; "
-            f"dgn failed {url} shows the errors, and repeating the command tries them again"
+            f"dgn failed {run.store.url} shows the errors, and repeating the command tries them again"
         )
 
 
@@ -182,7 +197,8 @@ def print_plan(url: str, config: RunConfig) -> None:
         print(f"  {block.mode:<10} {block.layer:<12} {num:>17}  {cost.ops_per_picture / 1e12:8.1f} TFLOP per picture")
     for mode in modes:
         needed = max(cost.bytes_per_target for (of_mode, _), cost in costs.items() if of_mode == mode)
-        print(f"  memory per {mode} target: at most {needed / 1e6:.0f} MB")
+        of_worker = max(cost.cpu_worker_bytes for (of_mode, _), cost in costs.items() if of_mode == mode)
+        print(f"  memory per {mode} target: at most {needed / 1e6:.0f} MB; worker on a CPU: {of_worker / 1e6:,.0f} MB")
     seconds = total_ops / ASSUMED_OPS_PER_S
     unit, size = next(((u, s) for u, s in (("hours", 3600), ("minutes", 60)) if seconds > s), ("seconds", 1))
     rate = f"{ASSUMED_OPS_PER_S / 1e12:.0f} TFLOP/s"

@@ -9,7 +9,7 @@ import typer
 from dgn.errors import DgnError
 from dgn.jobs.common.arguments import RunArgument
 from dgn.jobs.common.flags import with_settings
-from dgn.jobs.render import render
+from dgn.jobs.render import conclude_whole, render
 from dgn.runs.config import RunConfig
 from dgn.runs.info import MAX_TRIES
 from dgn.runs.run import Run
@@ -41,13 +41,18 @@ def command(
     ] = None,
 ) -> None:
     """The flags say where to render and where files are now. Finished pictures stay: the fingerprint must match."""
-    from dgn.runs.extensions import FailedAgain
-    from dgn.runs.origin import own_config
-
     if seeds and not status:
         raise DgnError("--seeds goes with --status: expected for instance --status dead --seeds 3")
+    there = Run.at(run)
+    info = there.info()
+    if not (settings or status) and there.committed(info.num_shards).count == info.num_shards:
+        conclude_whole(there)
+        return
+    from dgn.runs.extensions import FailedAgain  # imports PyTorch
+    from dgn.runs.origin import own_config
+
     again = FailedAgain(_statuses(status), seeds or NUM_TRIES) if status else None
-    render(run, own_config(Run.at(run).info(), settings, draws=True), again)
+    render(run, own_config(info, settings, draws=True), again)
 
 
 def _statuses(text: str) -> tuple[Status, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgn.method.architecture import Weights
 from dgn.method.batch import architecture_of
@@ -22,6 +23,9 @@ from dgn.targets import Mode
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
 
+# Of a worker on a CPU, fitted to VGG-16, MobileNetV2 and EfficientNet-Lite0 (docs/performance.md, "A worker's memory"):
+IMPORTS_BYTES = 470e6  # imports, a loaded network without its weights, and what saving leaves behind
+WORKSPACES = 4.35  # what a convolution takes while it runs, in sizes of its input and output
 COPIES = {"adamax": 4, "sgd": 3}  # weights, gradient, and the optimiser's moments; float32 each
 
 
@@ -44,6 +48,8 @@ class Cost:
     state_bytes: int
     generator_map_bytes: int
     classifier_map_bytes_per_view: int
+    convolution_bytes: int  # input and output of the largest convolution that looks at neighbours, over all channels
+    folded_bytes: int  # of the network's weights that a worker changes, and so has for itself
 
     @property
     def ops_per_update(self) -> int:
@@ -59,6 +65,14 @@ class Cost:
     def bytes_per_target(self) -> int:
         """What a target adds to a device's memory while it is optimised: its state and the maps kept for gradients."""
         return self.state_bytes + self.generator_map_bytes + self.num_views * self.classifier_map_bytes_per_view
+
+    @property
+    def cpu_worker_bytes(self) -> float:
+        """A worker's own memory on a CPU at its peak, which takes one target of a batch after another.
+
+        The network's other weights are not in it: a machine's workers share them.
+        """
+        return IMPORTS_BYTES + self.folded_bytes + self.bytes_per_target + WORKSPACES * self.convolution_bytes
 
 
 def count_cost(
@@ -76,6 +90,7 @@ def count_cost(
     Raises: DgnError if the network does not run in the precision, or passes no gradient to its pictures.
     """
     recipe, architecture = config.recipe(mode), architecture_of(config, mode)
+    num_views = max(1, recipe.num_views)
     generator = _generator_cost(config, mode, decoder)
     whole, half = _classifier_costs(network, layer, DTYPES[config.precision])
     if not (half and recipe.num_half):
@@ -85,13 +100,15 @@ def count_cost(
         num_trainable=architecture.num_trainable,
         num_updates=recipe.num_updates,
         num_half_size_updates=recipe.num_half,
-        num_views=max(1, recipe.num_views),
+        num_views=num_views,
         generator_ops_per_update=generator.ops,
         classifier_ops_per_view=whole.ops,
         classifier_ops_per_half_size_view=(half or whole).ops,
         state_bytes=4 * COPIES[recipe.optimiser] * architecture.num_trainable,  # 84 MB untrained at width 1
         generator_map_bytes=generator.map_bytes,
         classifier_map_bytes_per_view=whole.map_bytes,
+        convolution_bytes=max(generator.convolution_bytes, num_views * whole.convolution_bytes),
+        folded_bytes=whole.folded_bytes,
     )
 
 
@@ -100,6 +117,8 @@ class _RunCost(NamedTuple):
 
     ops: int  # forward and backward
     map_bytes: int  # of the maps that the backward pass needs
+    convolution_bytes: int  # input and output of the largest convolution that looks at neighbours, over all channels
+    folded_bytes: int = 0  # of the classifier's weights that became others
 
 
 def _generator_cost(config: RenderConfig, mode: Mode, decoder: Weights | nn.Module | None) -> _RunCost:
@@ -108,7 +127,7 @@ def _generator_cost(config: RenderConfig, mode: Mode, decoder: Weights | nn.Modu
         weights = [*decoder.parameters(), *decoder.buffers()]
         like = weights[0] if weights else torch.zeros(1)
         code = torch.zeros(1, *architecture.code_shape, device=like.device, requires_grad=True)
-        return _run_cost(lambda: decoder(code), weights)
+        return _run_cost(lambda: decoder(code), {tensor.untyped_storage()._cdata for tensor in weights})
     with torch.device("meta"):
         own = {
             name: torch.empty(shape, requires_grad=name in architecture.trainable)
@@ -117,9 +136,12 @@ def _generator_cost(config: RenderConfig, mode: Mode, decoder: Weights | nn.Modu
         features = own["alpha"] * torch.ones(architecture.num_features)
         with operation_counter() as counter:
             generate(architecture, own, features).sum().backward()
+    itemsize = DTYPES[config.precision].itemsize
+    convs = list(architecture.convs_with_px())
     # Each convolution's output three times (convolution, ReLU, normalisation). Windows are linear and keep none.
-    num_kept = sum(3 * conv.out_channels * conv.out_px(px) ** 2 for conv, px in architecture.convs_with_px())
-    return _RunCost(int(counter.get_total_flops()), DTYPES[config.precision].itemsize * num_kept)
+    num_kept = sum(3 * conv.out_channels * conv.out_px(px) ** 2 for conv, px in convs)
+    largest = max(((conv.in_channels + conv.out_channels) * conv.out_px(px) ** 2 for conv, px in convs), default=0)
+    return _RunCost(int(counter.get_total_flops()), itemsize * num_kept, itemsize * largest)
 
 
 def _classifier_costs(network: Network, layer: str | None, dtype: torch.dtype) -> tuple[_RunCost, _RunCost | None]:
@@ -133,7 +155,8 @@ def _classifier_costs(network: Network, layer: str | None, dtype: torch.dtype) -
 
 
 def _view_cost(classifier: FrozenNetwork, layer: str, px: int) -> _RunCost:
-    weights = [*classifier.model.state_dict().values(), *classifier.cut_behind((layer,)).state_dict().values()]
+    loaded, cut = (_storages(module) for module in (classifier.model, classifier.cut_behind((layer,))))
+    folded_bytes = sum(num_bytes for storage, num_bytes in cut.items() if storage not in loaded)
     picture = torch.zeros(1, 3, px, px, requires_grad=True)
 
     def see() -> Tensor:
@@ -142,11 +165,19 @@ def _view_cost(classifier: FrozenNetwork, layer: str, px: int) -> _RunCost:
         return response
 
     with classifier.running(1):
-        return _run_cost(see, weights)
+        return _run_cost(see, {**loaded, **cut})._replace(folded_bytes=folded_bytes)
 
 
-def _run_cost(run: Callable[[], Tensor], weights: Iterable[Tensor]) -> _RunCost:
-    own = {tensor.untyped_storage()._cdata for tensor in weights}
+def _storages(module: nn.Module) -> dict[int, int]:
+    """The bytes of each storage of a module's weights."""
+    storages = [tensor.untyped_storage() for tensor in module.state_dict().values()]
+    return {storage._cdata: storage.nbytes() for storage in storages}
+
+
+def _run_cost(run: Callable[[], Tensor], own: Container[int]) -> _RunCost:
+    """Args:
+    own: storages of weights, which no backward pass adds to what is kept.
+    """
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -156,10 +187,27 @@ def _run_cost(run: Callable[[], Tensor], weights: Iterable[Tensor]) -> _RunCost:
         return tensor
 
     with operation_counter() as counter:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _LargestConvolution() as largest:
             response = run()
         response.sum().backward()
-    return _RunCost(int(counter.get_total_flops()), sum(kept.values()))
+    return _RunCost(int(counter.get_total_flops()), sum(kept.values()), largest.num_bytes)
+
+
+class _LargestConvolution(TorchDispatchMode):
+    """Notes the bytes of the input and output of the largest convolution that looks at neighbours, over all channels.
+    Others are plain products, or touch each value once."""
+
+    num_bytes = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = function(*args, **kwargs or {})
+        if function is torch.ops.aten.convolution.default:
+            maps, weight, groups = args[0], args[1], args[8]
+            if groups == 1 and weight[0, 0].numel() > 1:
+                self.num_bytes = max(self.num_bytes, maps.nbytes + output.nbytes)
+        return output
 
 
 def operation_counter() -> FlopCounterMode:

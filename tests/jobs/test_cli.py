@@ -165,7 +165,7 @@ def test_help_loads_nothing_heavy():
 
 def test_commands_that_draw_nothing_do_not_load_torch(rendered):
     """It would be most of the seconds of `dgn status`, and of the start of a worker that only sleeps."""
-    for arguments in (["status", rendered], ["query", rendered], ["gc", rendered, "--dry-run"]):
+    for arguments in (["status", rendered], ["query", rendered], ["gc", rendered, "--dry-run"], ["resume", rendered]):
         assert not loaded_by(*arguments)[1] & {"torch", "ray"}
     code = "import sys, tests.helpers.fakes; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
