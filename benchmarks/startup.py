@@ -29,7 +29,7 @@ PICTURE = "--targets classes:9 --preset draft --updates 1 --workers 1 --discrimi
 
 def measure(checkout: Path, weights: Path, run: Path) -> dict[str, float]:
     """Seconds from the start."""
-    module = "dgn.jobs.cli" if (checkout / "dgn" / "jobs").exists() else "jobs.cli"
+    module = "dgn.jobs.__main__" if (checkout / "dgn" / "interrupts.py").exists() else "jobs.cli"
     environment = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": ""}
     started_at = time.monotonic()
     command = subprocess.Popen(

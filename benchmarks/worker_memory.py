@@ -51,7 +51,7 @@ def private_mb(process: int) -> float:
 
 def measure(checkout: Path, weights: Path, kind: str, num_workers: int, precision: str, run: Path) -> list[float]:
     """What each worker keeps, in megabytes."""
-    module = "dgn.jobs.cli" if (checkout / "dgn" / "jobs").exists() else "jobs.cli"
+    module = "dgn.jobs.__main__" if (checkout / "dgn" / "interrupts.py").exists() else "jobs.cli"
     settings = {"weights": weights, "targets": TARGETS[kind], "precision": precision, "workers": num_workers}
     fixed = {"modes": "untrained", "preset": "draft", "updates": 1, "shard-size": 1, "batch-size": 1}
     flags = [part for name, value in {**settings, **fixed}.items() for part in (f"--{name}", str(value))]

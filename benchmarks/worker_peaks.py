@@ -57,7 +57,7 @@ def main(out: Annotated[Path | None, typer.Option(help="Also write JSON.")] = No
             driver = subprocess.Popen(
                 command, cwd=HERE, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-            peak = max(now for _, now in samples(driver))
+            peak = max((now for _, now in samples(driver)), default=0)
             assert driver.returncode == 0, command
             counted_mb = int(counted.replace(",", ""))
             rows.append({"network": network, **settings, "peak_mb": round(peak), "counted_mb": counted_mb})

@@ -39,6 +39,8 @@ def until_done() -> Iterator[None]:
     finally:
         _depth -= 1
         if not (_depth or was_connected):
+            if _is_own and interrupts.is_ending():
+                interrupts.end_at_once()  # what there was to save is saved, and Ray takes its time
             _is_own = False
             ray.shutdown()
 
@@ -87,7 +89,6 @@ def _start(log_format: Literal["text", "json"], preload: str, num_warm: int) -> 
                 f"no Ray cluster at RAY_ADDRESS={address}: {in_one_line(error)}; correct or unset it"
             ) from error
         return
-    interrupts.ending_too.append(local_ray.kill)
     local_ray.start({"configure_logging": False, "log_to_driver": False, **arguments}, preload, num_warm)
     global _is_own
     _is_own = True

@@ -25,7 +25,7 @@ from dgn.runs.stores.local import LocalStore
 from dgn.text import A_BUCKET, in_one_line
 
 log = logging.getLogger("dgn")
-BYTES_A_WEIGHT = 4.0  # a float32 copy of its own, though most workers share the weights
+BYTES_A_WEIGHT = 6.0  # in float32 and bfloat16, for code that gets copies; other workers share the weights
 LOOK_S = 120.0  # for a machine to answer a question, including the start of its first worker process
 GPU_SHARE = 0.001  # of a GPU, for a process that asks what it is; without any Ray hides the GPU
 

@@ -16,6 +16,7 @@ from unittest.mock import patch
 import ray
 from ray._private import node, ray_constants
 
+from dgn import interrupts
 from dgn.cluster.environment import WORKER_ENVIRONMENT
 from dgn.errors import DgnError
 from dgn.text import in_one_line
@@ -58,15 +59,18 @@ def start(arguments: dict[str, Any], preload: str, num_warm: int) -> None:
 
 def kill() -> None:
     """Ends this process's Ray and its workers at once, also while it starts."""
-    import psutil  # of Ray's own copy, which can only be found after Ray
+    import psutil  # Ray ships it; it can be imported only after Ray
 
     for daemon in psutil.Process().children():
-        with suppress(psutil.Error):
+        with suppress(psutil.Error):  # it has ended
             if daemon.name() in DAEMONS:
                 daemon.suspend()  # or it could start another process meanwhile
                 for process in [*daemon.children(recursive=True), daemon]:
-                    with suppress(psutil.NoSuchProcess):
+                    with suppress(psutil.Error):
                         process.kill()
+
+
+interrupts.before_exit.append(kill)
 
 
 @contextmanager

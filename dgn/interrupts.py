@@ -1,41 +1,47 @@
-"""SIGINT (Ctrl-C) and SIGTERM end a command within a second, whatever it does, with one line."""
+"""SIGINT (Ctrl-C) and SIGTERM end a command within a second and with one line, also while a library is busy."""
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from types import FrameType
+from typing import NoReturn
 
 ADVICE = "dgn: interrupted; repeat the command to continue (dgn pretrain --recipe paper: with --resume)"
-IN_ORDER_S = 0.6  # that an orderly end may take
+ANSWER_S = 0.6  # for Python to notice the signal; some libraries take longer before they return to it
+END_S = 3.0  # from then on, for the command to save what it has and end
+STDERR = 2
 
-ending_too: list[Callable[[], None]] = []  # called before the process ends at once
+before_exit: list[Callable[[], None]] = []  # called when the process ends at once
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ended_by: int | None = None
 _ends_at_once = False
-_said = count()
+_num_said = count()  # its `next` is atomic, also between threads
 
 
 def listen() -> None:
     """From now on these signals raise KeyboardInterrupt in the main thread, so that the command ends in order.
 
     Python does that only between steps of its own, and some libraries stay in one for seconds. So a thread, which the
-    system itself tells of the signal, ends the process if it is still there after `IN_ORDER_S`.
+    system itself tells of the signal, ends the process if it takes too long.
     """
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
-    heard, told = socket.socketpair()
-    told.setblocking(False)
-    signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(heard, told), name="interrupts", daemon=True).start()
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader, writer), name="interrupts", daemon=True).start()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_stop_listening)
 
 
 @contextmanager
@@ -49,42 +55,67 @@ def ending_at_once() -> Iterator[None]:
         _ends_at_once = False
 
 
+def is_ending() -> bool:
+    """Whether such a signal came."""
+    return _ended_by is not None
+
+
+def end_at_once() -> NoReturn:
+    """Ends the process, which is interrupted and has nothing left to save."""
+    try:
+        for end in before_exit:
+            with suppress(Exception):
+                end()
+        # Not with `print`: the main thread may be printing. Nor to a pipe that is full, which nobody may ever read.
+        if next(_num_said) == 0 and select.select([], [STDERR], [], 0)[1]:
+            os.write(STDERR, f"{ADVICE}\n".encode())
+    finally:
+        os._exit(_exit_code())
+
+
 def say_interrupted() -> int:
     """Says so, unless that was done, and returns the exit code."""
-    if next(_said) == 0:
+    if next(_num_said) == 0:
         print(ADVICE, file=sys.stderr, flush=True)
+    return _exit_code()
+
+
+def _exit_code() -> int:
     return 128 + (_ended_by or signal.SIGINT)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     global _ended_by
-    is_second = _ended_by is not None
+    is_second = is_ending()
     _ended_by = _ended_by or number
     if is_second or _ends_at_once or _is_importing(frame):
-        _end_at_once()
+        end_at_once()
     raise KeyboardInterrupt
 
 
-def _watch(heard: socket.socket, told: socket.socket) -> None:
-    """Waits for signals; `told` is only kept open."""
+def _watch(reader: socket.socket, writer: socket.socket) -> None:
+    """Waits for signals; `writer` is only kept open."""
     global _ended_by
     if hasattr(signal, "pthread_sigmask"):  # so that the main thread gets them, and its waiting ends
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     while True:
-        number = heard.recv(1)[0]
+        number = reader.recv(1)[0]
         if number not in _SIGNALS:
             continue
-        time.sleep(IN_ORDER_S)
+        time.sleep(ANSWER_S)
+        if is_ending():
+            time.sleep(END_S)
         if signal.getsignal(number) is _interrupt:  # otherwise somebody else answers, such as the gallery's server
             _ended_by = _ended_by or number
-            _end_at_once()
+            end_at_once()
 
 
-def _end_at_once() -> None:
-    code = say_interrupted()
-    for end in ending_too:
-        end()
-    os._exit(code)
+def _stop_listening() -> None:
+    """In a forked process, whose signals are not the command's."""
+    signal.set_wakeup_fd(-1)
+    for number in _SIGNALS:
+        if signal.getsignal(number) is _interrupt:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -25,6 +25,7 @@ from dgn.text import plural
 if TYPE_CHECKING:
     from dgn.cluster.progress import Progress
     from dgn.runs.extensions import FailedAgain, MoreTargets
+    from dgn.runs.info import RunInfo
     from dgn.runs.run import Run
 
 log = logging.getLogger("dgn")
@@ -110,13 +111,14 @@ def render(url: str, config: RunConfig, addition: MoreTargets | FailedAgain | No
     _conclude(run, progress, indexing)
 
 
-def conclude_whole(run: Run) -> None:
+def conclude_whole(run: Run, info: RunInfo) -> None:
     """Prints the outcome of a run that lacks nothing, and updates its index, without PyTorch and Ray."""
     from dgn.cluster.progress import Progress
     from dgn.runs.index import forget_missing, update_index
 
+    log_to_stderr(info.run_config.log_format)
     forget_missing(run)
-    _conclude(run, Progress.of_whole(run.info()), _beside(partial(update_index, run)))
+    _conclude(run, Progress.of_whole(info), _beside(partial(update_index, run)))
 
 
 def _conclude(run: Run, progress: Progress, indexing: Future[None]) -> None:

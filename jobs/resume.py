@@ -40,13 +40,16 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """The flags say where to render and where files are now. Finished pictures stay: the fingerprint must match."""
+    """The flags say where to render and where files are now. Finished pictures stay: if some are missing, the
+    fingerprint must match."""
     if seeds and not status:
         raise DgnError("--seeds goes with --status: expected for instance --status dead --seeds 3")
     there = Run.at(run)
     info = there.info()
-    if not (settings or status) and there.committed(info.num_shards).count == info.num_shards:
-        conclude_whole(there)
+    config = info.run_config
+    is_code = ":" in config.discriminator or config.generator is not None  # which has to be named again
+    if not (settings or status or is_code) and there.committed(info.num_shards).count == info.num_shards:
+        conclude_whole(there, info)
         return
     from dgn.runs.extensions import FailedAgain  # imports PyTorch
     from dgn.runs.origin import own_config

@@ -23,7 +23,8 @@ from dgn.targets import Mode
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
 
-# Of a worker on a CPU, fitted to VGG-16, MobileNetV2 and EfficientNet-Lite0 (docs/performance.md, "A worker's memory"):
+# Of a worker on a CPU, fitted to VGG-16, MobileNetV2 and EfficientNet-Lite0. With other networks and presets too, the
+# sum is 0.90 to 1.13 of what was measured (docs/performance.md, "A worker's memory").
 IMPORTS_BYTES = 470e6  # imports, a loaded network without its weights, and what saving leaves behind
 WORKSPACES = 4.35  # what a convolution takes while it runs, in sizes of its input and output
 COPIES = {"adamax": 4, "sgd": 3}  # weights, gradient, and the optimiser's moments; float32 each
@@ -48,8 +49,8 @@ class Cost:
     state_bytes: int
     generator_map_bytes: int
     classifier_map_bytes_per_view: int
-    convolution_bytes: int  # input and output of the largest convolution that looks at neighbours, over all channels
-    folded_bytes: int  # of the network's weights that a worker changes, and so has for itself
+    convolution_bytes: int  # input and output of the largest convolution but for 1x1 and depthwise ones
+    own_weight_bytes: int  # of weights that a worker does not share with others
 
     @property
     def ops_per_update(self) -> int:
@@ -68,11 +69,11 @@ class Cost:
 
     @property
     def cpu_worker_bytes(self) -> float:
-        """A worker's own memory on a CPU at its peak, which takes one target of a batch after another.
+        """A worker's private memory on a CPU at its peak, which takes one target of a batch after another.
 
-        The network's other weights are not in it: a machine's workers share them.
+        Weights that a machine's workers share are not in it.
         """
-        return IMPORTS_BYTES + self.folded_bytes + self.bytes_per_target + WORKSPACES * self.convolution_bytes
+        return IMPORTS_BYTES + self.own_weight_bytes + self.bytes_per_target + WORKSPACES * self.convolution_bytes
 
 
 def count_cost(
@@ -108,7 +109,7 @@ def count_cost(
         generator_map_bytes=generator.map_bytes,
         classifier_map_bytes_per_view=whole.map_bytes,
         convolution_bytes=max(generator.convolution_bytes, num_views * whole.convolution_bytes),
-        folded_bytes=whole.folded_bytes,
+        own_weight_bytes=generator.own_weight_bytes + whole.own_weight_bytes,
     )
 
 
@@ -117,8 +118,8 @@ class _RunCost(NamedTuple):
 
     ops: int  # forward and backward
     map_bytes: int  # of the maps that the backward pass needs
-    convolution_bytes: int  # input and output of the largest convolution that looks at neighbours, over all channels
-    folded_bytes: int = 0  # of the classifier's weights that became others
+    convolution_bytes: int
+    own_weight_bytes: int = 0
 
 
 def _generator_cost(config: RenderConfig, mode: Mode, decoder: Weights | nn.Module | None) -> _RunCost:
@@ -127,7 +128,8 @@ def _generator_cost(config: RenderConfig, mode: Mode, decoder: Weights | nn.Modu
         weights = [*decoder.parameters(), *decoder.buffers()]
         like = weights[0] if weights else torch.zeros(1)
         code = torch.zeros(1, *architecture.code_shape, device=like.device, requires_grad=True)
-        return _run_cost(lambda: decoder(code), {tensor.untyped_storage()._cdata for tensor in weights})
+        cost = _run_cost(lambda: decoder(code), {tensor.untyped_storage()._cdata for tensor in weights})
+        return cost._replace(own_weight_bytes=2 * sum(weight.nbytes for weight in weights))  # as built, and in use
     with torch.device("meta"):
         own = {
             name: torch.empty(shape, requires_grad=name in architecture.trainable)
@@ -156,7 +158,12 @@ def _classifier_costs(network: Network, layer: str | None, dtype: torch.dtype) -
 
 def _view_cost(classifier: FrozenNetwork, layer: str, px: int) -> _RunCost:
     loaded, cut = (_storages(module) for module in (classifier.model, classifier.cut_behind((layer,))))
-    folded_bytes = sum(num_bytes for storage, num_bytes in cut.items() if storage not in loaded)
+    changed = sum(num_bytes for storage, num_bytes in cut.items() if storage not in loaded)  # by folded batch norms
+    # A user's code may write into its weights, so it gets a copy in float32, and rounds that.
+    num_copies = (
+        0 if getattr(classifier.network.model, "is_plain", False) else 1 if classifier.dtype.itemsize == 4 else 3
+    )
+    own = changed + num_copies * sum(loaded.values())
     picture = torch.zeros(1, 3, px, px, requires_grad=True)
 
     def see() -> Tensor:
@@ -165,7 +172,7 @@ def _view_cost(classifier: FrozenNetwork, layer: str, px: int) -> _RunCost:
         return response
 
     with classifier.running(1):
-        return _run_cost(see, {**loaded, **cut})._replace(folded_bytes=folded_bytes)
+        return _run_cost(see, {**loaded, **cut})._replace(own_weight_bytes=own)
 
 
 def _storages(module: nn.Module) -> dict[int, int]:
@@ -175,9 +182,7 @@ def _storages(module: nn.Module) -> dict[int, int]:
 
 
 def _run_cost(run: Callable[[], Tensor], own: Container[int]) -> _RunCost:
-    """Args:
-    own: storages of weights, which no backward pass adds to what is kept.
-    """
+    """What `run` costs, with the gradient of its answer. Storages in `own`, of weights, are there anyway."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -194,8 +199,8 @@ def _run_cost(run: Callable[[], Tensor], own: Container[int]) -> _RunCost:
 
 
 class _LargestConvolution(TorchDispatchMode):
-    """Notes the bytes of the input and output of the largest convolution that looks at neighbours, over all channels.
-    Others are plain products, or touch each value once."""
+    """Notes the bytes of the largest convolution's input and output. 1x1 convolutions are plain products, and depthwise
+    ones need no copies."""
 
     num_bytes = 0
 
@@ -205,7 +210,7 @@ class _LargestConvolution(TorchDispatchMode):
         output = function(*args, **kwargs or {})
         if function is torch.ops.aten.convolution.default:
             maps, weight, groups = args[0], args[1], args[8]
-            if groups == 1 and weight[0, 0].numel() > 1:
+            if groups < maps.shape[1] and weight[0, 0].numel() > 1:
                 self.num_bytes = max(self.num_bytes, maps.nbytes + output.nbytes)
         return output
 

@@ -18,6 +18,7 @@ from tests.helpers.photographs import write_drawings
 from tests.helpers.rows import assert_one_line
 
 ROOT = Path(__file__).parent.parent.parent
+INTERRUPTED = "dgn: interrupted; repeat the command to continue"
 HEAVY = ("torch", "ray", "pyarrow", "s3fs", "numpy", "pydantic", "botocore")
 
 
@@ -74,7 +75,7 @@ def test_a_signal_ends_a_command_that_is_importing(number, code, tmp_path):
         assert process.stdout.readline() == "importing\n"
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
-    assert_one_line((process.returncode, out, err), code, "dgn: interrupted; repeat the command to continue")
+    assert_one_line((process.returncode, out, err), code, INTERRUPTED)
 
 
 COMMAND_IN_C = """
@@ -92,12 +93,48 @@ __main__.main()
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_command_that_is_in_a_library_for_minutes(number, code):
     """Python's own handler does not run before the library is done."""
-    line = [sys.executable, "-c", COMMAND_IN_C, "status"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "counting\n"
-        process.send_signal(number)
-        out, err = process.communicate(timeout=30)
-    assert_one_line((process.returncode, out, err), code, "dgn: interrupted; repeat the command to continue")
+    assert_one_line(interrupted(COMMAND_IN_C, number, "counting\n"), code, INTERRUPTED)
+
+
+COMMAND_THAT_FORKS = """
+import os, signal, time
+from types import SimpleNamespace
+from dgn.jobs import __main__, cli
+def command():
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, b"!")
+        time.sleep(60)
+    os.read(reader, 1)
+    os.kill(child, signal.SIGTERM)
+    print("ended by", os.waitpid(child, 0)[1], flush=True)
+    time.sleep(1)
+cli.import_module = lambda _: SimpleNamespace(command=command)
+__main__.main()
+"""
+
+
+def test_a_signal_to_a_process_that_the_command_forked_is_that_one_s():
+    """The pipe by which the system tells of a signal is the same."""
+    line = [sys.executable, "-c", COMMAND_THAT_FORKS, "status"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == f"ended by {int(signal.SIGTERM)}"
+
+
+def interrupted(command, number, *lines):
+    """Sends the signal each time that the command has printed the next line: its exit code and what else it printed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", command, "status"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            for line in lines:
+                assert process.stdout.readline() == line
+                process.send_signal(number)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    return process.returncode, out, err
 
 
 COMMAND_THAT_ENDS_SLOWLY = """
@@ -112,20 +149,22 @@ def command():
     finally:
         print("ending", flush=True)
         time.sleep(60)
-interrupts.IN_ORDER_S = 60
+        print("ended", flush=True)
+interrupts.ANSWER_S = 60
 cli.import_module = lambda _: SimpleNamespace(command=command)
 __main__.main()
 """
 
 
 def test_a_second_signal_does_not_wait_for_an_orderly_end():
-    line = [sys.executable, "-c", COMMAND_THAT_ENDS_SLOWLY, "status"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        for said in ("working\n", "ending\n"):
-            assert process.stdout.readline() == said
-            process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-    assert_one_line((process.returncode, out, err), 130, "dgn: interrupted; repeat the command to continue")
+    assert_one_line(interrupted(COMMAND_THAT_ENDS_SLOWLY, signal.SIGINT, "working\n", "ending\n"), 130, INTERRUPTED)
+
+
+def test_an_orderly_end_has_more_time_than_a_library():
+    command = COMMAND_THAT_ENDS_SLOWLY.replace("ANSWER_S", "END_S").replace("time.sleep(60)", "time.sleep(1.5)")
+    code, out, err = interrupted(command, signal.SIGINT, "working\n")
+    assert (code, out) == (130, "ending\nended\n")
+    assert_one_line((code, "", err), 130, INTERRUPTED)
 
 
 def test_the_version(dgn):
