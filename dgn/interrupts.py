@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from types import FrameType
 from typing import NoReturn
 
@@ -25,7 +24,7 @@ before_exit: list[Callable[[], None]] = []  # called when the process ends at on
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ended_by: int | None = None
 _ends_at_once = False
-_num_said = count()  # its `next` is atomic, also between threads
+_has_said = False
 
 
 def listen() -> None:
@@ -67,16 +66,17 @@ def end_at_once() -> NoReturn:
             with suppress(Exception):
                 end()
         # Not with `print`: the main thread may be printing. Nor to a pipe that is full, which nobody may ever read.
-        if next(_num_said) == 0 and select.select([], [STDERR], [], 0)[1]:
+        if not _has_said and select.select([], [STDERR], [], 0)[1]:
             os.write(STDERR, f"{ADVICE}\n".encode())
     finally:
         os._exit(_exit_code())
 
 
 def say_interrupted() -> int:
-    """Says so, unless that was done, and returns the exit code."""
-    if next(_num_said) == 0:
-        print(ADVICE, file=sys.stderr, flush=True)
+    """Says so, and returns the exit code."""
+    global _has_said
+    _has_said = True
+    print(ADVICE, file=sys.stderr, flush=True)
     return _exit_code()
 
 
