@@ -30,8 +30,8 @@ _has_said = False
 def listen() -> None:
     """From now on these signals raise KeyboardInterrupt in the main thread, so that the command ends in order.
 
-    Python does that only between steps of its own, and some libraries stay in one for seconds. So a thread, which the
-    system itself tells of the signal, ends the process if it takes too long.
+    Python raises it only between its own instructions, and a call into a library can last for seconds. So a thread also
+    waits for signals, through the wakeup descriptor, and ends the process if the main thread takes too long.
     """
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
@@ -119,7 +119,7 @@ def _stop_listening() -> None:
 
 
 def _is_importing(frame: FrameType | None) -> bool:
-    """Whether a signal came during an import, where a library may take the exception for a failed import and go on."""
+    """Whether a module is being imported. A library that tries an optional import might swallow KeyboardInterrupt."""
     while frame:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             return True

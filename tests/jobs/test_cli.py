@@ -116,7 +116,7 @@ __main__.main()
 
 
 def test_a_signal_to_a_process_that_the_command_forked_is_that_one_s():
-    """The pipe by which the system tells of a signal is the same."""
+    """A forked process inherits the wakeup descriptor, through which the command learns of its own signals."""
     line = [sys.executable, "-c", COMMAND_THAT_FORKS, "status"]
     done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == f"ended by {int(signal.SIGTERM)}"
